@@ -1,0 +1,1 @@
+"""The workshop: a folder of sources becomes a variant."""

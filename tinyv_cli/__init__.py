@@ -1,0 +1,1 @@
+"""TinyGPT-V at home: a picture and a question become an answer."""

@@ -1,0 +1,1 @@
+"""TinyGPT-V in torch, in float32 and unrounded: for reference, export and training."""
