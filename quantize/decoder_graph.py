@@ -1,0 +1,125 @@
+"""Phi-2 with its added norms becomes `decoder.onnx`: embeddings in, logits of the last position out.
+
+Keys and values stand in buffers of the caller, (B, H, C, d) for each layer; the graph writes the
+new positions into them. Knows the network's order of operations, not how a matrix is rounded.
+
+Source: MODEL.md's block is that of the published model; operators as documented in onnxruntime's
+ContribOperators.md (GroupQueryAttention, FastGelu, SimplifiedLayerNormalization).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from quantize.graph import MICROSOFT, GraphWriter
+from tinyv_cli.spec import LanguageSpec
+
+
+def write_decoder(graph: GraphWriter, spec: LanguageSpec, advance: Callable[[], None]) -> None:
+    """Writes the decoder's graph and tensors.
+
+    Args:
+        graph: where to; its recipe rounds the matrices.
+        spec: the language model's numbers.
+        advance: called after each layer, and after the head.
+    """
+    cosines, sines = make_rotary_tables(spec)
+    graph.constant("rotary.cosines", cosines)
+    graph.constant("rotary.sines", sines)
+    x = "embeddings"  # (B, T, D)
+    for layer in range(spec.n_layers):
+        x = _write_block(graph, spec, layer, x)
+        advance()
+    last = graph.apply("Slice", [x, *_last_position(graph)], "last")  # (B, 1, D)
+    last = graph.layer_norm(last, "language.final_layernorm", spec.eps)
+    logits = graph.linear(last, "language.lm_head")  # (B, 1, V)
+    graph.reshape(logits, (0, -1), "logits")  # (B, V)
+    graph.save(*_value_infos(spec))
+    advance()
+
+
+def make_rotary_tables(spec: LanguageSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines of every position, each (C, rotary_width / 2) float32.
+
+    Source: RoFormer, arXiv 2104.09864, equation 15.
+    """
+    exponents = np.arange(0, spec.rotary_width, 2, dtype=np.float32) / spec.rotary_width
+    frequencies = (1.0 / np.float32(spec.rope_base) ** exponents).astype(np.float32)
+    angles = np.outer(np.arange(spec.context_length, dtype=np.float32), frequencies)
+    return np.cos(angles), np.sin(angles)
+
+
+def _write_block(graph: GraphWriter, spec: LanguageSpec, layer: int, x: str) -> str:
+    """x + RMSNorm(attention(h)) + MLP(h) with h = LayerNorm(x), (B, T, D)."""
+    at = f"language.layers.{layer}"
+    hidden = graph.layer_norm(x, f"{at}.input_layernorm", spec.eps)
+    mixed = graph.linear(_write_attention(graph, spec, layer, hidden), f"{at}.attention.dense")
+    scale = graph.weight(f"{at}.post_layernorm.weight")
+    attention = graph.apply(
+        "SimplifiedLayerNormalization",
+        [mixed, scale],
+        f"{at}.post_layernorm.out",
+        axis=-1,
+        epsilon=spec.post_norm_eps,
+    )
+    wide = graph.linear(hidden, f"{at}.mlp.fc1")
+    wide = graph.apply("FastGelu", [wide], f"{at}.mlp.gelu", domain=MICROSOFT)
+    narrow = graph.linear(wide, f"{at}.mlp.fc2")
+    both = graph.apply("Add", [attention, narrow], f"{at}.branches")
+    return graph.apply("Add", [x, both], f"{at}.out")
+
+
+def _write_attention(graph: GraphWriter, spec: LanguageSpec, layer: int, hidden: str) -> str:
+    """Attention of one layer before its output matrix, (B, T, D); extends the layer's cache."""
+    at = f"language.layers.{layer}.attention"
+    qkv = graph.linear(hidden, f"{at}.qkv")
+    query, key, value = graph.split_in_three(qkv, f"{at}.split")
+    query = _write_head_norm(graph, spec, query, f"{at}.q_layernorm")
+    key = _write_head_norm(graph, spec, key, f"{at}.k_layernorm")
+    past = [f"past_key.{layer}", f"past_value.{layer}"]
+    lengths = ["last_positions", "total_length"]
+    outputs = graph.node(
+        "GroupQueryAttention",
+        [query, key, value, *past, *lengths, "rotary.cosines", "rotary.sines"],
+        [f"{at}.out", f"present_key.{layer}", f"present_value.{layer}"],
+        domain=MICROSOFT,
+        num_heads=spec.n_heads,
+        kv_num_heads=spec.n_heads,
+        do_rotary=1,
+        rotary_interleaved=0,
+        scale=spec.head_width**-0.5,
+    )
+    return outputs[0]
+
+
+def _write_head_norm(graph: GraphWriter, spec: LanguageSpec, x: str, tensors: str) -> str:
+    """LayerNorm over each head's channels, (B, T, D) → (B, T, D)."""
+    heads = graph.reshape(x, (0, 0, spec.n_heads, spec.head_width), f"{tensors}.heads")
+    return graph.reshape(
+        graph.layer_norm(heads, tensors, spec.eps), (0, 0, spec.width), f"{tensors}.flat"
+    )
+
+
+def _last_position(graph: GraphWriter) -> list[str]:
+    """Starts, ends and axes of the slice that keeps the last position."""
+    limits = {"slice.starts": -1, "slice.ends": np.iinfo(np.int64).max, "slice.axes": 1}
+    return [graph.constant(name, np.array([n], np.int64)) for name, n in limits.items()]
+
+
+def _value_infos(spec: LanguageSpec) -> tuple[list[Any], list[Any]]:
+    """What the graph takes and gives, with symbolic B, T and C."""
+    cache_shape = ["B", spec.n_heads, "C", spec.head_width]
+    inputs = [
+        helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["B", "T", spec.width]),
+        helper.make_tensor_value_info("last_positions", TensorProto.INT32, ["B"]),
+        helper.make_tensor_value_info("total_length", TensorProto.INT32, []),
+    ]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["B", spec.vocab_size])]
+    for layer in range(spec.n_layers):
+        for kind in ("key", "value"):
+            for side, infos in (("past", inputs), ("present", outputs)):
+                name = f"{side}_{kind}.{layer}"
+                infos.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, cache_shape))
+    return inputs, outputs

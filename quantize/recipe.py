@@ -1,0 +1,93 @@
+"""A tensor's name becomes the rounding it gets: recipes as data; knows no arithmetic and no format."""
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How one matrix is rounded.
+
+    Attributes:
+        bits: bits of a code; 32 leaves the matrix in float32.
+        group: neighbouring columns of a row that share one scale and one zero point.
+    """
+
+    bits: int
+    group: int = 128
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether nothing is rounded."""
+        return self.bits == 32
+
+    def bits_per_weight(self) -> float:
+        """Bits stored for one weight: its code, and its share of a float32 scale and a zero point."""
+        return 32.0 if self.is_exact else self.bits + (32 + self.bits) / self.group
+
+
+INT4 = Rounding(4)
+INT8 = Rounding(8)
+FLOAT32 = Rounding(32)
+
+_LANGUAGE_MATRICES = (
+    "language.layers.*.attention.qkv.weight",
+    "language.layers.*.attention.dense.weight",
+    "language.layers.*.mlp.fc1.weight",
+    "language.layers.*.mlp.fc2.weight",
+)
+_VISION_MATRICES = (
+    "vision.layers.*.self_attn.qkv.weight",
+    "vision.layers.*.self_attn.projection.weight",
+    "vision.layers.*.mlp.fc1.weight",
+    "vision.layers.*.mlp.fc2.weight",
+    "qformer.bert.encoder.layer.*.query.weight",
+    "qformer.bert.encoder.layer.*.key.weight",
+    "qformer.bert.encoder.layer.*.value.weight",
+    "qformer.bert.encoder.layer.*.dense.weight",
+    "projection.weight",
+)
+_TABLES = ("language.embed_tokens.weight", "language.lm_head.weight")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A rule for every tensor: the first pattern that matches its name tells the rounding.
+
+    Attributes:
+        bits: what the user asked for, the bits of the language model's matrices.
+        rules: patterns (as in `fnmatch`) of canonical tensor names, each with its rounding.
+    """
+
+    bits: int
+    rules: tuple[tuple[str, Rounding], ...]
+
+    def rounding(self, name: str) -> Rounding:
+        """Finds the rounding of a tensor; what no rule names stays float32."""
+        for pattern, rounding in self.rules:
+            if fnmatchcase(name, pattern):
+                return rounding
+        return FLOAT32
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for the manifest."""
+        return {
+            "bits": self.bits,
+            "rules": [
+                {"tensors": pattern, "bits": rounding.bits, "group": rounding.group}
+                for pattern, rounding in self.rules
+            ],
+            "otherwise": "float32",
+        }
+
+
+def _rules(rounding: Rounding, patterns: tuple[str, ...]) -> tuple[tuple[str, Rounding], ...]:
+    return tuple((pattern, rounding) for pattern in patterns)
+
+
+RECIPES: dict[int, Recipe] = {
+    4: Recipe(4, _rules(INT4, _LANGUAGE_MATRICES) + _rules(INT8, _TABLES + _VISION_MATRICES)),
+    8: Recipe(8, _rules(INT8, _LANGUAGE_MATRICES + _TABLES + _VISION_MATRICES)),
+    32: Recipe(32, ()),
+}

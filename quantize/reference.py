@@ -1,0 +1,104 @@
+"""Pixels become image tokens, embeddings logits, in full precision with one layer in memory.
+
+A variant is measured against it; it knows neither codes nor graphs. Layers are the outer loop and
+inputs the inner one, so each tensor is read once however many inputs there are.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tinyv_cli.model.phi import make_rotary
+from tinyv_cli.model.tinygptv import make_empty_model
+from tinyv_cli.spec import ModelSpec
+
+Read = Callable[[str], Tensor]
+
+
+class _Stream:
+    """Runs parts of a network, each filled when it is used and emptied right after."""
+
+    def __init__(self, spec: ModelSpec, read: Read) -> None:
+        self._model = make_empty_model(spec)
+        self._read = read
+
+    def run(
+        self, part: str, *inputs: Sequence[Tensor], call: Callable[..., Tensor] | None = None
+    ) -> list[Tensor]:
+        """Sends inputs through the part of that name, one after the other.
+
+        Args:
+            part: a sub-module whose tensors fit in memory together.
+            inputs: one or several sequences of the same length; the part is given one of each.
+            call: how the part is called, `call(part, *input)`; None: plainly.
+        """
+        module = self._model.get_submodule(part)
+        tensors = {name: self._read(f"{part}.{name}") for name in module.state_dict()}
+        module.load_state_dict(tensors, strict=True, assign=True)
+        del tensors  # or the last layer's would live until the next ones are all read
+        call = call or nn.Module.__call__
+        outputs = [call(module, *each) for each in zip(*inputs, strict=True)]
+        module.to("meta")
+        return outputs
+
+
+@torch.no_grad()
+def compute_image_tokens(spec: ModelSpec, read: Read, pixels: np.ndarray) -> np.ndarray:
+    """Computes what `TinyGptV.encode` does, to 1e-5 of its norm.
+
+    Args:
+        spec: the network's numbers.
+        read: gives the float32 tensor of a name; called once a name.
+        pixels: (B, 3, S, S) float32, normalised.
+
+    Returns:
+        (B, Q, D) float32.
+    """
+    stream = _Stream(spec, read)
+    states = stream.run("vision.embeddings", torch.from_numpy(pixels).split(1))
+    for layer in range(spec.vision.n_layers):
+        states = stream.run(f"vision.layers.{layer}", states)
+    features = stream.run("vision.ln_vision", states)  # (1, N, Dv) each
+    states = stream.run("qformer.bert.layernorm", [read("qformer.query_tokens")] * len(features))
+    for layer in range(spec.qformer.n_layers):
+        part = f"qformer.bert.encoder.layer.{layer}"
+        states = stream.run(part, states, features, call=_call_qformer_layer)
+    states = stream.run("projection.first", states)
+    states = stream.run("projection.second", states)
+    image_tokens: np.ndarray = torch.cat(states).numpy()
+    return image_tokens
+
+
+@torch.no_grad()
+def compute_logits(
+    spec: ModelSpec, read: Read, prompts: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """Computes what `PhiLanguage` does for each prompt, to 1e-5 of its norm.
+
+    Args:
+        spec: the network's numbers.
+        read: gives the float32 tensor of a name; called once a name.
+        prompts: embeddings, (T, D) float32 each; T may differ.
+
+    Returns:
+        For each prompt the logits of all its positions, (T, V) float32.
+    """
+
+    def call_block(block: nn.Module, hidden: Tensor) -> Tensor:
+        out: Tensor = block(hidden, make_rotary(spec.language, 0, hidden))
+        return out
+
+    stream = _Stream(spec, read)
+    states = [torch.from_numpy(prompt)[None] for prompt in prompts]
+    for layer in range(spec.language.n_layers):
+        states = stream.run(f"language.layers.{layer}", states, call=call_block)
+    states = stream.run("language.final_layernorm", states)
+    return [each[0].numpy() for each in stream.run("language.lm_head", states)]
+
+
+def _call_qformer_layer(layer: nn.Module, queries: Tensor, features: Tensor) -> Tensor:
+    """Calls one layer as transformers' model calls it: every position is a query."""
+    out: Tensor = layer(queries, None, features, query_length=queries.shape[1])
+    return out
