@@ -37,7 +37,6 @@ class _Stream:
         module = self._model.get_submodule(part)
         tensors = {name: self._read(f"{part}.{name}") for name in module.state_dict()}
         module.load_state_dict(tensors, strict=True, assign=True)
-        del tensors  # or the last layer's would live until the next ones are all read
         call = call or nn.Module.__call__
         outputs = [call(module, *each) for each in zip(*inputs, strict=True)]
         module.to("meta")
@@ -57,7 +56,7 @@ def compute_image_tokens(spec: ModelSpec, read: Read, pixels: np.ndarray) -> np.
         (B, Q, D) float32.
     """
     stream = _Stream(spec, read)
-    states = stream.run("vision.embeddings", torch.from_numpy(pixels).split(1))
+    states = stream.run("vision.embeddings", [torch.tensor(each)[None] for each in pixels])
     for layer in range(spec.vision.n_layers):
         states = stream.run(f"vision.layers.{layer}", states)
     features = stream.run("vision.ln_vision", states)  # (1, N, Dv) each
@@ -72,9 +71,7 @@ def compute_image_tokens(spec: ModelSpec, read: Read, pixels: np.ndarray) -> np.
 
 
 @torch.no_grad()
-def compute_logits(
-    spec: ModelSpec, read: Read, prompts: Sequence[np.ndarray]
-) -> list[np.ndarray]:
+def compute_logits(spec: ModelSpec, read: Read, prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Computes what `PhiLanguage` does for each prompt, to 1e-5 of its norm.
 
     Args:
@@ -91,7 +88,7 @@ def compute_logits(
         return out
 
     stream = _Stream(spec, read)
-    states = [torch.from_numpy(prompt)[None] for prompt in prompts]
+    states = [torch.tensor(prompt)[None] for prompt in prompts]  # (1, T, D) each
     for layer in range(spec.language.n_layers):
         states = stream.run(f"language.layers.{layer}", states, call=call_block)
     states = stream.run("language.final_layernorm", states)

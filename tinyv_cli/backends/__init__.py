@@ -1,1 +1,77 @@
-"""What runs a variant; `open_backend` is the seam between light code and runtimes."""
+"""A variant and a device become something that encodes pictures and decodes tokens.
+
+`open_backend` is the seam between light code and runtimes: each backend's module imports its own
+runtime and is itself imported only here, when chosen.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tinyv_cli.errors import DeviceError, UsageError
+from tinyv_cli.generate import Decoder, ImageEncoder
+from tinyv_cli.manifest import Variant
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """What the user asked of the machine.
+
+    Attributes:
+        device: `auto`, `cpu` or `cuda`.
+        threads: threads of one operator; None takes the physical cores.
+        context_length: positions the cache has room for; None takes all that the model knows.
+    """
+
+    device: str = "auto"
+    threads: int | None = None
+    context_length: int | None = None
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What runs a variant.
+
+    Attributes:
+        encoder: pixels → image tokens.
+        decoder: embeddings and token ids → logits, with its cache.
+        device: where it runs.
+        load_s: how long opening took, in seconds.
+    """
+
+    encoder: ImageEncoder
+    decoder: Decoder
+    device: str
+    load_s: float
+    _close: Callable[[], None] = field(default=lambda: None, repr=False)
+
+    def close(self) -> None:
+        """Gives memory and mapped files back."""
+        self._close()
+
+
+def open_backend(
+    variant: Variant, options: BackendOptions, notify: Callable[[str], None]
+) -> Backend:
+    """Opens a variant on a device.
+
+    Args:
+        variant: a variant whose files have been checked.
+        options: device, threads and context.
+        notify: takes one line for the user.
+
+    Raises:
+        DeviceError: the device cannot be used.
+        UsageError: there is no such device, or the context is longer than the model's.
+        WeightsError: the runtime cannot read the variant's files.
+    """
+    if options.device not in DEVICES:
+        raise UsageError(
+            f"there is no device {options.device}", f"use `--device` with {', '.join(DEVICES)}"
+        )
+    if options.device == "cuda":
+        raise DeviceError("this version of tinyv has no CUDA backend", "use `--device cpu`")
+    from tinyv_cli.backends.onnx_cpu import open_cpu
+
+    return open_cpu(variant, options, notify)

@@ -1,0 +1,122 @@
+"""A variant and the weights it was made from become figures: how far the one is from the other.
+
+Both answer the probes of `probes.py`; the reference is computed in float32, a layer at a time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from quantize.graph import ReadTensor
+from quantize.probes import PROBES, Probe, make_pictures
+from quantize.reference import compute_image_tokens, compute_logits
+from tinyv_cli.backends import Backend
+from tinyv_cli.generate import ImageTokens, Segment
+from tinyv_cli.image import to_pixels
+from tinyv_cli.manifest import MeasuredErrors
+from tinyv_cli.prompt import TEMPLATES, make_prompt
+from tinyv_cli.spec import ModelSpec
+from tinyv_cli.tokenizer import Tokenizer
+
+_DIGITS = 6  # figures of a manifest: what follows is the order of additions
+
+
+@dataclass(frozen=True)
+class ProbeIds:
+    """A probe's token ids: before the picture, after it, and of the answer."""
+
+    picture: int
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+def measure_errors(
+    spec: ModelSpec, read: ReadTensor, backend: Backend, tokenizer: Tokenizer, template: str
+) -> MeasuredErrors:
+    """Compares a variant with full precision on the probes, from pixels to logits.
+
+    Args:
+        spec: the model's numbers.
+        read: gives the unrounded tensors.
+        backend: the variant, opened.
+        tokenizer: the variant's.
+        template: name of the prompt template.
+
+    Returns:
+        Cosine of the image tokens; divergence KL(reference ‖ variant) and agreement of the best
+        token over all positions from the picture's end to the answer's.
+    """
+    pictures = [to_pixels(picture, spec.vision.image_px) for picture in make_pictures()]
+    pixels = np.concatenate(pictures)
+    exact_images = compute_image_tokens(spec, read, pixels)
+    images = np.concatenate([backend.encoder.encode(picture) for picture in pictures])
+    cosines = _cosines(exact_images, images)
+    probes = [_to_ids(probe, tokenizer, template) for probe in PROBES]
+    exact_logits = _compute_exact_logits(spec, read, probes, exact_images)
+    divergences, agreements = [], []
+    for probe, exact in zip(probes, exact_logits, strict=True):
+        logits = _compute_variant_logits(backend, probe, images[probe.picture])
+        divergences.append(_divergences(exact, logits))
+        agreements.append(exact.argmax(-1) == logits.argmax(-1))
+    return MeasuredErrors(
+        image_token_cosine_mean=round(float(cosines.mean()), _DIGITS),
+        image_token_cosine_min=round(float(cosines.min()), _DIGITS),
+        logits_kl_nats=round(float(np.concatenate(divergences).mean()), _DIGITS),
+        top1_agreement=round(float(np.concatenate(agreements).mean()), _DIGITS),
+    )
+
+
+def _to_ids(probe: Probe, tokenizer: Tokenizer, template: str) -> ProbeIds:
+    before, after = make_prompt(TEMPLATES[template], (), probe.question).pieces
+    return ProbeIds(
+        probe.picture,
+        tuple(tokenizer.encode(before)),
+        (*tokenizer.encode(after), *tokenizer.encode(probe.answer)),
+    )
+
+
+def _compute_exact_logits(
+    spec: ModelSpec, read: ReadTensor, probes: Sequence[ProbeIds], images: np.ndarray
+) -> list[np.ndarray]:
+    """Logits (T, V) of the reference at the scored positions of each probe."""
+    table = read("language.embed_tokens.weight").numpy()
+    prompts = [
+        np.concatenate([table[list(p.before)], images[p.picture], table[list(p.after)]])
+        for p in probes
+    ]
+    del table
+    logits = compute_logits(spec, read, prompts)
+    return [
+        each[-len(probe.after) - 1 :] for each, probe in zip(logits, probes, strict=True)
+    ]
+
+
+def _compute_variant_logits(backend: Backend, probe: ProbeIds, image: np.ndarray) -> np.ndarray:
+    """Logits (T, V) of the variant at the same positions, one token at a time."""
+    decoder = backend.decoder
+    decoder.rewind(0)
+    opening: list[Segment] = [probe.before, ImageTokens(image, f"probe {probe.picture}")]
+    logits = [decoder.extend([segment for segment in opening if len(segment)])]
+    logits += [decoder.extend([(token,)]) for token in probe.after]
+    return np.stack(logits)
+
+
+def _cosines(exact: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Cosine of each pair of vectors along the last axis."""
+    lengths = np.linalg.norm(exact, axis=-1) * np.linalg.norm(other, axis=-1)
+    cosines: np.ndarray = (exact * other).sum(-1, dtype=np.float64) / lengths
+    return cosines
+
+
+def _divergences(exact: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """KL(exact ‖ other) in nats at each position of logits (T, V)."""
+    exact_log, other_log = _log_softmax(exact), _log_softmax(other)
+    divergences: np.ndarray = (np.exp(exact_log) * (exact_log - other_log)).sum(-1)
+    return divergences.clip(min=0.0)  # rounding can leave -1e-17
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    log_softmax: np.ndarray = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return log_softmax

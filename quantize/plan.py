@@ -1,0 +1,118 @@
+"""Shapes and a recipe become what a variant will take: files, bytes, memory; reads no weights."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from quantize.recipe import Recipe
+from tinyv_cli.memory import estimate_run_bytes
+from tinyv_cli.spec import ModelSpec
+
+Shapes = Mapping[str, tuple[int, ...]]
+EMBEDDINGS = "language.embed_tokens.weight"
+_GRAPH_BYTES_PER_TENSOR = 700  # of an `.onnx` file: name, place in the data file, its node
+_PAGE_BYTES = 4096
+_PACKED_SHARE = 2.2  # the runtime's packed copy keeps the portable numbers beside the packed ones
+
+
+@dataclass(frozen=True)
+class PlannedPart:
+    """One part of a variant: what it holds and what it takes on disk.
+
+    Attributes:
+        name: `vision`, `decoder` or `embeddings`.
+        n_weights: numbers before rounding.
+        size_bytes: bytes of its files, within a few per cent.
+    """
+
+    name: str
+    n_weights: int
+    size_bytes: int
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits on disk for one weight, scales and zero points included."""
+        return 8 * self.size_bytes / self.n_weights
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What quantising will make.
+
+    Attributes:
+        spec: the model's numbers.
+        recipe: what is rounded to how many bits.
+        parts: of the variant.
+        run_bytes: memory an answer takes with a full context.
+        quantise_bytes: memory that making the variant takes at its peak.
+        disk_bytes: free disk that making the variant needs, packed copies included.
+    """
+
+    spec: ModelSpec
+    recipe: Recipe
+    parts: tuple[PlannedPart, ...]
+    run_bytes: int
+    quantise_bytes: int
+    disk_bytes: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the variant's files."""
+        return sum(part.size_bytes for part in self.parts)
+
+
+def make_plan(spec: ModelSpec, shapes: Shapes, recipe: Recipe) -> Plan:
+    """Computes what a variant of these shapes will take.
+
+    Args:
+        spec: the model's numbers.
+        shapes: every canonical tensor and its shape.
+        recipe: what is rounded to how many bits.
+    """
+    language = [n for n in shapes if n.startswith("language.") and n != EMBEDDINGS]
+    vision = [n for n in shapes if not n.startswith(("language.", "projection."))]
+    projection = {
+        "projection.weight": (spec.language.width, spec.qformer.width),
+        "projection.bias": (spec.language.width,),
+    }
+    parts = (
+        _plan_part("vision", {**{n: shapes[n] for n in vision}, **projection}, recipe),
+        _plan_part("decoder", {n: shapes[n] for n in language}, recipe),
+        _plan_part("embeddings", {EMBEDDINGS: shapes[EMBEDDINGS]}, recipe),
+    )
+    size_bytes = sum(part.size_bytes for part in parts)
+    packed = _PACKED_SHARE * sum(part.size_bytes for part in parts if part.name != "embeddings")
+    largest = max(math.prod(shape) for shape in shapes.values())
+    return Plan(
+        spec=spec,
+        recipe=recipe,
+        parts=parts,
+        run_bytes=estimate_run_bytes(spec, size_bytes, spec.language.context_length),
+        quantise_bytes=12 * largest + max(part.size_bytes for part in parts) + 600_000_000,
+        disk_bytes=int(size_bytes + packed),
+    )
+
+
+def _plan_part(name: str, shapes: Shapes, recipe: Recipe) -> PlannedPart:
+    size_bytes = sum(
+        _stored_bytes(shape, recipe.rounding(tensor).bits, recipe.rounding(tensor).group)
+        + _GRAPH_BYTES_PER_TENSOR
+        for tensor, shape in shapes.items()
+    )
+    return PlannedPart(name, _count(shapes.values()), size_bytes)
+
+
+def _stored_bytes(shape: tuple[int, ...], bits: int, group: int) -> int:
+    """Bytes of one tensor in a data file, the wait for the next page included."""
+    if bits == 32:
+        return 4 * math.prod(shape) + (_PAGE_BYTES // 2 if math.prod(shape) > 256 else 0)
+    n_rows, n_columns = shape
+    n_groups = -(-n_columns // group)
+    codes = n_rows * n_groups * group * bits // 8
+    scales = 4 * n_rows * n_groups
+    zero_points = n_rows * -(-n_groups * bits // 8)
+    return codes + scales + zero_points + 3 * (_PAGE_BYTES // 2)
+
+
+def _count(shapes: Iterable[tuple[int, ...]]) -> int:
+    return sum(math.prod(shape) for shape in shapes)

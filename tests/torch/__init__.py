@@ -1,0 +1,1 @@
+"""Tests that need torch: tiny random models and the golden cases."""

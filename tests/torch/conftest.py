@@ -1,0 +1,84 @@
+"""Variants that tests share: made once, from golden sources, through the public functions."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from quantize.pipeline import QuantizeOptions, make_variant
+from tests.golden import GOLDEN
+from tinyv_cli.backends import Backend, BackendOptions, open_backend
+from tinyv_cli.manifest import Variant, read_variant
+from tinyv_cli.progress import show_nothing
+from tinyv_cli.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class GoldenCase:
+    """A golden folder, read."""
+
+    folder: Path
+    facts: dict[str, Any]
+    tensors: dict[str, np.ndarray]
+
+    @property
+    def turns(self) -> list[dict[str, Any]]:
+        return self.facts["turns"]
+
+    @property
+    def picture(self) -> Image.Image:
+        return Image.open(self.folder / "image.png").convert("RGB")
+
+
+def read_golden_case(name: str) -> GoldenCase:
+    folder = GOLDEN / name
+    facts = json.loads((folder / "expected.json").read_text("utf-8"))
+    return GoldenCase(folder, facts, load_file(folder / "expected.safetensors"))
+
+
+@dataclass(frozen=True)
+class OpenVariant:
+    """A variant with everything that an answer needs."""
+
+    variant: Variant
+    backend: Backend
+    tokenizer: Tokenizer
+
+
+def open_variant(variant: Variant) -> OpenVariant:
+    backend = open_backend(variant, BackendOptions(threads=1), lambda _: None)
+    return OpenVariant(variant, backend, Tokenizer(variant.path("tokenizer")))
+
+
+@pytest.fixture(scope="session")
+def variants_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """TINYV_HOME of the shared variants."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_home(variants_home: Path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINYV_HOME", str(variants_home))
+        patch.delenv("TINYV_MODEL", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def golden_variant(variants_home: Path) -> Callable[[str, int], Variant]:
+    """Gives the variant of a golden case at some bits, made when first asked for."""
+
+    def make(case: str, bits: int) -> Variant:
+        folder = variants_home / "variants" / f"{case}-{bits}"
+        if not folder.exists():
+            make_variant(QuantizeOptions(GOLDEN / case, folder, bits, threads=1), show_nothing)
+        return read_variant(folder)
+
+    return make
+

@@ -1,0 +1,182 @@
+"""Embeddings become logits: Phi-2 with TinyGPT-V's three added norms; knows no text and no picture.
+
+transformers' Phi is another network: it has no norm on the attention branch and keeps q, k and v
+apart. Of it, the MLP and the rotation are used.
+
+Source: arXiv 2312.16862 and the implementation published with it.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.models.phi.configuration_phi import PhiConfig
+from transformers.models.phi.modeling_phi import PhiMLP, apply_rotary_pos_emb
+
+from tinyv_cli.model.cache import KeyValueCache
+from tinyv_cli.spec import LanguageSpec
+
+Rotary = tuple[Tensor, Tensor]  # cosines and sines, each (1, T, rotary_width)
+
+
+def make_rotary(spec: LanguageSpec, start: int, like: Tensor) -> Rotary:
+    """Computes by how much the positions of a sequence are rotated.
+
+    transformers keeps the frequencies in a buffer, which a network built on the meta device would
+    lose; they are cheap, so they are computed anew.
+
+    Args:
+        spec: gives the width and the base of the rotation.
+        start: place of the first position.
+        like: (B, T, D), whose T, dtype and device are meant.
+
+    Returns:
+        Cosines and sines, (1, T, rotary_width); computed in float32.
+
+    Source: arXiv 2104.09864, section 3.2, with halves rotated instead of pairs, as Phi-2 does.
+    """
+    width = spec.rotary_width
+    steps = torch.arange(0, width, 2, dtype=torch.float32, device=like.device) / width
+    places = torch.arange(start, start + like.shape[1], dtype=torch.float32, device=like.device)
+    angles = places[None, :, None] / spec.rope_base**steps  # (1, T, rotary_width / 2)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+
+
+class PhiAttention(nn.Module):
+    """Lets each position read those before it; queries and keys are normed, then partly rotated."""
+
+    def __init__(self, spec: LanguageSpec, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head_width = spec.head_width
+        self.rotary_width = spec.rotary_width
+        self.qkv = nn.Linear(spec.width, 3 * spec.width)  # rows [3][head][d]
+        self.dense = nn.Linear(spec.width, spec.width)
+        self.q_layernorm = nn.LayerNorm(spec.head_width, eps=spec.eps)
+        self.k_layernorm = nn.LayerNorm(spec.head_width, eps=spec.eps)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        rotary: Rotary,
+        mask: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """Computes the attention branch up to and with `dense`.
+
+        Args:
+            hidden: (B, T, D), after input_layernorm.
+            rotary: what `make_rotary` gives for these positions.
+            mask: (T, positions seen), true where seen; None: each position sees those before it,
+                and a single one sees all.
+            cache: earlier positions, to which these are appended.
+
+        Returns:
+            (B, T, D). Scores are summed and normalised in float32, whatever the dtype.
+        """
+        n_new = hidden.shape[1]
+        q, k, v = self._split(self.qkv(hidden))  # (B, H, T, d) each
+        q, k = self._rotate(self.q_layernorm(q), self.k_layernorm(k), rotary)
+        if cache is not None:
+            k, v = cache.append(self.layer, k, v)
+        causal = mask is None and n_new > 1
+        mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        out: Tensor = self.dense(mixed.transpose(1, 2).flatten(2))
+        return out
+
+    def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, 3D) → three of (B, H, T, d)."""
+        by_head = qkv.view(*qkv.shape[:2], 3, -1, self.head_width)  # (B, T, 3, H, d)
+        q, k, v = by_head.permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def _rotate(self, q: Tensor, k: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
+        """Rotates the first `rotary_width` channels of each head and leaves the others."""
+        width = self.rotary_width
+        q_turned, k_turned = apply_rotary_pos_emb(q[..., :width], k[..., :width], *rotary)
+        return (
+            torch.cat((q_turned, q[..., width:]), dim=-1),
+            torch.cat((k_turned, k[..., width:]), dim=-1),
+        )
+
+
+def make_phi_config(spec: LanguageSpec) -> PhiConfig:
+    """The MLP's numbers in transformers' words; GELU in its tanh form."""
+    return PhiConfig(
+        hidden_size=spec.width,
+        intermediate_size=spec.mlp_width,
+        num_attention_heads=spec.n_heads,
+        hidden_act="gelu_new",
+    )
+
+
+class PhiBlock(nn.Module):
+    """Adds an attention branch, normed by itself, and an MLP branch, both of one normed input.
+
+    Differs from transformers' PhiDecoderLayer in `post_layernorm` alone. Phi-2's dropout of the
+    branches is left out.
+    """
+
+    def __init__(self, spec: LanguageSpec, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = nn.LayerNorm(spec.width, eps=spec.eps)
+        self.attention = PhiAttention(spec, layer)
+        self.post_layernorm = nn.RMSNorm(spec.width, eps=spec.post_norm_eps)
+        self.mlp = PhiMLP(make_phi_config(spec))
+
+    def forward(
+        self,
+        hidden: Tensor,
+        rotary: Rotary,
+        mask: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """(B, T, D) → (B, T, D); the arguments are those of `PhiAttention.forward`."""
+        normed = self.input_layernorm(hidden)
+        attended = self.post_layernorm(self.attention(normed, rotary, mask, cache))
+        out: Tensor = hidden + attended + self.mlp(normed)
+        return out
+
+
+class PhiLanguage(nn.Module):
+    """Turns the embeddings of a sequence into logits over the vocabulary.
+
+    Sequences of different lengths go in one batch padded on the right: no position looks to its
+    right, so the padding changes nothing before it and needs no mask.
+    """
+
+    def __init__(self, spec: LanguageSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.embed_tokens = nn.Embedding(spec.vocab_size, spec.width)
+        self.layers = nn.ModuleList([PhiBlock(spec, layer) for layer in range(spec.n_layers)])
+        self.final_layernorm = nn.LayerNorm(spec.width, eps=spec.eps)
+        self.lm_head = nn.Linear(spec.width, spec.vocab_size)
+
+    def forward(self, embeddings: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """Computes the logits of every position.
+
+        Args:
+            embeddings: (B, T, D), tokens and image tokens in their places.
+            cache: the positions before them, to which they are appended (B is 1); None: there are
+                none, and nothing is kept.
+
+        Returns:
+            (B, T, V). With a cache they equal those without to 1e-5 of their norm in float32;
+            not to the bit, as products of other shapes are summed in another order.
+        """
+        logits: Tensor = self.lm_head(self.compute_hidden(embeddings, cache))
+        return logits
+
+    def compute_hidden(self, embeddings: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """As `forward`, but stops after final_layernorm: (B, T, D) → (B, T, D)."""
+        n_new = embeddings.shape[1]
+        rotary = make_rotary(self.spec, 0 if cache is None else cache.length, embeddings)
+        mask = None if cache is None else cache.make_mask(n_new)
+        hidden = embeddings
+        for layer in self.layers:
+            hidden = layer(hidden, rotary, mask, cache)
+        if cache is not None:
+            cache.advance(n_new)
+        out: Tensor = self.final_layernorm(hidden)
+        return out
