@@ -50,6 +50,7 @@ _FILES = {  # role → name, in the order of the manifest
     "embeddings-scales": "embeddings.scales.npy",
     "tokenizer": "tokenizer.json",
 }
+_PACKED_ROLES = ("vision", "decoder")
 _SMOKE_TOKENS = 16
 
 
@@ -121,7 +122,9 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
         variant = _describe(building, weights, recipe, progress)
         variant, answer = _try_out(variant, weights, options, progress)
         move_in(building, target, replace=options.force)
-    forget_hashes(building)
+        forget_hashes(building)
+        for role in _PACKED_ROLES:
+            forget_hashes(PackedPart(variant, role).folder)
     return QuantizeResult(_settle(target), plan, PROBES[0].question, answer)
 
 
@@ -129,7 +132,7 @@ def _settle(target: Path) -> Variant:
     """Reads the moved variant and notes that its files were hashed already."""
     variant = read_variant(target)
     remember_hashes(variant.folder, variant.manifest.files)
-    for role in ("vision", "decoder"):
+    for role in _PACKED_ROLES:
         PackedPart(variant, role).remember()
     return variant
 

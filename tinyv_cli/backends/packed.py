@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 
 import onnxruntime as ort
 import psutil
@@ -92,6 +93,7 @@ class PackedPart:
         building = self._start_building()
         try:
             save_packed(self.variant.path(self.role), building / self.graph.name, threads)
+            building.chmod(0o755)  # mkdtemp keeps others out, who may read the variant
             files = [
                 FileEntry(path.name, path.stat().st_size, hash_file(path), self.role)
                 for path in sorted(building.iterdir())
@@ -112,9 +114,7 @@ class PackedPart:
             owner = left_over.name.removeprefix(_BUILDING).partition("-")[0]
             if not (owner.isdecimal() and psutil.pid_exists(int(owner))):
                 shutil.rmtree(left_over, ignore_errors=True)
-        building = home / f"{_BUILDING}{os.getpid()}-{self.role}"
-        building.mkdir()
-        return building
+        return Path(mkdtemp(prefix=f"{_BUILDING}{os.getpid()}-", dir=home))
 
     def _move_in(self, building: Path) -> None:
         """Renames the finished copy; a good one that another process made meanwhile stays."""
