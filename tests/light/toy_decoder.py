@@ -1,0 +1,71 @@
+"""A decoder and an encoder whose answers depend on every position cached, without a network."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tinyv_cli.generate import to_position_keys
+
+
+class ToyDecoder:
+    """Logits are random numbers seeded by what is cached: a wrong cache gives another answer.
+
+    `vocab` may hold fewer ids than there are tokens, to keep an answer to chosen ones.
+    """
+
+    def __init__(self, vocab_size=300, context_length=2048):
+        self.context_length = context_length
+        self.n_computed = 0
+        self.held = []
+        self._vocab_size = vocab_size
+
+    @property
+    def length(self):
+        return len(self.held)
+
+    def extend(self, segments):
+        new = to_position_keys(segments)
+        assert 0 < len(new) <= self.context_length - self.length
+        self.n_computed += len(new)
+        self.held += new
+        return self.compute_logits()
+
+    def rewind(self, length):
+        assert 0 <= length <= self.length
+        del self.held[length:]
+
+    def compute_logits(self):
+        seed = [sum(map(ord, str(key))) * (i + 1) for i, key in enumerate(self.held)]
+        return np.random.default_rng(seed).standard_normal(self._vocab_size, np.float32)
+
+
+class ScriptedDecoder(ToyDecoder):
+    """Says given ids one after the other, whatever it is asked."""
+
+    def __init__(self, script, context_length=2048, vocab_size=51200):
+        super().__init__(vocab_size, context_length)
+        self._script = iter(script)
+
+    def compute_logits(self):
+        logits = np.zeros(self._vocab_size, np.float32)
+        step = next(self._script)
+        if isinstance(step, BaseException):
+            raise step
+        logits[step] = 1
+        return logits
+
+
+class ToyEncoder:
+    def __init__(self, n_queries=4):
+        self.n_encoded = 0
+        self._n_queries = n_queries
+
+    def encode(self, pixels):
+        self.n_encoded += 1
+        return np.full((1, self._n_queries, 2), pixels.mean(), np.float32)
+
+
+@dataclass
+class ToyRuntime:
+    decoder: ToyDecoder
+    encoder: ToyEncoder = field(default_factory=ToyEncoder)

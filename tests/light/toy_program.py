@@ -1,0 +1,13 @@
+"""The whole program as a process of its own, with a runtime that says the first argument's text."""
+
+import sys
+
+from tests.light.toy_variant import make_open_backend, make_script
+from tinyv_cli import backends
+from tinyv_cli.app import main
+
+if __name__ == "__main__":
+    text, *words = sys.argv[1:]
+    script = [RuntimeError("a bug")] if text == "BUG" else make_script(text)
+    backends.open_backend = make_open_backend(script)
+    sys.exit(main(words))

@@ -1,0 +1,254 @@
+import ast
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("tinyv_cli", "quantize", "weights")
+FILES = sorted(
+    path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py")
+)
+
+# What a layer may import: itself and those below it. The longest prefix decides.
+LAYERS = (
+    ("tinyv_cli.app", "tinyv_cli.usage"),
+    ("tinyv_cli.commands", "tinyv_cli.options"),
+    ("quantize", "weights"),
+    ("tinyv_cli.session", "tinyv_cli.reply"),
+    ("tinyv_cli.backends",),
+    ("tinyv_cli.model",),
+    (
+        "tinyv_cli.generate",
+        "tinyv_cli.sampling",
+        "tinyv_cli.image",
+        "tinyv_cli.prompt",
+        "tinyv_cli.tokenizer",
+        "tinyv_cli.home",
+        "tinyv_cli.hashes",
+        "tinyv_cli.manifest",
+        "tinyv_cli.memory",
+    ),
+    ("tinyv_cli.console", "tinyv_cli.progress"),
+    ("tinyv_cli.spec", "tinyv_cli.errors", "tinyv_cli.typed_json"),
+)
+HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "safetensors", "bitsandbytes"}
+HEAVY_OURS = ("tinyv_cli.model", "tinyv_cli.backends", "quantize", "weights")
+SEAMS = ("tinyv_cli.commands", "tinyv_cli.backends")
+
+HELP_BUDGET_S = 0.25
+MAX_FUNCTION_LINES = 60
+MAX_FILE_LINES = 400
+MAX_COMMAND_LINES = 25
+
+
+class Import(NamedTuple):
+    name: str
+    line: int
+    runs_at_import: bool  # neither inside a function nor for the type checker only
+    is_for_types: bool
+
+
+def to_module(path: Path) -> str:
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {to_module(path): path for path in FILES}
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse((ROOT / path).read_text("utf-8"), str(path))
+
+
+def walk_imports(node: ast.AST, at_import: bool = True, types: bool = False) -> Iterator[Import]:
+    """Every import of a file; of `from package import module` the module where it is one."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            for alias in child.names:
+                yield Import(alias.name, child.lineno, at_import, types)
+        elif isinstance(child, ast.ImportFrom):
+            for alias in child.names:
+                name = f"{child.module}.{alias.name}"
+                name = name if name in MODULES else str(child.module)
+                yield Import(name, child.lineno, at_import, types)
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            yield from walk_imports(child, False, True)
+        else:
+            in_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from walk_imports(child, at_import and not in_function, types)
+
+
+def is_inside(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def find_layer(module: str) -> int | None:
+    found = [i for i, layer in enumerate(LAYERS) if is_inside(module, layer)]
+    return found[0] if found else None
+
+
+def is_light(module: str) -> bool:
+    return module == "tinyv_cli.backends" or not is_inside(module, HEAVY_OURS)
+
+
+def run_python(code: str, *arguments: str) -> str:
+    """Runs code in a fresh interpreter; returns its stdout."""
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def list_loaded(code: str) -> set[str]:
+    """Names of the packages that code loads in a fresh interpreter."""
+    tell = "\nimport sys\nprint('\\nLOADED', *{name.partition('.')[0] for name in sys.modules})"
+    return set(run_python(code + tell).rpartition("LOADED")[2].split())
+
+
+def test_the_walk_sees_every_kind_of_import():
+    code = """
+import os.path
+from tinyv_cli import home, manifest as m
+if TYPE_CHECKING:
+    import torch
+class A:
+    from tinyv_cli.spec import ModelSpec
+def f():
+    if True:
+        import onnx
+"""
+    assert [each[:1] + each[2:] for each in walk_imports(ast.parse(code))] == [
+        ("os.path", True, False),
+        ("tinyv_cli.home", True, False),
+        ("tinyv_cli.manifest", True, False),
+        ("torch", False, True),
+        ("tinyv_cli.spec", True, False),
+        ("onnx", False, False),
+    ]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_has_a_layer_and_imports_none_above_it(module):
+    if module == "tinyv_cli":
+        assert list(walk_imports(parse(MODULES[module]))) == []
+        return
+    layer = find_layer(module)
+    assert layer is not None, f"{module} has no layer: add it to LAYERS, or does it have a home?"
+    for each in walk_imports(parse(MODULES[module])):
+        if each.name.partition(".")[0] in PACKAGES:
+            below = find_layer(each.name)
+            assert below is not None, f"{module}:{each.line} imports {each.name}, of no layer"
+            assert below >= layer, f"{module}:{each.line} imports {each.name} from above"
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if is_light(module)])
+def test_a_light_module_names_no_heavy_library_and_a_heavy_module_only_at_a_seam(module):
+    for each in walk_imports(parse(MODULES[module])):
+        if each.is_for_types:
+            continue
+        place = f"{module}:{each.line} imports {each.name}"
+        assert each.name.partition(".")[0] not in HEAVY, place
+        if not is_light(each.name) or is_inside(each.name, ("quantize", "weights")):
+            assert is_inside(module, SEAMS), place
+            assert not each.runs_at_import, f"{place} when it is itself imported"
+
+
+def test_only_one_verb_knows_the_workshop():
+    users = {
+        module
+        for module in MODULES
+        for each in walk_imports(parse(MODULES[module]))
+        if module.startswith("tinyv_cli") and is_inside(each.name, ("quantize", "weights"))
+    }
+    assert users == {"tinyv_cli.commands.quantize"}
+
+
+def test_a_package_imports_nothing_by_itself():
+    for module, path in MODULES.items():
+        if path.name == "__init__.py" and module != "tinyv_cli.backends":
+            assert list(walk_imports(parse(path))) == [], module
+
+
+def test_what_can_be_typed_is_known_without_numbers_pictures_or_drawing():
+    loaded = list_loaded("import tinyv_cli.app")
+    assert "typer" in loaded
+    assert loaded.isdisjoint(HEAVY | {"numpy", "PIL", "tokenizers", "rich", "quantize", "weights"})
+
+
+def test_help_loads_no_verb():
+    code = "from tinyv_cli.app import main\nassert main(['--help']) == 0"
+    loaded = list_loaded(code)
+    assert loaded.isdisjoint(HEAVY | {"numpy", "PIL", "tokenizers", "rich", "quantize", "weights"})
+
+
+def test_all_light_modules_together_load_nothing_heavy():
+    light = [module for module in MODULES if is_light(module)]
+    assert "tinyv_cli.commands.ask" in light
+    assert "tinyv_cli.session" in light
+    loaded = list_loaded("\n".join(f"import {module}" for module in light))
+    assert loaded.isdisjoint(HEAVY | {"quantize", "weights"})
+
+
+def test_finding_the_sources_needs_no_torch():
+    loaded = list_loaded("import weights.sources")
+    assert loaded.isdisjoint(HEAVY | {"numpy"})
+
+
+def test_help_is_there_in_a_quarter_of_a_second():
+    code = "import sys\nfrom tinyv_cli.app import main\nsys.exit(main(sys.argv[1:]))"
+    elapsed_s = []
+    for _ in range(7):
+        start_s = time.perf_counter()
+        run_python(code, "--help")
+        elapsed_s.append(time.perf_counter() - start_s)
+    assert min(elapsed_s) < HELP_BUDGET_S
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_files_and_functions_are_short(path):
+    assert len((ROOT / path).read_text("utf-8").splitlines()) <= MAX_FILE_LINES
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            n_lines = count_lines(node)
+            assert n_lines <= MAX_FUNCTION_LINES, f"{path}: {node.name} has {n_lines} lines"
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_a_file_says_first_what_it_is_for(path):
+    docstring = ast.get_docstring(parse(path))
+    if docstring is None:
+        assert (ROOT / path).read_text("utf-8") == "", path
+    else:
+        assert docstring.splitlines()[0].endswith((".", ":")), path
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_a_file_is_called_after_a_thing(path):
+    assert path.stem not in {"utils", "common", "helpers", "helper", "base", "core", "manager"}
+
+
+def test_a_command_is_short_with_its_options():
+    for path in (Path("tinyv_cli/app.py"), Path("tinyv_cli/options.py")):
+        declared = [
+            node
+            for node in parse(path).body
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.decorator_list
+        ]
+        assert len(declared) >= 3, path
+        for node in declared:
+            n_lines = count_lines(node)
+            assert n_lines <= MAX_COMMAND_LINES, f"{path}: {node.name} has {n_lines} lines"
+
+
+def count_lines(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> int:
+    """Lines from the first decorator to the end."""
+    first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
+    assert node.end_lineno is not None
+    return node.end_lineno - first + 1

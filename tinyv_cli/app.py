@@ -1,0 +1,159 @@
+"""What can be typed becomes a command that runs, and a failure an exit code; does no work itself.
+
+Each verb's module is loaded when the verb runs, so that `tinyv --help` loads none of them.
+"""
+
+import errno
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from tinyv_cli.console import Console, abandon_stdout
+from tinyv_cli.errors import DeviceError, ExitCode, TinyvError
+from tinyv_cli.options import AskArguments, ListArguments, QuantizeArguments, takes
+from tinyv_cli.usage import CommandLineError, Verbs, to_usage_error
+
+EXAMPLES = """Examples:
+
+\b
+  tinyv quantize --sources sources/ --bits 4
+  tinyv ask cat.jpg "What is the cat doing?"
+  tinyv ask cat.jpg "[caption]" --json | jq -r .answer
+  tinyv list
+
+Each option can be set by a variable too: --max-tokens by TINYV_MAX_TOKENS. A flag wins. Variants
+lie in the folder that TINYV_HOME names, or where your system keeps such data.
+
+Exit codes: 0 ok, 1 a bug, 2 usage, 3 picture or question, 4 weights, 5 device or memory, 6 a batch
+with failures, 130 Ctrl-C.
+"""
+
+SOURCES = """The folder of sources holds:
+
+\b
+  phi-2/                          config.json, tokenizer files, weights
+                                  (hub: microsoft/phi-2, or susnato/phi-2)
+  eva_vit_g.pth                   the picture encoder (LAVIS)
+  blip2_pretrained_flant5xxl.pth  the Q-Former (LAVIS)
+  TinyGPT-V_for_Stage4.pth        or of stage 1, 2 or 3
+                                  (hub: Tyrannosaurus/TinyGPT-V)
+"""
+
+DISK_FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
+
+app = typer.Typer(
+    cls=Verbs,
+    epilog=EXAMPLES,
+    add_completion=False,
+    invoke_without_command=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line and tells how it went.
+
+    A `TinyvError` ends here as two lines on stderr. What nobody planned for is let through with its
+    traceback, which ends the interpreter with exit code 1.
+
+    Args:
+        arguments: the words after `tinyv`; None takes those of the process.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
+    except TinyvError as error:
+        Console().write_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        abandon_stdout()
+        return ExitCode.OK
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        abandon_stdout()
+        return _tell_full_disk(error)
+
+
+def _run(words: list[str]) -> int:
+    """Parses and runs; typer's own `main` is passed by, it would end the process itself."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("tinyv", words) as context:
+            command.invoke(context)
+    except CommandLineError as complaint:
+        raise to_usage_error(complaint, words) from complaint
+    except typer.Exit as leave:
+        return leave.exit_code
+    return ExitCode.OK
+
+
+def _tell_full_disk(error: OSError) -> int:
+    """Names the file that found no room, where the system says which."""
+    place = f" for {error.filename}" if error.filename else ""
+    full = DeviceError(f"the disk has no room left{place}", "free some space and try again")
+    Console().write_error(full)
+    return full.exit_code
+
+
+@app.callback()
+def start(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """Ask a picture a question: TinyGPT-V on this computer, without a network."""
+    if version:
+        Console().write_line(f"tinyv {_read_version()}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        Console().write_report(context.get_help())
+        raise typer.Exit(ExitCode.USAGE)
+
+
+def _read_version() -> str:
+    """The version that was installed."""
+    from importlib.metadata import version
+
+    return version("tinyv")
+
+
+@app.command()
+@takes(AskArguments)
+def ask(arguments: AskArguments) -> None:
+    """Answer a question about a picture.
+
+    The answer goes to stdout as it is found, and nothing else does. The prompt is passed on exactly
+    as typed; a task tag goes first: [vqa], [caption], [grounding], [detection], [refer] or
+    [identify].
+    """
+    from tinyv_cli.commands.ask import answer_question
+
+    answer_question(arguments)
+
+
+@app.command(epilog=SOURCES)
+@takes(QuantizeArguments)
+def quantize(arguments: QuantizeArguments) -> None:
+    """Make a variant, the files that `ask` runs, from the public weights.
+
+    The new variant's folder is the one line on stdout.
+    """
+    from tinyv_cli.commands.quantize import quantize_sources
+
+    quantize_sources(arguments)
+
+
+@app.command("list")
+@takes(ListArguments)
+def list_(arguments: ListArguments) -> None:
+    """List the variants there are, damaged ones with the reason."""
+    from tinyv_cli.commands.list import print_variants
+
+    print_variants(arguments)

@@ -1,0 +1,105 @@
+"""A folder of sources becomes a variant, told about on stderr; knows no tensor and no rounding."""
+
+from typing import TYPE_CHECKING
+
+from tinyv_cli.commands.list import to_error_cells
+from tinyv_cli.console import Console, to_size, to_table
+from tinyv_cli.errors import UsageError
+from tinyv_cli.home import resolve_folder
+from tinyv_cli.manifest import Variant
+from tinyv_cli.options import QuantizeArguments
+
+if TYPE_CHECKING:
+    from quantize.pipeline import QuantizeOptions
+    from quantize.plan import Plan
+
+HEAVY_PACKAGES = frozenset({"torch", "transformers", "onnx", "safetensors"})
+
+
+def quantize_sources(arguments: QuantizeArguments) -> None:
+    """Does what `tinyv quantize` says.
+
+    Raises:
+        UsageError: there is no such recipe, or the packages for quantising are not installed.
+        WeightsError: the sources are not what they should be, or the variant exists already or
+            is too far from them.
+        DeviceError: memory or disk do not suffice.
+    """
+    try:
+        from quantize import pipeline
+    except ModuleNotFoundError as error:
+        raise _to_install_error(error) from error
+    console = Console(quiet=arguments.quiet)
+    options = _make_options(arguments)
+    if arguments.dry_run:
+        console.write_line(to_plan_table(pipeline.plan_variant(options)))
+        return
+    result = pipeline.make_variant(options, console.progress)
+    console.write_report(to_parts_table(result.variant, result.plan))
+    console.write_report(f"smoke question: {result.smoke_question}")
+    console.write_report(f"smoke answer: {result.smoke_answer}")
+    console.write_line(str(result.variant.folder))
+
+
+def to_plan_table(plan: "Plan") -> str:
+    """What would be made: parts with bytes and bits a weight, then memory and disk."""
+    n_weights = sum(part.n_weights for part in plan.parts)
+    rows = [
+        (part.name, f"{part.n_weights:,}", to_size(part.size_bytes), f"{part.bits_per_weight:.2f}")
+        for part in plan.parts
+    ]
+    mean_bits = 8 * plan.size_bytes / n_weights
+    total = ("total", f"{n_weights:,}", to_size(plan.size_bytes), f"{mean_bits:.2f}")
+    needs = [
+        ("memory to quantise", to_size(plan.quantise_bytes)),
+        ("memory to answer", to_size(plan.run_bytes)),
+        ("free disk", to_size(plan.disk_bytes)),
+    ]
+    parts = to_table(("part", "weights", "size", "bits/weight"), [*rows, total])
+    return f"{parts}\n\n{to_table(('needed', 'about'), needs)}"
+
+
+def to_parts_table(variant: Variant, plan: "Plan") -> str:
+    """What was made: files with bytes, then how far it is from full precision."""
+    rows = [(entry.path, to_size(entry.size_bytes)) for entry in variant.manifest.files]
+    total = ("total", to_size(variant.manifest.size_bytes))
+    names = ("logits KL (nats)", "same best token", "image cosine")
+    errors = zip(names, to_error_cells(variant.manifest.errors), strict=True)
+    mean_bits = 8 * variant.manifest.size_bytes / sum(part.n_weights for part in plan.parts)
+    figures = [("bits/weight", f"{mean_bits:.2f}"), *errors]
+    return f"{to_table(('file', 'size'), [*rows, total])}\n\n{to_table(('measured', ''), figures)}"
+
+
+def _make_options(arguments: QuantizeArguments) -> "QuantizeOptions":
+    """Gives the variant its place: the one asked for, else one named after stage and bits.
+
+    Raises:
+        WeightsError: the sources are not complete.
+    """
+    from quantize.pipeline import QuantizeOptions
+    from weights.sources import resolve_sources
+
+    name = arguments.output
+    if name is None:
+        stage = resolve_sources(arguments.sources, arguments.stage).stage
+        name = f"stage{stage}-{arguments.bits}bit"
+    return QuantizeOptions(
+        sources=arguments.sources,
+        output=resolve_folder(name),
+        bits=arguments.bits,
+        stage=arguments.stage,
+        force=arguments.force,
+        max_error=arguments.max_error,
+        threads=arguments.threads,
+    )
+
+
+def _to_install_error(error: ModuleNotFoundError) -> UsageError:
+    """One of the packages for quantising is missing; anything else is a bug and raised again."""
+    package = (error.name or "").partition(".")[0]
+    if package not in HEAVY_PACKAGES:
+        raise error
+    return UsageError(
+        f"quantising needs {package}, which is not installed",
+        "install what quantising needs: `pip install 'tinyv[quantize]'`",
+    )

@@ -1,0 +1,174 @@
+"""The only writer: an answer or a document goes to stdout, everything else to stderr.
+
+What a model says is written plain, piece by piece; brackets are never taken for markup. rich is
+loaded only where stderr is a terminal. A reader that has gone away is noticed on stdout, where it
+ends the program, and ignored on stderr, where nobody is left to be told.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
+from typing import TextIO
+
+from tinyv_cli.errors import TinyvError
+from tinyv_cli.progress import Bar, LineBar, SilentBar, TerminalBar, Unit
+
+
+class Console:
+    """Writes for one command.
+
+    Attributes:
+        quiet: keeps notes, reports and progress back; errors are written all the same.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self._line_is_open = False
+
+    def write_piece(self, text: str) -> None:
+        """Writes a piece of an answer to stdout at once."""
+        if text:
+            _write(sys.stdout, text)
+            self._line_is_open = not text.endswith("\n")
+
+    def end_answer(self) -> None:
+        """Ends an answer with one newline."""
+        _write(sys.stdout, "\n")
+        self._line_is_open = False
+
+    def end_broken_answer(self) -> None:
+        """Ends the line of an answer that broke off, so that what follows starts on its own."""
+        if self._line_is_open:
+            self.end_answer()
+
+    def write_line(self, text: str) -> None:
+        """Writes one line, or several, to stdout."""
+        _write(sys.stdout, text + "\n")
+
+    def write_json(self, document: object) -> None:
+        """Writes one JSON document on one line of stdout, escaped where stdout is not UTF-8."""
+        text = json.dumps(document, ensure_ascii=False, allow_nan=False)
+        if _to_encodable(text, sys.stdout) != text:
+            text = json.dumps(document, allow_nan=False)
+        self.write_line(text)
+
+    def write_note(self, text: str) -> None:
+        """Writes something worth knowing to stderr."""
+        if not self.quiet:
+            _write_stderr("note:", _to_printable(text))
+
+    def write_report(self, text: str) -> None:
+        """Writes a table or another text of several lines to stderr, as it is."""
+        if not self.quiet:
+            _write_stderr("", text)
+
+    def write_error(self, error: TinyvError) -> None:
+        """Writes problem and hint to stderr."""
+        _write_stderr("error:", _to_printable(error.problem))
+        _write_stderr("hint: ", _to_printable(error.hint))
+
+    def progress(
+        self, label: str, total: int | None = None, unit: Unit = "steps"
+    ) -> AbstractContextManager[Bar]:
+        """Opens a long step: a bar on a terminal, few lines elsewhere, nothing when quiet."""
+        if self.quiet:
+            return SilentBar()
+        if _is_terminal(sys.stderr):
+            return TerminalBar(label, total, unit)
+        return LineBar(label, total, lambda line: _write_stderr("", line))
+
+
+def to_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lines up cells in columns: the first to the left, the others to the right.
+
+    Returns:
+        One line for the header and one a row, without spaces or a newline at the end.
+    """
+    lines = [header, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def to_size(size_bytes: int) -> str:
+    """A number of bytes as people read it, with powers of 1000: `1.7 GB`."""
+    size, unit = float(size_bytes), "bytes"
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if size < 999.5 or unit == "TB":
+            break
+        size /= 1000
+    digits = 1 if size < 99.95 and unit != "bytes" else 0
+    return f"{size:.{digits}f} {unit}"
+
+
+def abandon_stdout() -> None:
+    """Sends what is still buffered to nowhere, so that the interpreter's own flush cannot fail.
+
+    Source: Python documentation, `signal`, "Note on SIGPIPE".
+    """
+    _abandon(sys.stdout)
+
+
+def _write(stream: TextIO | None, text: str) -> None:
+    """Writes and flushes; characters the stream cannot hold become question marks."""
+    if stream is not None:  # a closed descriptor leaves no stream at all
+        stream.write(_to_encodable(text, stream))
+        stream.flush()
+
+
+def _write_stderr(label: str, text: str) -> None:
+    """Writes a labelled text to stderr, the label in colour on a terminal."""
+    try:
+        if label and _is_terminal(sys.stderr):
+            _print_coloured(label, text)
+        else:
+            _write(sys.stderr, f"{label} {text}\n" if label else f"{text}\n")
+    except OSError:
+        _abandon(sys.stderr)
+
+
+def _print_coloured(label: str, text: str) -> None:
+    """Lets rich draw a labelled line; rich itself keeps `NO_COLOR` and dumb terminals."""
+    from rich.console import Console as RichConsole
+    from rich.text import Text
+
+    style = "bold red" if label == "error:" else "bold"
+    line = Text.assemble((label, style), " ", text)
+    RichConsole(file=sys.stderr).print(line, soft_wrap=True, highlight=False)
+
+
+def _to_printable(text: str) -> str:
+    """One line without control characters: file and tensor names can hold anything."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
+    )
+
+
+def _to_encodable(text: str, stream: TextIO | None) -> str:
+    """The text, with what the stream's encoding lacks replaced."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding, getattr(stream, "errors", None) or "strict")
+    except UnicodeEncodeError:
+        return text.encode(encoding, "replace").decode(encoding)
+    return text
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    """Tells whether somebody is looking."""
+    return stream is not None and not stream.closed and stream.isatty()
+
+
+def _abandon(stream: TextIO | None) -> None:
+    """Points a stream's descriptor at the null device."""
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # type: ignore[union-attr]  # None: AttributeError
+        os.close(nowhere)

@@ -1,0 +1,261 @@
+"""A picture becomes the pixels the vision tower was trained on; knows no model and no prompt.
+
+There is one way in, and Pillow decodes everything. The steps are those of the published code
+(RGB, squash-resize by PIL's bicubic, CLIP's mean and deviation) after what it leaves out: the
+turn that EXIF asks for, transparency, and grey values wider than 8 bits.
+"""
+
+import hashlib
+import re
+import shlex
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from tinyv_cli.errors import DeviceError, InputError
+
+# Source: CLIP's `preprocess`, as arXiv 2312.16862's code uses it.
+CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+
+MAX_PIXELS = 2**27  # 0.4 GB as RGB; a 108-megapixel telephone stays below
+
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+# Pillow's size limit and Python's warning filters belong to the process: one picture at a time.
+_ONE_AT_A_TIME = threading.Lock()
+
+# Source: EXIF 2.3, tag 0x0112; the same table as PIL.ImageOps.exif_transpose.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_picture(source: Path | bytes) -> Image.Image:
+    """Decodes a picture to RGB, upright; of an animation the first frame.
+
+    Transparent parts become white: such pictures (drawings, logos, diagrams) are made for a light
+    page, and the colour hidden under full transparency is most often black, which would swallow
+    dark lines.
+
+    Args:
+        source: a file, or a file's content.
+
+    Returns:
+        A picture of mode RGB that holds no open file.
+
+    Raises:
+        InputError: there is no such file, it cannot be read, it is not a picture or a damaged
+            one, it has more than `MAX_PIXELS` pixels or is less than 2 pixels wide or high.
+        DeviceError: memory does not suffice to decode it.
+    """
+    with _open_stream(source) as stream, _limit_pillow():
+        try:
+            return _decode(stream, source)
+        except InputError:
+            raise
+        except UnidentifiedImageError as error:
+            raise InputError(
+                f"{_name(source)} is not a picture Pillow can read", _hint_to_convert(source)
+            ) from error
+        except _BOMBS as error:
+            n_pixels = re.search(r"\d+", str(error))  # "Image size (… pixels) exceeds limit of …"
+            raise InputError(
+                f"{_name(source)} has {n_pixels[0] if n_pixels else 'too many'} pixels, "
+                f"the limit is {MAX_PIXELS}",
+                _hint_to_shrink(source),
+            ) from error
+        except MemoryError as error:
+            raise DeviceError(
+                f"memory does not suffice to decode {_name(source)}", _hint_to_shrink(source)
+            ) from error
+        except Exception as error:  # damaged files make Pillow raise almost anything
+            raise InputError(
+                f"{_name(source)} is damaged: {str(error).rstrip('.') or type(error).__name__}",
+                f"fetch it again, or try to repair it: {_hint_to_convert(source)}",
+            ) from error
+
+
+def to_pixels(picture: Image.Image, image_px: int) -> np.ndarray:
+    """Squashes a picture to a square and normalises it.
+
+    Args:
+        picture: mode RGB, as `read_picture` returns it.
+        image_px: S, the side of the square in pixels.
+
+    Returns:
+        (1, 3, S, S) float32, CLIP's mean subtracted and divided by its deviation.
+
+    Source: torchvision's Resize(BICUBIC), ToTensor and Normalize over PIL, as published.
+    """
+    square = picture.resize((image_px, image_px), Image.Resampling.BICUBIC)
+    image = np.asarray(square, np.float32) / np.float32(255)  # (S, S, 3)
+    normalised = (image - CLIP_MEAN) / CLIP_STD
+    return np.ascontiguousarray(normalised.transpose(2, 0, 1)[None])
+
+
+def hash_pixels(pixels: np.ndarray) -> str:
+    """Names an image by its content: SHA-256 of type, shape and bytes, in hexadecimal."""
+    digest = hashlib.sha256(f"{pixels.dtype.str} {pixels.shape}".encode())
+    digest.update(pixels.tobytes())
+    return digest.hexdigest()
+
+
+def _open_stream(source: Path | bytes) -> BinaryIO:
+    """Opens what the picture's bytes come from; a pipe is read to its end."""
+    if isinstance(source, bytes):
+        if not source:
+            raise InputError(
+                f"{_name(source)} is empty", "check what is piped: `tinyv ask - QUESTION < PICTURE`"
+            )
+        return BytesIO(source)
+    folder = shlex.quote(str(source.parent))
+    try:
+        status = source.stat()
+        if stat.S_ISDIR(status.st_mode):
+            quoted = shlex.quote(str(source))
+            raise InputError(f"{source} is a folder", f"name one picture in it: `ls {quoted}`")
+        if stat.S_ISREG(status.st_mode) and status.st_size == 0:
+            raise InputError(f"{source} is empty", f"fetch it again; `ls -l {folder}` shows sizes")
+        if stat.S_ISFIFO(status.st_mode):
+            return BytesIO(source.read_bytes())
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{source} is not a file", f"name a picture: `ls {folder}`")
+        return source.open("rb")
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {source}", f"check its name: `ls {folder}`") from error
+    except PermissionError as error:
+        raise InputError(
+            f"{source} may not be read", f"allow it: `chmod u+r {shlex.quote(str(source))}`"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"{source} cannot be opened: {error.strerror}", f"check it: `ls -l {folder}`"
+        ) from error
+
+
+@contextmanager
+def _limit_pillow() -> Iterator[None]:
+    """Makes Pillow silent, and its limit ours.
+
+    Pillow compares the header's size, also of a picture inside a picture, before it decodes: it
+    warns above the limit and raises above twice the limit. Here both raise.
+    """
+    with _ONE_AT_A_TIME, warnings.catch_warnings():
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _decode(stream: BinaryIO, source: Path | bytes) -> Image.Image:
+    """Opens, which reads the header, checks it, then decodes, flattens and turns."""
+    with Image.open(stream) as picture:
+        _check_header(picture, source)
+        picture.load()
+        turn = _UPRIGHT.get(_read_orientation(picture))
+        rgb = _to_rgb(picture)
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _check_header(picture: Image.Image, source: Path | bytes) -> None:
+    """Refuses what shows nothing or would start another program."""
+    width, height = picture.size
+    if picture.format == "EPS":  # Pillow would run Ghostscript on it
+        raise InputError(
+            f"{_name(source)} is EPS, a program rather than a picture", _hint_to_convert(source)
+        )
+    if min(width, height) < 2:
+        raise InputError(
+            f"{_name(source)} is {width}×{height} pixels, too thin to show anything",
+            "use a picture at least 2 pixels wide and high: `tinyv ask PICTURE QUESTION`",
+        )
+
+
+def _read_orientation(picture: Image.Image) -> int:
+    """EXIF's orientation, 1 to 8; 1 where the tag is absent or its block is damaged.
+
+    Pillow turns TIFF pictures itself while loading and then reports 1.
+    """
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # noqa: BLE001 - a picture is worth more than its broken metadata
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    """Converts any mode to RGB."""
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        return Image.fromarray(_to_grey_levels(picture)).convert("RGB")
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    rgba = picture.convert("RGBA")
+    page = Image.new("RGB", picture.size, "white")
+    page.paste(rgba, mask=rgba)
+    return page
+
+
+def _to_grey_levels(picture: Image.Image) -> np.ndarray:
+    """Brings grey values wider than 8 bits to (height, width) uint8.
+
+    16-bit values lose their low byte, as Pillow does with 16-bit colour. 32-bit whole numbers
+    and floats have no stated white: the least usual one that covers the picture is taken (255,
+    65535; 1.0, 255.0), and a picture beyond them is stretched from its own least value to its
+    greatest. NaN and infinity become black.
+    """
+    values = np.asarray(picture)
+    if picture.mode == "F":
+        levels = _stretch(np.where(np.isfinite(values), values, 0), whites=(1.0, 255.0))
+    elif picture.mode != "I" or (values.min() >= 0 and 255 < values.max() <= 65535):
+        levels = (values >> 8).astype(np.uint8)
+    else:
+        levels = _stretch(values, whites=(255.0,))
+    transparent = picture.info.get("transparency")
+    if isinstance(transparent, int):  # PNG's transparent grey
+        levels[values == transparent] = 255
+    return levels
+
+
+def _stretch(values: np.ndarray, whites: tuple[float, ...]) -> np.ndarray:
+    """Maps black to 0 and white to 255; see `_to_grey_levels` for the choice of white."""
+    low, high = float(values.min()), float(values.max())
+    white = next((white for white in whites if low >= 0 and high <= white), None)
+    black, span = (low, high - low) if white is None else (0.0, white)
+    return np.rint((values.astype(np.float64) - black) * (255 / (span or 1))).astype(np.uint8)
+
+
+def _name(source: Path | bytes) -> str:
+    """How messages call the picture."""
+    return str(source) if isinstance(source, Path) else "the given picture"
+
+
+def _hint_to_convert(source: Path | bytes) -> str:
+    """A command that turns the picture into a PNG."""
+    name = source if isinstance(source, Path) else Path("picture")
+    target = shlex.quote(f"{name.stem}-converted.png")
+    return f"convert it to JPEG or PNG: `magick {shlex.quote(str(name))} {target}`"
+
+
+def _hint_to_shrink(source: Path | bytes) -> str:
+    """A command that makes the picture smaller."""
+    name = source if isinstance(source, Path) else Path("picture")
+    target = shlex.quote(f"{name.stem}-small.png")
+    return f"make it smaller: `magick {shlex.quote(str(name))} -resize 2048x2048 {target}`"

@@ -1,0 +1,125 @@
+"""Long steps become a moving bar, a line now and then, or nothing, on stderr; knows no step."""
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Protocol, Self
+
+if TYPE_CHECKING:
+    from rich import progress as rich_progress
+
+Unit = Literal["steps", "bytes"]
+
+LINE_EVERY_S = 10.0
+WORTH_A_LINE_S = 1.0
+
+
+class Bar(Protocol):
+    """One step that is under way."""
+
+    def advance(self, amount: int = 1) -> None:
+        """Tells that so much more of the total is done."""
+
+
+class Progress(Protocol):
+    """What a long piece of work is given to tell how far it is, `Console.progress` for one.
+
+    `with progress("reading weights", total=n) as bar:` opens a step, `bar.advance(k)` moves it.
+    """
+
+    def __call__(
+        self, label: str, total: int | None = None, unit: Unit = "steps"
+    ) -> AbstractContextManager[Bar]:
+        """Opens a step of `total` units; None where nobody knows how many."""
+
+
+class SilentBar:
+    """A step that is not shown."""
+
+    def advance(self, amount: int = 1) -> None:
+        """Shows nothing."""
+
+    def __enter__(self) -> Self:
+        """Shows nothing."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Shows nothing."""
+
+
+def show_nothing(label: str, total: int | None = None, unit: Unit = "steps") -> SilentBar:
+    """A `Progress` that shows no step."""
+    return SilentBar()
+
+
+class LineBar:
+    """A step told in whole lines: every ten seconds, and at its end if it took a second.
+
+    For log files and pipes, where a bar would be drawn a thousand times.
+    """
+
+    def __init__(self, label: str, total: int | None, write_line: Callable[[str], None]) -> None:
+        self._label, self._total, self._write_line = label, total, write_line
+        self._done = 0
+        self._start_s = self._told_s = time.monotonic()
+
+    def advance(self, amount: int = 1) -> None:
+        """Counts, and writes a line if the last one is old."""
+        self._done += amount
+        now_s = time.monotonic()
+        if now_s - self._told_s >= LINE_EVERY_S:
+            self._told_s = now_s
+            share = f"{100 * self._done // self._total} %" if self._total else str(self._done)
+            self._write_line(f"{self._label}: {share}")
+
+    def __enter__(self) -> Self:
+        """Starts the clock anew."""
+        self._start_s = self._told_s = time.monotonic()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Tells how long it took, unless it failed or was over at once."""
+        elapsed_s = time.monotonic() - self._start_s
+        if kind is None and elapsed_s >= WORTH_A_LINE_S:
+            self._write_line(f"{self._label}: done in {elapsed_s:.1f} s")
+
+
+class TerminalBar:
+    """A step drawn by rich on a terminal; steps are not nested."""
+
+    def __init__(self, label: str, total: int | None, unit: Unit) -> None:
+        self._progress = _make_rich_progress(unit)
+        self._task = self._progress.add_task(label, total=total)
+
+    def advance(self, amount: int = 1) -> None:
+        """Moves the bar."""
+        self._progress.advance(self._task, amount)
+
+    def __enter__(self) -> Self:
+        """Starts drawing."""
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
+    ) -> None:
+        """Draws a last time and leaves the line standing."""
+        self._progress.stop()
+
+
+def _make_rich_progress(unit: Unit) -> "rich_progress.Progress":
+    """The columns of a bar; stdout is left alone, an answer may be on its way there."""
+    from rich import progress as columns
+    from rich.console import Console
+
+    count = columns.DownloadColumn() if unit == "bytes" else columns.MofNCompleteColumn()
+    return columns.Progress(
+        columns.TextColumn("{task.description}", markup=False),
+        columns.BarColumn(),
+        count,
+        columns.TimeElapsedColumn(),
+        console=Console(file=sys.stderr),
+        redirect_stdout=False,
+    )

@@ -1,0 +1,61 @@
+"""What typer finds wrong with a command line becomes a `UsageError`; runs nothing."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from tinyv_cli.errors import UsageError
+
+# All complaints derive from the parent of this one, wherever a release of typer keeps it.
+CommandLineError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+class Verbs(TyperGroup):
+    """The verbs; a word that is none of them gets a suggestion."""
+
+    # The types of both are typer's own, and lie elsewhere in each release.
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401
+        """Finds the verb that the first word names.
+
+        Raises:
+            UsageError: there is no such verb.
+        """
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise UsageError(f"there is no command '{args[0]}'", self._hint_for(args[0]))
+        return super().resolve_command(ctx, args)
+
+    def _hint_for(self, word: str) -> str:
+        """The nearest verb, or the verb that a picture's name lacks before it."""
+        close = get_close_matches(word, self.commands, n=1)
+        if close:
+            return f"did you mean `tinyv {close[0]}`?"
+        if Path(word).is_file():
+            return f"ask about a picture with `tinyv ask {word} PROMPT`"
+        return "`tinyv --help` lists the commands"
+
+
+def to_usage_error(complaint: Exception, words: Sequence[str]) -> UsageError:
+    """Puts a complaint of typer into this program's words.
+
+    Args:
+        complaint: a `CommandLineError`.
+        words: the command line without the program; where the complaint does not tell whose
+            options were meant, its first word does.
+    """
+    context = getattr(complaint, "ctx", None)
+    verb = " ".join(words[:1])
+    help_command = f"{context.command_path if context else f'tinyv {verb}'} --help"
+    option, similar = (getattr(complaint, name, None) for name in ("option_name", "possibilities"))
+    if similar:
+        return UsageError(f"there is no option {option}", f"did you mean {min(similar)}?")
+    if option and hasattr(complaint, "possibilities"):
+        return UsageError(f"there is no option {option}", f"`{help_command}` lists the options")
+    message = " ".join(complaint.format_message().split())  # type: ignore[attr-defined]
+    problem = message[:1].lower() + message[1:].rstrip(".")
+    variable = getattr(getattr(complaint, "param", None), "envvar", None)
+    extra = f"; the variable {variable} sets it too" if variable else ""
+    return UsageError(problem, f"`{help_command}` shows what can be typed{extra}")

@@ -1,0 +1,235 @@
+"""A spec becomes a folder of sources with random weights, of any size and in every public layout.
+
+`python -m weights.synthetic DIR --size tiny` writes one. The numbers depend on the spec, the seed
+and the dtype alone: every layout, container and naming of the same merges to the same bits. What
+lies in which file is told by `synthetic_plans`; this file knows the folder and the configs.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from tinyv_cli.errors import TinyvError, UsageError
+from tinyv_cli.spec import LanguageSpec, ModelSpec, make_full_spec, make_tiny_spec
+from weights.dimensions import make_architecture
+from weights.naming import PHI_LAYOUTS
+from weights.sources import (
+    ARCHITECTURE_FILE,
+    PHI_FOLDER,
+    QFORMER_FILE,
+    STAGES,
+    VISION_FILE,
+    make_checkpoint_name,
+)
+from weights.streaming import write_safetensors_file, write_torch_file
+from weights.synthetic_numbers import LORA_ALPHA
+from weights.synthetic_plans import (
+    DTYPES,
+    LORA_WRITERS,
+    FilePlan,
+    SyntheticOptions,
+    choose_lora_rank,
+    plan_checkpoint,
+    plan_phi,
+    plan_qformer,
+    plan_vision,
+)
+from weights.synthetic_tokenizer import write_tokenizer
+
+__all__ = ["SyntheticOptions", "main", "write_sources"]
+
+CONTAINERS = ("bin", "bin-sharded", "safetensors", "safetensors-sharded")
+_N_SHARDS = 2
+_CHOICES = {
+    "phi_layout": PHI_LAYOUTS,
+    "container": CONTAINERS,
+    "lora_names": LORA_WRITERS,
+    "dtype": tuple(DTYPES),
+}
+
+
+def write_sources(folder: Path, spec: ModelSpec, options: SyntheticOptions) -> None:
+    """Writes a whole folder of sources; one tensor at a time is in memory.
+
+    Args:
+        folder: made if need be; holds no sources yet.
+        spec: its epsilons are the published ones, for no file tells them; the vocabulary has room
+            for the tokenizer's 350 tokens.
+        options: in which form.
+
+    Raises:
+        UsageError: an option has no such value, does not go with the stage, or the folder holds
+            sources.
+    """
+    _check_options(spec, options)
+    phi = folder / PHI_FOLDER
+    if phi.exists():
+        raise UsageError(f"{folder} holds sources already", "name a new folder, or remove it")
+    phi.mkdir(parents=True)
+    if write_tokenizer(phi) > spec.language.vocab_size:
+        raise UsageError(
+            f"a vocabulary of {spec.language.vocab_size} is too small for the tokenizer",
+            "use 512 or more",
+        )
+    _write_json(phi / "config.json", _make_phi_config(spec.language, options))
+    _write_architecture(folder, spec)
+    _write_phi(phi, plan_phi(spec, options), options.container)
+    write_torch_file(folder / VISION_FILE, plan_vision(spec, options))
+    write_torch_file(folder / QFORMER_FILE, plan_qformer(spec, options), {})
+    write_torch_file(
+        folder / make_checkpoint_name(spec.stage),
+        plan_checkpoint(spec, options),
+        _make_surroundings(spec),
+    )
+
+
+def _check_options(spec: ModelSpec, options: SyntheticOptions) -> None:
+    for field, choices in _CHOICES.items():
+        value = getattr(options, field)
+        if value not in choices:
+            raise UsageError(f"{field} is {value!r}", f"use {', '.join(choices)}")
+    if options.seed < 0:
+        raise UsageError(f"seed is {options.seed}", "use zero or more")
+    if spec.stage == 1 and options.lora_names == "base-layer":
+        raise UsageError("stage 1 has no LoRA to lie over a base layer", "use a later stage")
+
+
+def _write_architecture(folder: Path, spec: ModelSpec) -> None:
+    architecture = make_architecture(spec)
+    if architecture != make_architecture(ModelSpec()):
+        _write_json(folder / ARCHITECTURE_FILE, architecture)
+
+
+def _write_phi(folder: Path, plan: FilePlan, container: str) -> None:
+    is_torch = container.startswith("bin")
+    stem, suffix = ("pytorch_model", "bin") if is_torch else ("model", "safetensors")
+    write = write_torch_file if is_torch else write_safetensors_file
+    if not container.endswith("sharded"):
+        write(folder / f"{stem}.{suffix}", plan)
+        return
+    weight_map: dict[str, str] = {}
+    for i, shard in enumerate(_split_plan(plan), start=1):
+        name = f"{stem}-{i:05}-of-{_N_SHARDS:05}.{suffix}"
+        write(folder / name, shard)
+        weight_map |= dict.fromkeys(shard, name)
+    size_bytes = sum(tensor.size_bytes for tensor in plan.values())
+    index = {"metadata": {"total_size": size_bytes}, "weight_map": weight_map}
+    _write_json(folder / f"{stem}.{suffix}.index.json", index)
+
+
+def _split_plan(plan: FilePlan) -> list[FilePlan]:
+    """Cuts a plan into shards of about as many bytes, in its order."""
+    ends = list(accumulate(tensor.size_bytes for tensor in plan.values()))
+    shards: list[FilePlan] = [{} for _ in range(_N_SHARDS)]
+    for (name, tensor), end in zip(plan.items(), ends, strict=True):
+        shards[(end - 1) * _N_SHARDS // ends[-1]][name] = tensor
+    return shards
+
+
+def _make_phi_config(language: LanguageSpec, options: SyntheticOptions) -> dict[str, Any]:
+    """Phi-2's config.json, under the names of its layout's time."""
+    shared = {
+        "vocab_size": language.vocab_size,
+        "tie_word_embeddings": False,
+        "torch_dtype": options.dtype,
+        "bos_token_id": 1,  # wrong, as in the published file
+        "eos_token_id": 2,
+    }
+    if options.phi_layout == "msft":
+        return {**shared, **_make_msft_config(language)}
+    return {
+        **shared,
+        "model_type": "phi",
+        "hidden_size": language.width,
+        "intermediate_size": language.mlp_width,
+        "num_hidden_layers": language.n_layers,
+        "num_attention_heads": language.n_heads,
+        "num_key_value_heads": None,
+        "hidden_act": "gelu_new",
+        "max_position_embeddings": language.context_length,
+        "layer_norm_eps": language.eps,
+        "rope_theta": language.rope_base,
+        "rope_scaling": None,
+        "partial_rotary_factor": language.rotary_width / language.head_width,
+        "qk_layernorm": False,
+    }
+
+
+def _make_msft_config(language: LanguageSpec) -> dict[str, Any]:
+    is_usual = language.mlp_width == 4 * language.width
+    return {
+        "model_type": "phi-msft",
+        "n_positions": language.context_length,
+        "n_embd": language.width,
+        "n_layer": language.n_layers,
+        "n_inner": None if is_usual else language.mlp_width,
+        "n_head": language.n_heads,
+        "n_head_kv": None,
+        "rotary_dim": language.rotary_width,
+        "rope_theta": language.rope_base,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": language.eps,
+    }
+
+
+def _make_surroundings(spec: ModelSpec) -> dict[str, object]:
+    """What stands in a checkpoint beside the tensors."""
+    settings = {
+        "arch": "minigpt_v2",
+        "lora_r": choose_lora_rank(spec),
+        "lora_alpha": LORA_ALPHA,
+        "image_size": spec.vision.image_px,
+    }
+    return {
+        "optimizer": {"state": {}, "param_groups": []},
+        "config": {"model": settings, "run": {"task": "image_text_pretrain"}},
+        "scaler": None,
+        "epoch": 0,
+    }
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m weights.synthetic", description=__doc__)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a folder without sources")
+    parser.add_argument("--size", choices=("tiny", "full"), default="tiny")
+    parser.add_argument("--stage", type=int, choices=STAGES, default=STAGES[-1])
+    for field in fields(SyntheticOptions):
+        flag = f"--{field.name.replace('_', '-')}"
+        if field.type is bool:
+            parser.add_argument(flag, action="store_true")
+        else:
+            kind = int if field.type is int else str
+            choices = _CHOICES.get(field.name)
+            parser.add_argument(flag, type=kind, choices=choices, default=field.default)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Writes what the command line asks for.
+
+    Args:
+        arguments: instead of the process's own.
+
+    Raises:
+        SystemExit: the command line is wrong, or the folder cannot be written.
+    """
+    parser = _make_parser()
+    parsed = parser.parse_args(arguments)
+    spec = (make_full_spec if parsed.size == "full" else make_tiny_spec)(parsed.stage)
+    chosen = {field.name: getattr(parsed, field.name) for field in fields(SyntheticOptions)}
+    try:
+        write_sources(parsed.folder, spec, SyntheticOptions(**chosen))
+    except TinyvError as error:
+        parser.exit(error.exit_code, f"error: {error.problem}\nhint:  {error.hint}\n")
+
+
+if __name__ == "__main__":
+    main()
