@@ -87,9 +87,7 @@ def _compute_exact_logits(
     ]
     del table
     logits = compute_logits(spec, read, prompts)
-    return [
-        each[-len(probe.after) - 1 :] for each, probe in zip(logits, probes, strict=True)
-    ]
+    return [each[-len(probe.after) - 1 :] for each, probe in zip(logits, probes, strict=True)]
 
 
 def _compute_variant_logits(backend: Backend, probe: ProbeIds, image: np.ndarray) -> np.ndarray:

@@ -34,13 +34,15 @@ class GraphWriter:
         path: the `.onnx` file; the data file stands beside it with the suffix `.data`.
         recipe: how each matrix is rounded.
         read: gives a canonical tensor in float32.
+        threads: to round with.
     """
 
-    def __init__(self, path: Path, recipe: Recipe, read: ReadTensor) -> None:
+    def __init__(self, path: Path, recipe: Recipe, read: ReadTensor, threads: int = 1) -> None:
         self.path = path
         self.data_path = path.with_suffix(".data")
         self.read = read
         self._recipe = recipe
+        self._threads = threads
         self._nodes: list[Any] = []
         self._constants: dict[str, Any] = {}
         self._data = self.data_path.open("wb")
@@ -111,7 +113,7 @@ class GraphWriter:
             product = self.apply("MatMul", [x, self.constant(name, matrix.T.numpy())], f"{out}.mul")
             return self.apply("Add", [product, bias], out)
         n_rows, n_columns = matrix.shape
-        codes, scales, zero_points = to_matmul_nbits(round_matrix(matrix, rounding))
+        codes, scales, zero_points = to_matmul_nbits(round_matrix(matrix, rounding, self._threads))
         inputs = [
             x,
             self.constant(f"{name}.codes", codes),

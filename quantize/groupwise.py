@@ -9,6 +9,9 @@ scale, plus half a scale where the zero point was rounded; the searched scale ne
 squared error than the plain one.
 """
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +21,7 @@ from quantize.recipe import Rounding
 # Fractions of a group's range that are tried; DESIGN.md has what finer grids would gain.
 _SHRINKS = {4: (1.0, 0.95, 0.90, 0.85, 0.80, 0.75), 8: (1.0, 0.98)}
 _REFINEMENTS = 1
-_CHUNK_WEIGHTS = 1 << 20  # 4 MiB of float32: the search stays in a core's cache
+_CHUNK_WEIGHTS = 1 << 17  # 512 KiB of float32: the search stays in a core's cache
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,13 @@ class GroupedCodes:
         return matrix.flatten(1)[:, : self.n_columns]
 
 
-def round_matrix(matrix: torch.Tensor, rounding: Rounding) -> GroupedCodes:
+def round_matrix(matrix: torch.Tensor, rounding: Rounding, threads: int = 1) -> GroupedCodes:
     """Rounds a matrix with the scales and zero points of least squared error among those tried.
 
     Args:
         matrix: (N, K) float32, finite.
         rounding: 2 to 8 bits.
+        threads: how many runs of rows are searched at once; the result does not depend on it.
 
     Returns:
         Codes whose `to_matrix` is near the matrix.
@@ -63,14 +67,29 @@ def round_matrix(matrix: torch.Tensor, rounding: Rounding) -> GroupedCodes:
     scales = torch.empty(n_rows, n_groups)
     zero_points = torch.empty(n_rows, n_groups, dtype=torch.uint8)
     step = max(1, _CHUNK_WEIGHTS // (n_groups * rounding.group))
-    for start in range(0, n_rows, step):
-        rows = torch.nn.functional.pad(matrix[start : start + step], (0, padding))
-        found = _search_groups(rows.view(-1, rounding.group), rounding.bits)
+
+    def round_rows(start: int) -> None:
         part = slice(start, start + step)
+        rows = torch.nn.functional.pad(matrix[part], (0, padding))
+        found = _search_groups(rows.view(-1, rounding.group), rounding.bits)
         codes[part] = found[0].view(-1, n_groups, rounding.group).to(torch.uint8)
         scales[part] = found[1].view(-1, n_groups)
         zero_points[part] = found[2].view(-1, n_groups).to(torch.uint8)
+
+    with _one_thread_an_operator(), ThreadPoolExecutor(threads) as pool:
+        list(pool.map(round_rows, range(0, n_rows, step)))
     return GroupedCodes(codes.flatten(1), scales, zero_points, rounding, n_columns)
+
+
+@contextmanager
+def _one_thread_an_operator() -> Iterator[None]:
+    """Keeps torch from dividing each small operator: runs of rows are divided instead."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _search_groups(

@@ -22,6 +22,7 @@ from quantize.staging import build_beside, move_in
 from quantize.vision_graph import fold_projections, write_vision
 from tinyv_cli.backends import Backend, BackendOptions, open_backend
 from tinyv_cli.backends.packed import PackedPart
+from tinyv_cli.backends.threads import resolve_threads
 from tinyv_cli.errors import DeviceError, UsageError, WeightsError
 from tinyv_cli.hashes import forget_hashes, hash_file, remember_hashes
 from tinyv_cli.manifest import (
@@ -65,7 +66,7 @@ class QuantizeOptions:
         stage: which checkpoint, None for the highest.
         force: whether a variant that stands there is replaced.
         max_error: largest mean divergence of the logits that is accepted, in nats; None for any.
-        threads: for packing and measuring, None for the physical cores.
+        threads: to work with, None for the physical cores.
     """
 
     sources: Path
@@ -117,7 +118,7 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
     with open_weights(files) as weights, build_beside(target) as building:
         plan = _plan(weights, recipe)
         _check_disk(target, plan)
-        _write_parts(building, weights, recipe, progress)
+        _write_parts(building, weights, recipe, resolve_threads(options.threads), progress)
         (building / _FILES["tokenizer"]).write_text(read_tokenizer_json(files), "utf-8")
         variant = _describe(building, weights, recipe, progress)
         variant, answer = _try_out(variant, weights, options, progress)
@@ -144,7 +145,9 @@ def _resolve(options: QuantizeOptions) -> SourceFiles:
 def _choose_recipe(options: QuantizeOptions) -> Recipe:
     if options.bits not in RECIPES:
         known = ", ".join(str(bits) for bits in RECIPES)
-        raise UsageError(f"there is no recipe for {options.bits} bits", f"use `--bits` with {known}")
+        raise UsageError(
+            f"there is no recipe for {options.bits} bits", f"use `--bits` with {known}"
+        )
     return RECIPES[options.bits]
 
 
@@ -178,7 +181,7 @@ def _check_disk(target: Path, plan: Plan) -> None:
 
 
 def _write_parts(
-    building: Path, weights: MergedWeights, recipe: Recipe, progress: Progress
+    building: Path, weights: MergedWeights, recipe: Recipe, threads: int, progress: Progress
 ) -> None:
     """Writes graphs, their data and the embeddings; every tensor is read once."""
     seen: set[str] = set()
@@ -190,27 +193,27 @@ def _write_parts(
     spec = weights.spec
     n_steps = spec.vision.n_layers + spec.qformer.n_layers
     with (
-        GraphWriter(building / _FILES["vision"], recipe, fold_projections(read)) as graph,
+        GraphWriter(building / _FILES["vision"], recipe, fold_projections(read), threads) as graph,
         progress("rounding the vision side", n_steps) as bar,
     ):
         write_vision(graph, spec, bar.advance)
     with (
-        GraphWriter(building / _FILES["decoder"], recipe, read) as graph,
+        GraphWriter(building / _FILES["decoder"], recipe, read, threads) as graph,
         progress("rounding the language model", spec.language.n_layers + 1) as bar,
     ):
         write_decoder(graph, spec.language, bar.advance)
-    _write_embeddings(building, recipe, read)
+    _write_embeddings(building, recipe, threads, read)
     assert seen == set(weights.names), "a tensor was read from the sources and written nowhere"
 
 
-def _write_embeddings(building: Path, recipe: Recipe, read: ReadTensor) -> None:
+def _write_embeddings(building: Path, recipe: Recipe, threads: int, read: ReadTensor) -> None:
     """Writes the embedding table: float32 rows, or codes and their scales and offsets."""
     rounding = recipe.rounding(EMBEDDINGS)
     table = read(EMBEDDINGS)
     if rounding.is_exact:
         np.save(building / _FILES["embeddings"], table.numpy())
         return
-    rounded = round_matrix(table, rounding)
+    rounded = round_matrix(table, rounding, threads)
     offsets = -rounded.zero_points.float() * rounded.scales
     scales = np.stack([rounded.scales.numpy(), offsets.numpy()], axis=-1)
     np.save(building / _FILES["embeddings"], rounded.codes.numpy())
@@ -264,9 +267,7 @@ def _try_out(
     """
     tokenizer = Tokenizer(variant.path("tokenizer"))
     with progress("packing for this machine"):
-        backend = open_backend(
-            variant, BackendOptions("cpu", options.threads), lambda _: None
-        )
+        backend = open_backend(variant, BackendOptions("cpu", options.threads), lambda _: None)
     with progress("measuring against full precision"):
         errors = measure_errors(
             weights.spec, weights.read, backend, tokenizer, variant.manifest.template

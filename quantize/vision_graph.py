@@ -68,9 +68,7 @@ def _write_patches(graph: GraphWriter, spec: VisionSpec) -> str:
     at = "vision.embeddings"
     patch = [spec.patch_px, spec.patch_px]
     kernel = [graph.weight(f"{at}.patch_embedding.{part}") for part in ("weight", "bias")]
-    grid = graph.apply(
-        "Conv", ["pixels", *kernel], f"{at}.grid", kernel_shape=patch, strides=patch
-    )
+    grid = graph.apply("Conv", ["pixels", *kernel], f"{at}.grid", kernel_shape=patch, strides=patch)
     channels_first = graph.reshape(grid, (0, spec.width, spec.n_patches), f"{at}.channels")
     patches = graph.apply("Transpose", [channels_first], f"{at}.patches", perm=[0, 2, 1])
     token = _repeat_for_batch(graph, graph.weight(f"{at}.class_embedding"), (1, spec.width))

@@ -16,7 +16,7 @@ FILES = sorted(
 
 # What a layer may import: itself and those below it. The longest prefix decides.
 LAYERS = (
-    ("tinyv_cli.app", "tinyv_cli.usage"),
+    ("tinyv_cli.__main__", "tinyv_cli.app", "tinyv_cli.usage"),
     ("tinyv_cli.commands", "tinyv_cli.options"),
     ("quantize", "weights"),
     ("tinyv_cli.session", "tinyv_cli.reply"),
@@ -189,7 +189,7 @@ def test_help_loads_no_verb():
 
 
 def test_all_light_modules_together_load_nothing_heavy():
-    light = [module for module in MODULES if is_light(module)]
+    light = [module for module in MODULES if is_light(module) and "__main__" not in module]
     assert "tinyv_cli.commands.ask" in light
     assert "tinyv_cli.session" in light
     loaded = list_loaded("\n".join(f"import {module}" for module in light))

@@ -3,7 +3,7 @@
 A `Session` is one conversation: it joins prompt, tokenizer, image encoder and decoder.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Protocol
@@ -81,6 +81,7 @@ class Session:
         template: Template,
         *,
         notify: Callable[[str], None],
+        stop_ids: Collection[int] | None = None,
     ) -> None:
         """Starts a conversation in which nothing was said.
 
@@ -89,12 +90,14 @@ class Session:
             tokenizer: of the same variant.
             template: how prompts are laid out.
             notify: takes one line for the user.
+            stop_ids: end an answer; None takes those of the tokenizer.
         """
         self._encoder = runtime.encoder
         self._decoder = TrackedDecoder(runtime.decoder)
         self._tokenizer = tokenizer
         self._template = template
         self._notify = notify
+        self._stop_ids = tokenizer.stop_ids if stop_ids is None else frozenset(stop_ids)
         self._pixels: np.ndarray | None = None  # (1, 3, S, S)
         self._image: ImageTokens | None = None
         self._turns: list[Turn] = []
@@ -145,7 +148,7 @@ class Session:
             self._decoder,
             rest,
             Sampler(options.sampling),
-            self._tokenizer.stop_ids,
+            self._stop_ids,
             options.max_new_tokens,
         )
         return (yield from write_answer(ids, self._tokenizer.make_stream(), draft))

@@ -55,13 +55,11 @@ def claim_tensors(files: Sequence[TensorFile], table: NameTable) -> Claims:
         WeightsError: a tensor is in no table, is there twice, or is no floating-point tensor.
     """
     claims: Claims = {}
-    seen: dict[str, Origin] = {}
     for file in files:
         unknown = []
         for foreign in file.shapes:
             name = foreign.removeprefix(DISTRIBUTED_PREFIX)
             origin = Origin(file, foreign)
-            _check_first(seen.setdefault(name, origin), origin)
             target = table.targets.get(name)
             if target is not None:
                 _check_first(claims.setdefault(target, origin), origin)

@@ -44,7 +44,9 @@ def run_program(answer, *words, **options):
     """The program as a process, with a runtime that gives this answer."""
     defaults = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 60, "text": True}
     command = [sys.executable, "-m", "tests.light.toy_program", answer, *words]
-    return subprocess.run(command, cwd=ROOT, check=False, **(defaults | options))
+    # With unbuffered streams nothing is left for the interpreter to write at its end.
+    environment = {key: os.environ[key] for key in os.environ if key != "PYTHONUNBUFFERED"}
+    return subprocess.run(command, cwd=ROOT, check=False, env=environment, **(defaults | options))
 
 
 def test_the_version_is_one_line_on_stdout(capsys):
@@ -98,6 +100,11 @@ def test_no_verb_shows_the_help_on_stderr_and_is_a_usage_error(capsys):
         (
             ["ask", "a", "b", "--temp", "nan"],
             "'nan' is no value for --temp",
+            "give --temp (or the variable TINYV_TEMP) a number, 0 or more",
+        ),
+        (
+            ["ask", "a", "b", "--temp", "inf"],
+            "'inf' is no value for --temp",
             "give --temp (or the variable TINYV_TEMP) a number, 0 or more",
         ),
         (

@@ -95,6 +95,16 @@ def test_an_answer_that_reaches_its_limit_is_said_to_be_cut(toy, say, capsys):
     )
 
 
+def test_an_answer_that_fills_the_context_is_said_to_be_cut(toy, say, capsys):
+    say("yes")
+    main(["ask", "cat.png", "what is it?", "--json"])
+    n_prompt = json.loads(capsys.readouterr().out)["usage"]["prompt_tokens"]
+    say(make_script("a red square", stop=False))
+    assert main(["ask", "cat.png", "what is it?", "-c", str(n_prompt + 4)]) == ExitCode.OK
+    note = "note: the answer was cut after 5 tokens; the context is full, see `-c`\n"
+    assert capsys.readouterr() == ("a red\n", note)
+
+
 def test_the_prompt_can_be_seen_before_the_answer(toy, say, capsys):
     say("a red square")
     assert main(["ask", "cat.png", "[vqa] what?", "--show-prompt"]) == ExitCode.OK
@@ -184,10 +194,18 @@ def test_only_the_last_newline_of_stdin_is_dropped(toy, say, capsys, monkeypatch
 def test_a_question_on_stdin_that_is_none_is_an_error_of_input(
     toy, say, capsys, monkeypatch, content, problem
 ):
-    say("yes")
+    seen = say("yes")
     put_on_stdin(monkeypatch, content)
     assert main(["ask", "cat.png", "-"]) == ExitCode.INPUT
     assert problem in capsys.readouterr().err
+    assert seen == {}
+
+
+def test_a_blank_question_is_found_before_anything_is_opened(toy, say, capsys):
+    seen = say("yes")
+    assert main(["ask", "cat.png", " "]) == ExitCode.INPUT
+    assert "the question is blank" in capsys.readouterr().err
+    assert seen == {}
 
 
 def test_the_picture_can_come_from_stdin(toy, say, capsys, monkeypatch, tmp_path):

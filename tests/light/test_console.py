@@ -51,6 +51,9 @@ def test_an_answer_that_broke_off_ends_its_line_and_none_begins_one(capsys):
     console.end_broken_answer()
     console.end_broken_answer()
     assert capsys.readouterr().out == "a c\n"
+    console.write_piece("a cat\n")
+    console.end_broken_answer()
+    assert capsys.readouterr().out == "a cat\n"
 
 
 @pytest.mark.parametrize(("encoding", "shown"), [("ascii", "caf? ?"), ("latin-1", "café ?")])
@@ -249,8 +252,8 @@ def run_on_terminal(code, **environment):
 WRITE_ERROR = "Console().write_error(TinyvError('[b]x[/b] is wrong', 'do [this]'))"
 
 
-def test_an_error_on_a_terminal_has_colour_and_keeps_its_brackets():
-    out, shown = run_on_terminal(WRITE_ERROR)
+def test_an_error_on_a_terminal_has_colour_and_keeps_its_brackets_and_its_line():
+    out, shown = run_on_terminal(WRITE_ERROR, COLUMNS="10")
     assert out == ""
     assert "\x1b[1;31merror:" in shown
     assert "[b]x[/b] is wrong" in shown

@@ -67,6 +67,7 @@ def test_a_variant_of_that_name_goes_before_a_folder_right_here(tmp_path):
 
 def test_a_dot_is_the_folder_right_here(tmp_path, monkeypatch):
     write_variant(tmp_path / "toy")
+    add("another")
     monkeypatch.chdir(tmp_path / "toy")
     assert resolve_variant(".").name == "toy"
 

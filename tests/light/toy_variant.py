@@ -73,6 +73,7 @@ def make_open_backend(script, seen=None):
     def open_backend(variant, options, notify):
         if seen is not None:
             seen.update(variant=variant, options=options)
-        return Backend(ToyEncoder(), ScriptedDecoder(script), "toy", LOAD_S)
+        decoder = ScriptedDecoder(script, options.context_length or 2048)
+        return Backend(ToyEncoder(), decoder, "toy", LOAD_S)
 
     return open_backend

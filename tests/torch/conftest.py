@@ -81,4 +81,3 @@ def golden_variant(variants_home: Path) -> Callable[[str, int], Variant]:
         return read_variant(folder)
 
     return make
-

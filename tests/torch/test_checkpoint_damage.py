@@ -105,6 +105,16 @@ def test_a_checkpoint_without_any_lora_is_no_later_stage(tmp_path, lora_names):
     assert f"lacks 8 tensors: {LAYER}.query_key_value.lora_A" in refuse(folder)
 
 
+def test_a_first_stage_may_have_lora_but_not_in_some_layers_only(tmp_path):
+    folder = write_tiny(tmp_path / "s", stage=2)
+    first = folder / "TinyGPT-V_for_Stage1.pth"
+    (folder / "TinyGPT-V_for_Stage2.pth").rename(first)
+    open_weights(resolve_sources(folder)).close()
+
+    change_tensors(first, lambda t: [t.pop(name) for name in list(t) if f"{LAYER}.dense" in name])
+    assert f"{first.name} lacks 2 tensors: {LAYER}.dense.lora_A" in refuse(folder)
+
+
 def test_phi_in_two_layouts_at_once_is_refused(folder, tmp_path):
     split = torch.load(write_tiny(tmp_path / "o", phi_layout="split") / PHI, weights_only=True)
     change_tensors(folder / PHI, lambda t: t.update(split))

@@ -1,7 +1,9 @@
 """From a folder of sources to an answer, through the command line, as a user types it."""
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -141,3 +143,26 @@ def test_several_processes_ask_one_variant_at_once(model, picture, tmp_path):
     answers = {process.communicate()[0] for process in running}
     assert [process.returncode for process in running] == [0, 0, 0, 0]
     assert len(answers) == 1
+
+
+def test_the_variants_own_stop_ids_end_an_answer(model, picture, tmp_path, capsys):
+    copy = Path(shutil.copytree(model, tmp_path / "copy"))
+    words = ["ask", str(picture), "what?", "-m", str(copy), "-n", "6", "--json"]
+    assert main(words) == 0
+    tokens = json.loads(capsys.readouterr().out)["tokens"]
+    manifest = json.loads((copy / "manifest.json").read_text("utf-8"))
+    manifest["stop_ids"] = [tokens[2]]
+    (copy / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    assert main(words) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["finish_reason"] == "stop"
+    assert document["tokens"] == tokens[: tokens.index(tokens[2])]
+
+
+def test_the_manifest_names_every_source_by_its_hash(sources, model):
+    manifest = json.loads((model / "manifest.json").read_text("utf-8"))
+    listed = {entry["path"]: entry["sha256"] for entry in manifest["sources"]}
+    for path in sources.rglob("*"):
+        if path.is_file() and path.suffix in (".pth", ".bin", ".safetensors"):
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            assert listed[path.relative_to(sources).as_posix()] == digest

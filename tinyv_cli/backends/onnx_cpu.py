@@ -160,7 +160,9 @@ def open_cpu(variant: Variant, options: BackendOptions, notify: Callable[[str], 
     """
     started = time.perf_counter()
     spec = variant.manifest.spec.language
-    context_length = options.context_length or spec.context_length
+    context_length = options.context_length
+    if context_length is None:
+        context_length = spec.context_length
     if not 0 < context_length <= spec.context_length:
         raise UsageError(
             f"a context of {context_length} positions does not fit this model",

@@ -133,9 +133,7 @@ class PackedPart:
                 shutil.rmtree(other, ignore_errors=True)
 
 
-def resolve_graph(
-    variant: Variant, role: str, threads: int, notify: Callable[[str], None]
-) -> Path:
+def resolve_graph(variant: Variant, role: str, threads: int, notify: Callable[[str], None]) -> Path:
     """Finds the graph to open: the packed one, made first where it is missing, or the portable one.
 
     Args:

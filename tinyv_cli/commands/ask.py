@@ -71,7 +71,11 @@ def open_session(
 
     tokenizer = Tokenizer(variant.path("tokenizer"))
     with closing(open_backend(variant, options, console.write_note)) as backend:
-        yield Session(backend, tokenizer, template, notify=console.write_note), backend
+        stop_ids = variant.manifest.stop_ids
+        session = Session(
+            backend, tokenizer, template, notify=console.write_note, stop_ids=stop_ids
+        )
+        yield session, backend
 
 
 def _make_answer_options(arguments: AskArguments) -> "AnswerOptions":

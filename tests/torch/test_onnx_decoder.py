@@ -1,0 +1,105 @@
+"""The CPU's decoder: what is cached gives what computing everything anew gives."""
+
+import numpy as np
+import pytest
+
+from tests.golden import CASES, needs_golden
+from tests.torch.conftest import open_variant
+from tinyv_cli.backends import Backend, BackendOptions, open_backend
+from tinyv_cli.backends import onnx_cpu as onnx_cpu_module
+from tinyv_cli.errors import DeviceError, UsageError
+from tinyv_cli.generate import ImageTokens
+
+pytestmark = needs_golden
+
+# ‖cached − uncached‖ / ‖uncached‖ of the logits. Unrounded, only the order of additions differs
+# (measured: 5e-7). Rounded, one position and several take different kernels, and a last bit that
+# differs can move an activation to the next of its 256 steps: measured 0.002 to 0.010.
+BOUNDS = {32: 1e-5, 8: 0.03, 4: 0.03}
+
+
+def relative(out: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(out - expected) / np.linalg.norm(expected))
+
+
+@pytest.fixture(params=BOUNDS)
+def opened(request, golden_variant) -> tuple[Backend, float]:
+    backend = open_variant(golden_variant(CASES[1], request.param)).backend
+    return backend, BOUNDS[request.param]
+
+
+def make_ids(n: int, seed: int) -> tuple[int, ...]:
+    return tuple(map(int, np.random.default_rng(seed).integers(0, 384, n)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_prompt_in_random_parts_gives_the_logits_of_the_whole(opened, seed):
+    backend, bound = opened
+    decoder, generator = backend.decoder, np.random.default_rng(seed)
+    ids = make_ids(90, seed)
+    decoder.rewind(0)
+    whole = decoder.extend([ids])
+    decoder.rewind(0)
+    start = 0
+    while start < len(ids):
+        end = min(len(ids), start + int(generator.choice([1, 1, 2, 7, 30])))
+        parts = decoder.extend([ids[start:end]])
+        start = end
+    assert decoder.length == len(ids)
+    assert relative(parts, whole) < bound
+
+
+def test_a_rewound_cache_holds_nothing_of_what_was_forgotten(opened):
+    backend, bound = opened
+    decoder = backend.decoder
+    ids, other = make_ids(60, 1), make_ids(60, 2)
+    decoder.rewind(0)
+    fresh = decoder.extend([ids])
+    decoder.rewind(25)
+    decoder.extend([other])
+    decoder.rewind(25)
+    again = decoder.extend([ids[25:]])
+    assert relative(again, fresh) < bound
+    assert relative(decoder.extend([other[:5]]), fresh) > 10 * bound, "the bound tells nothing"
+
+
+def test_a_prompt_longer_than_a_chunk_gives_the_logits_of_one_pass(opened, monkeypatch):
+    backend, bound = opened
+    ids = make_ids(700, 3)
+    backend.decoder.rewind(0)
+    in_chunks = backend.decoder.extend([ids])
+    monkeypatch.setattr(onnx_cpu_module, "_CHUNK_POSITIONS", 2048)
+    backend.decoder.rewind(0)
+    assert relative(in_chunks, backend.decoder.extend([ids])) < bound
+
+
+def test_image_tokens_stand_where_they_are_put(opened):
+    decoder = opened[0].decoder
+    rows = decoder._embeddings.rows(make_ids(6, 4))
+    decoder.rewind(0)
+    as_ids = decoder.extend([make_ids(3, 5), make_ids(6, 4), make_ids(2, 6)])
+    decoder.rewind(0)
+    as_rows = decoder.extend([make_ids(3, 5), ImageTokens(rows, "k"), make_ids(2, 6)])
+    assert np.array_equal(as_ids, as_rows)
+
+
+def test_a_decoder_fills_its_context_to_the_last_position(golden_variant):
+    variant = golden_variant(CASES[1], 32)
+    short = open_backend(variant, BackendOptions(threads=1, context_length=40), print).decoder
+    full = open_variant(variant).backend.decoder
+    ids = make_ids(40, 7)
+    assert relative(short.extend([ids]), full.extend([ids])) < BOUNDS[32]
+    assert short.length == short.context_length == 40
+
+
+@pytest.mark.parametrize("context_length", [0, 2049, 10**9])
+def test_a_context_the_model_does_not_know_is_refused(context_length, golden_variant):
+    variant = golden_variant(CASES[1], 32)
+    with pytest.raises(UsageError, match=str(context_length)):
+        open_backend(variant, BackendOptions(context_length=context_length), print)
+
+
+@pytest.mark.parametrize(("device", "kind"), [("cuda", DeviceError), ("tpu", UsageError)])
+def test_a_device_that_cannot_be_used_is_refused(device, kind, golden_variant):
+    with pytest.raises(kind, match=device if kind is UsageError else "CUDA"):
+        open_backend(golden_variant(CASES[1], 32), BackendOptions(device=device), print)
