@@ -1,4 +1,4 @@
-"""Phi-2 with its added norms becomes `decoder.onnx`: embeddings in, logits of the last position out.
+"""Phi-2 with its added norms becomes `decoder.onnx`: embeddings in, last position's logits out.
 
 Keys and values stand in buffers of the caller, (B, H, C, d) for each layer; the graph writes the
 new positions into them. Knows the network's order of operations, not how a matrix is rounded.
@@ -52,7 +52,7 @@ def make_rotary_tables(spec: LanguageSpec) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _write_block(graph: GraphWriter, spec: LanguageSpec, layer: int, x: str) -> str:
-    """x + RMSNorm(attention(h)) + MLP(h) with h = LayerNorm(x), (B, T, D)."""
+    """One block, x + RMSNorm(attention(h)) + MLP(h) with h = LayerNorm(x), (B, T, D)."""
     at = f"language.layers.{layer}"
     hidden = graph.layer_norm(x, f"{at}.input_layernorm", spec.eps)
     mixed = graph.linear(_write_attention(graph, spec, layer, hidden), f"{at}.attention.dense")

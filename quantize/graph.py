@@ -7,7 +7,7 @@ rounding is spelt in operators (`linear`), and nothing of the network.
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import onnx
@@ -24,7 +24,8 @@ MICROSOFT = "com.microsoft"
 _INLINE_BYTES = 1024  # below this a tensor stays in the graph, where the runtime can fold it
 _ALIGN_BYTES = 4096  # a page: mapped tensors start on one
 
-ReadTensor = Callable[[str], torch.Tensor]
+ReadTensor: TypeAlias = Callable[[str], torch.Tensor]
+Attribute: TypeAlias = int | float | str | list[int]
 
 
 class GraphWriter:
@@ -77,14 +78,14 @@ class GraphWriter:
         return name if name in self._constants else self.constant(name, self.read(name).numpy())
 
     def node(
-        self, operator: str, inputs: list[str], outputs: list[str], **attributes: Any
+        self, operator: str, inputs: list[str], outputs: list[str], **attributes: Attribute
     ) -> list[str]:
         """Adds a node, named as its first output, and gives its outputs back."""
         node = helper.make_node(operator, inputs, outputs, name=outputs[0], **attributes)
         self._nodes.append(node)
         return outputs
 
-    def apply(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
+    def apply(self, operator: str, inputs: list[str], output: str, **attributes: Attribute) -> str:
         """Adds a node with one output and gives its name."""
         return self.node(operator, inputs, [output], **attributes)[0]
 
@@ -104,7 +105,7 @@ class GraphWriter:
         return self.apply("LayerNormalization", inputs, f"{tensors}.out", axis=-1, epsilon=eps)
 
     def linear(self, x: str, tensors: str) -> str:
-        """x · Wᵀ + b with `tensors`.weight (N, K), rounded as the recipe says, and `tensors`.bias."""
+        """Computes x · Wᵀ + b with `tensors`.weight (N, K), rounded as told, and `tensors`.bias."""
         name = f"{tensors}.weight"
         rounding = self._recipe.rounding(name)
         bias, out = self.weight(f"{tensors}.bias"), f"{tensors}.out"
@@ -151,11 +152,11 @@ class GraphWriter:
         self._data.flush()
         onnx.save(model, self.path)
 
-    def _append(self, tensor: Any, values: np.ndarray) -> None:
+    def _append(self, tensor: TensorProto, values: np.ndarray) -> None:
         """Puts the numbers at the next page of the data file and their place into the tensor."""
         offset = -(-self._data.tell() // _ALIGN_BYTES) * _ALIGN_BYTES
         self._data.write(b"\0" * (offset - self._data.tell()))
-        self._data.write(memoryview(values).cast("B"))
+        self._data.write(values.data.cast("B"))
         tensor.data_location = TensorProto.EXTERNAL
         place = {"location": self.data_path.name, "offset": offset, "length": values.nbytes}
         for key, value in place.items():

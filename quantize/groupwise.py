@@ -1,4 +1,4 @@
-"""A float32 matrix becomes codes, scales and zero points, group by group; knows no file and no runtime.
+"""A float32 matrix becomes codes, scales and zero points by group; knows no file and no runtime.
 
 Asymmetric: a weight is (code - zero_point) · scale. Groups are runs of columns within a row; the
 last one may be shorter. Codes are 0 … 2^bits - 1, scales float32 and positive, zero points

@@ -37,7 +37,6 @@ from tinyv_cli.manifest import (
 from tinyv_cli.progress import Progress
 from tinyv_cli.prompt import TEMPLATES, default_template
 from tinyv_cli.session import AnswerOptions, Session
-from tinyv_cli.spec import ModelSpec
 from tinyv_cli.tokenizer import Tokenizer, derive_stop_ids
 from weights.checkpoint import MergedWeights, open_weights
 from weights.sources import SourceFiles, read_tokenizer_json, resolve_sources

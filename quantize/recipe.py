@@ -1,4 +1,4 @@
-"""A tensor's name becomes the rounding it gets: recipes as data; knows no arithmetic and no format."""
+"""A tensor's name becomes the rounding it gets: recipes as data; knows no arithmetic."""
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -23,7 +23,7 @@ class Rounding:
         return self.bits == 32
 
     def bits_per_weight(self) -> float:
-        """Bits stored for one weight: its code, and its share of a float32 scale and a zero point."""
+        """Bits stored for one weight: a code, its share of a float32 scale and of a zero point."""
         return 32.0 if self.is_exact else self.bits + (32 + self.bits) / self.group
 
 

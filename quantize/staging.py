@@ -1,4 +1,4 @@
-"""A folder is built beside its place and moved there when it is whole; knows nothing of its content.
+"""A folder is built beside its place and moved there when it is whole; knows no content.
 
 Whatever moment the process is killed at, the target is as it was, or absent, or complete. Folders
 that a killed process left are removed, or put back, by the next one (`clean_up`).

@@ -77,7 +77,7 @@ def _write_patches(graph: GraphWriter, spec: VisionSpec) -> str:
 
 
 def _write_vit_block(graph: GraphWriter, spec: VisionSpec, layer: int, x: str) -> str:
-    """x += proj(attention(norm1(x))), x += fc2(gelu(fc1(norm2(x)))), (B, N, Dv)."""
+    """One block: x += proj(attention(norm1(x))), x += fc2(gelu(fc1(norm2(x)))), (B, N, Dv)."""
     at = f"vision.layers.{layer}"
     hidden = graph.layer_norm(x, f"{at}.layer_norm1", spec.eps)
     qkv = graph.linear(hidden, f"{at}.self_attn.qkv")

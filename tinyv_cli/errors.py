@@ -1,4 +1,4 @@
-"""A planned failure becomes a problem, a way out and an exit code; knows nothing of how they are shown."""
+"""A planned failure becomes a problem, a way out and an exit code; shows nothing itself."""
 
 from enum import IntEnum
 

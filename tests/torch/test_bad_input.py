@@ -1,4 +1,4 @@
-"""What a user can do wrong, and what can go wrong: exit code, problem, hint, and nothing half made."""
+"""What a user can do wrong, and what can go wrong: exit code, problem, hint, nothing half made."""
 
 import errno
 import io
@@ -133,7 +133,7 @@ def test_cuda_is_refused_not_replaced(model, picture, capsys):
 
 def edit_torch_file(path: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> None:
     content = torch.load(path, weights_only=True)
-    edit(content["model"] if "model" in content else content)
+    edit(content.get("model", content))
     torch.save(content, path)
 
 

@@ -17,8 +17,8 @@ from tinyv_cli.session import AnswerOptions, Session
 pytestmark = [needs_golden, pytest.mark.parametrize("case", CASES)]
 
 # Largest relative error of image tokens and of logits, ‖out − ref‖ / ‖ref‖, and the least cosine of
-# one image token. Measured: 0.020 and 0.023 at 8 bits, 0.020 and 0.20 at 4; the networks are random,
-# so that nothing averages out; DESIGN.md has the figures.
+# one image token. Measured: 0.020 and 0.023 at 8 bits, 0.020 and 0.20 at 4. The networks are random
+# and average nothing out; DESIGN.md has the figures.
 BOUNDS = {8: (0.04, 0.05, 0.998), 4: (0.04, 0.35, 0.998)}
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def write_chain(path: Path, bits: int, widths: tuple[int, ...]) -> None:
     """A graph of several linears; with wide ones the runtime packs, small ones stand between."""
     generator = torch.Generator().manual_seed(3)
     tensors = {}
-    for i, (n_in, n_out) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (n_in, n_out) in enumerate(pairwise(widths)):
         tensors[f"{i}.weight"] = torch.randn(n_out, n_in, generator=generator) / n_in**0.5
         tensors[f"{i}.bias"] = torch.randn(n_out, generator=generator)
     with GraphWriter(path, Recipe(bits, (("*", Rounding(bits)),)), tensors.__getitem__) as graph:

@@ -103,7 +103,8 @@ class OnnxDecoder:
         embeddings = np.concatenate([self._to_embeddings(segment) for segment in segments])
         for start in range(0, len(embeddings), _CHUNK_POSITIONS):
             self._run(embeddings[start : start + _CHUNK_POSITIONS])
-        return self._logits[0].copy()
+        logits: np.ndarray = self._logits[0].copy()
+        return logits
 
     def rewind(self, length: int) -> None:
         """Forgets the positions from `length` on."""

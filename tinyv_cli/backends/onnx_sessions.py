@@ -7,6 +7,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from tinyv_cli.errors import WeightsError
 
+RUNTIME = f"ort{ort.__version__}"
+
 _UNREADABLE = (
     ort_errors.Fail,
     ort_errors.InvalidArgument,
@@ -16,9 +18,9 @@ _UNREADABLE = (
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
 )
-# The runtime starts a page only for tensors above 1 MiB. Packed numbers that follow a smaller one lie
-# at odd addresses, where its kernels read other bytes than it wrote: DESIGN.md. Smaller tensors
-# therefore stay in the graph, unpacked.
+# The runtime starts a page only for tensors above 1 MiB. Packed numbers behind a smaller one lie at
+# odd addresses, where its kernels read other bytes than it wrote (quantize/DESIGN.md): such tensors
+# stay in the graph, unpacked.
 _SMALLEST_PACKED_BYTES = (1 << 20) + 1
 _ERRORS_ONLY = 3  # ORT_LOGGING_LEVEL_ERROR: warnings of the runtime are not for the user
 

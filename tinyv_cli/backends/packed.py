@@ -1,4 +1,4 @@
-"""A variant's portable graph becomes one whose weights lie as this processor wants them, kept on disk.
+"""A variant's portable graph becomes one with its weights as this processor wants them, on disk.
 
 onnxruntime rearranges the weights of a graph when it opens it. Saved rearranged, they are mapped
 instead of allocated: DESIGN.md has what that gains. The copy fits one processor and one release of
@@ -17,10 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
-import onnxruntime as ort
 import psutil
 
-from tinyv_cli.backends.onnx_sessions import save_packed
+from tinyv_cli.backends.onnx_sessions import RUNTIME, save_packed
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.hashes import check_hashes, hash_file, remember_hashes
 from tinyv_cli.manifest import FileEntry, Variant
@@ -81,7 +80,10 @@ class PackedPart:
         record = json.loads((self.folder / _RECORD).read_text("utf-8"))
         if record["origin"] != self.origin:
             raise ValueError("packed from other weights")
-        return [FileEntry(**entry) for entry in record["files"]]
+        files = [FileEntry(**entry) for entry in record["files"]]
+        if any(Path(entry.path).name != entry.path for entry in files):
+            raise ValueError("a file outside the folder")
+        return files
 
     def build(self, threads: int) -> None:
         """Makes the copy beside its place and renames it, so that nobody sees half of one.
@@ -160,9 +162,9 @@ def resolve_graph(variant: Variant, role: str, threads: int, notify: Callable[[s
 
 
 def describe_machine() -> str:
-    """Names what packed weights depend on: architecture, runtime and the processor's instructions."""
+    """Names what packed weights depend on: architecture, instruction sets and runtime."""
     instructions = hashlib.sha256(_read_instructions().encode()).hexdigest()[:8]
-    return f"{platform.machine()}-{instructions}-ort{ort.__version__}"
+    return f"{platform.machine()}-{instructions}-{RUNTIME}"
 
 
 def _read_instructions() -> str:

@@ -23,9 +23,7 @@ def resolve_threads(asked: int | None) -> int:
     """
     if asked is not None:
         if asked < 1:
-            raise UsageError(
-                f"{asked} threads cannot compute anything", "use `--threads 1` or more"
-            )
+            raise UsageError(f"{asked} threads compute nothing", "use `--threads 1` or more")
         return asked
     from_environment = os.environ.get("OMP_NUM_THREADS", "")
     if from_environment.isdecimal() and int(from_environment) > 0:

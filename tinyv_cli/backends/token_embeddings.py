@@ -47,7 +47,8 @@ class TokenEmbeddings:
             return np.asarray(rows, np.float32)
         scales = self._scales[chosen]  # (T, G, 2)
         groups = rows.reshape(*scales.shape[:2], -1) * scales[..., :1] + scales[..., 1:]
-        return groups.reshape(len(chosen), -1)[:, : self._width].astype(np.float32, copy=False)
+        weights: np.ndarray = groups.reshape(len(chosen), -1)[:, : self._width]
+        return weights
 
 
 def open_token_embeddings(codes: Path, scales: Path | None, width: int) -> TokenEmbeddings:
