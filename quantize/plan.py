@@ -12,6 +12,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 EMBEDDINGS = "language.embed_tokens.weight"
 _GRAPH_BYTES_PER_TENSOR = 700  # of an `.onnx` file: name, place in the data file, its node
 _PAGE_BYTES = 4096
+_FLOAT_BYTES = 4
+_PROGRAM_BYTES = 400_000_000  # interpreter, torch and the runtime
 _PACKED_SHARE = 2.2  # the runtime's packed copy keeps the portable numbers beside the packed ones
 
 
@@ -88,9 +90,19 @@ def make_plan(spec: ModelSpec, shapes: Shapes, recipe: Recipe) -> Plan:
         recipe=recipe,
         parts=parts,
         run_bytes=estimate_run_bytes(spec, size_bytes, spec.language.context_length),
-        quantise_bytes=12 * largest + max(part.size_bytes for part in parts) + 600_000_000,
+        quantise_bytes=_estimate_quantise_bytes(size_bytes, largest),
         disk_bytes=int(size_bytes + packed),
     )
+
+
+def _estimate_quantise_bytes(size_bytes: int, largest: int) -> int:
+    """Peak of making a variant: rounding its largest matrix, or later opening all of it to measure.
+
+    While the parts are opened for measuring, portable and packed numbers are both mapped.
+    """
+    rounding = 3 * _FLOAT_BYTES * largest
+    measuring = 2 * size_bytes + _FLOAT_BYTES * largest
+    return _PROGRAM_BYTES + max(rounding, measuring)
 
 
 def _plan_part(name: str, shapes: Shapes, recipe: Recipe) -> PlannedPart:

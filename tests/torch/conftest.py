@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -60,6 +61,12 @@ def open_variant(variant: Variant) -> OpenVariant:
 def variants_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """TINYV_HOME of the shared variants."""
     return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Small networks are faster so, and on busy cores many times faster."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
