@@ -28,7 +28,6 @@ def make_qformer_config(spec: QFormerSpec, vision_width: int) -> Blip2QFormerCon
         cross_attention_frequency=spec.cross_attention_every,
         encoder_hidden_size=vision_width,
         use_qformer_text_input=False,
-        attn_implementation="sdpa",
     )
 
 
