@@ -14,7 +14,26 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from quantize.graph import MICROSOFT, GraphWriter
+from tinyv_cli.errors import WeightsError
 from tinyv_cli.spec import LanguageSpec
+
+_KERNEL_CHANNELS = 16  # GroupQueryAttention takes heads and rotated channels in multiples of these
+
+
+def check_heads(spec: LanguageSpec) -> None:
+    """Refuses heads that the runtime's attention cannot compute, before anything is rounded.
+
+    Raises:
+        WeightsError: channels of a head, or those rotated, are no multiple of 16.
+
+    Source: onnxruntime 1.31, group_query_attention_helper.h.
+    """
+    if spec.head_width % _KERNEL_CHANNELS or spec.rotary_width % _KERNEL_CHANNELS:
+        raise WeightsError(
+            f"heads of {spec.head_width} channels with {spec.rotary_width} rotated cannot run in "
+            f"onnxruntime, which wants multiples of {_KERNEL_CHANNELS}",
+            "use Phi-2 (80 and 32), or a miniature with other numbers in phi-2/config.json",
+        )
 
 
 def write_decoder(graph: GraphWriter, spec: LanguageSpec, advance: Callable[[], None]) -> None:

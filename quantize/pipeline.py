@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from quantize.compare import measure_errors
-from quantize.decoder_graph import write_decoder
+from quantize.decoder_graph import check_heads, write_decoder
 from quantize.graph import GraphWriter, ReadTensor
 from quantize.groupwise import round_matrix
 from quantize.plan import EMBEDDINGS, Plan, make_plan
@@ -151,6 +151,7 @@ def _choose_recipe(options: QuantizeOptions) -> Recipe:
 
 
 def _plan(weights: MergedWeights, recipe: Recipe) -> Plan:
+    check_heads(weights.spec.language)
     return make_plan(weights.spec, {name: weights.shape(name) for name in weights.names}, recipe)
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from PIL import Image
 
 from tinyv_cli.app import main
 from tinyv_cli.errors import ExitCode
+from tinyv_cli.spec import LanguageSpec, make_tiny_spec
+from weights.synthetic import SyntheticOptions, write_sources
 from weights.synthetic import main as write_synthetic
 
 CHECKPOINT = "TinyGPT-V_for_Stage3.pth"
@@ -199,6 +202,16 @@ def test_damaged_sources_are_refused_by_name_and_leave_nothing(damage, sources, 
     assert not list(output.parent.glob("*"))
     assert not list(output.parent.glob(".*"))
     assert not (sources / "ran").exists()
+
+
+def test_heads_that_the_runtime_cannot_compute_are_refused_early(tmp_path, capsys):
+    language = LanguageSpec(width=120, n_layers=1, n_heads=3, mlp_width=64, vocab_size=512)
+    spec = replace(make_tiny_spec(3), language=replace(language, rotary_width=16))
+    write_sources(tmp_path / "sources", spec, SyntheticOptions())
+    for flags in (["--dry-run"], []):
+        words = ["quantize", "--sources", tmp_path / "sources", "-o", tmp_path / "new", *flags]
+        expect_failure(capsys, words, ExitCode.WEIGHTS, problem="heads of 40 channels")
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_variant_is_not_taken_for_sources(model, tmp_path, capsys):
