@@ -15,7 +15,7 @@ from quantize.compare import measure_errors
 from quantize.decoder_graph import check_heads, write_decoder
 from quantize.graph import GraphWriter, ReadTensor
 from quantize.groupwise import round_matrix
-from quantize.plan import EMBEDDINGS, Plan, make_plan
+from quantize.plan import EMBEDDINGS, FILES, Plan, make_plan
 from quantize.probes import PROBES, make_pictures
 from quantize.recipe import RECIPES, Recipe
 from quantize.staging import build_beside, move_in
@@ -41,15 +41,6 @@ from tinyv_cli.tokenizer import Tokenizer, derive_stop_ids
 from weights.checkpoint import MergedWeights, open_weights
 from weights.sources import SourceFiles, read_tokenizer_json, resolve_sources
 
-_FILES = {  # role → name, in the order of the manifest
-    "vision": "vision.onnx",
-    "vision-data": "vision.data",
-    "decoder": "decoder.onnx",
-    "decoder-data": "decoder.data",
-    "embeddings": "embeddings.npy",
-    "embeddings-scales": "embeddings.scales.npy",
-    "tokenizer": "tokenizer.json",
-}
 _PACKED_ROLES = ("vision", "decoder")
 _SMOKE_TOKENS = 16
 
@@ -118,7 +109,7 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
         plan = _plan(weights, recipe)
         _check_disk(target, plan)
         _write_parts(building, weights, recipe, resolve_threads(options.threads), progress)
-        (building / _FILES["tokenizer"]).write_text(read_tokenizer_json(files), "utf-8")
+        (building / FILES["tokenizer"]).write_text(read_tokenizer_json(files), "utf-8")
         variant = _describe(building, weights, recipe, progress)
         variant, answer = _try_out(variant, weights, options, progress)
         move_in(building, target, replace=options.force)
@@ -193,12 +184,12 @@ def _write_parts(
     spec = weights.spec
     n_steps = spec.vision.n_layers + spec.qformer.n_layers
     with (
-        GraphWriter(building / _FILES["vision"], recipe, fold_projections(read), threads) as graph,
+        GraphWriter(building / FILES["vision"], recipe, fold_projections(read), threads) as graph,
         progress("rounding the vision side", n_steps) as bar,
     ):
         write_vision(graph, spec, bar.advance)
     with (
-        GraphWriter(building / _FILES["decoder"], recipe, read, threads) as graph,
+        GraphWriter(building / FILES["decoder"], recipe, read, threads) as graph,
         progress("rounding the language model", spec.language.n_layers + 1) as bar,
     ):
         write_decoder(graph, spec.language, bar.advance)
@@ -211,13 +202,13 @@ def _write_embeddings(building: Path, recipe: Recipe, threads: int, read: ReadTe
     rounding = recipe.rounding(EMBEDDINGS)
     table = read(EMBEDDINGS)
     if rounding.is_exact:
-        np.save(building / _FILES["embeddings"], table.numpy())
+        np.save(building / FILES["embeddings"], table.numpy())
         return
     rounded = round_matrix(table, rounding, threads)
     offsets = -rounded.zero_points.float() * rounded.scales
     scales = np.stack([rounded.scales.numpy(), offsets.numpy()], axis=-1)
-    np.save(building / _FILES["embeddings"], rounded.codes.numpy())
-    np.save(building / _FILES["embeddings-scales"], scales)
+    np.save(building / FILES["embeddings"], rounded.codes.numpy())
+    np.save(building / FILES["embeddings-scales"], scales)
 
 
 def _describe(
@@ -225,7 +216,7 @@ def _describe(
 ) -> Variant:
     """Writes the manifest, its errors still unmeasured, and reads the variant back."""
     sources = weights.files.all_files
-    written = [(role, building / name) for role, name in _FILES.items()]
+    written = [(role, building / name) for role, name in FILES.items()]
     written = [(role, path) for role, path in written if path.exists()]
     total_bytes = sum(path.stat().st_size for path in (*sources, *(p for _, p in written)))
     with progress("hashing", total_bytes, "bytes") as bar:
@@ -236,7 +227,7 @@ def _describe(
 
         files = tuple(describe(path, building, role) for role, path in written)
         origin = tuple(describe(path, weights.files.folder, "source") for path in sources)
-    tokenizer = Tokenizer(building / _FILES["tokenizer"])
+    tokenizer = Tokenizer(building / FILES["tokenizer"])
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         bits=recipe.bits,

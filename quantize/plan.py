@@ -10,6 +10,15 @@ from tinyv_cli.spec import ModelSpec
 
 Shapes = Mapping[str, tuple[int, ...]]
 EMBEDDINGS = "language.embed_tokens.weight"
+FILES = {  # role → name, in the order of the manifest
+    "vision": "vision.onnx",
+    "vision-data": "vision.data",
+    "decoder": "decoder.onnx",
+    "decoder-data": "decoder.data",
+    "embeddings": "embeddings.npy",
+    "embeddings-scales": "embeddings.scales.npy",
+    "tokenizer": "tokenizer.json",
+}
 _GRAPH_BYTES_PER_TENSOR = 700  # of an `.onnx` file: name, place in the data file, its node
 _PAGE_BYTES = 4096
 _FLOAT_BYTES = 4
@@ -23,11 +32,13 @@ class PlannedPart:
 
     Attributes:
         name: `vision`, `decoder` or `embeddings`.
+        files: the names of its files.
         n_weights: numbers before rounding.
         size_bytes: bytes of its files, within a few per cent.
     """
 
     name: str
+    files: tuple[str, ...]
     n_weights: int
     size_bytes: int
 
@@ -111,7 +122,11 @@ def _plan_part(name: str, shapes: Shapes, recipe: Recipe) -> PlannedPart:
         + _GRAPH_BYTES_PER_TENSOR
         for tensor, shape in shapes.items()
     )
-    return PlannedPart(name, _count(shapes.values()), size_bytes)
+    roles = [name, f"{name}-data", f"{name}-scales"]
+    if all(recipe.rounding(tensor).is_exact for tensor in shapes):
+        roles.remove(f"{name}-scales")
+    files = tuple(FILES[role] for role in roles if role in FILES)
+    return PlannedPart(name, files, _count(shapes.values()), size_bytes)
 
 
 def _stored_bytes(shape: tuple[int, ...], bits: int, group: int) -> int:

@@ -56,8 +56,10 @@ def hide_pipeline(monkeypatch, missing):
 def pipeline(monkeypatch, toy):
     """A quantiser that finds a plan and a variant ready; notes what it was asked."""
     parts = (
-        SimpleNamespace(name="vision", n_weights=1000, size_bytes=1100, bits_per_weight=8.8),
-        SimpleNamespace(name="decoder", n_weights=3000, size_bytes=1800, bits_per_weight=4.8),
+        SimpleNamespace(
+            files=("v.onnx", "v.data"), n_weights=1000, size_bytes=1100, bits_per_weight=8.8
+        ),
+        SimpleNamespace(files=("d.onnx",), n_weights=3000, size_bytes=1800, bits_per_weight=4.8),
     )
     plan = SimpleNamespace(
         parts=parts,
@@ -109,8 +111,8 @@ def test_a_dry_run_prints_what_would_be_made_on_stdout_and_makes_nothing(pipelin
     assert err == ""
     assert [line.split() for line in out.splitlines()] == [
         ["part", "weights", "size", "bits/weight"],
-        ["vision", "1,000", "1.1", "kB", "8.80"],
-        ["decoder", "3,000", "1.8", "kB", "4.80"],
+        ["v.onnx,", "v.data", "1,000", "1.1", "kB", "8.80"],
+        ["d.onnx", "3,000", "1.8", "kB", "4.80"],
         ["total", "4,000", "2.9", "kB", "5.80"],
         [],
         ["needed", "about"],

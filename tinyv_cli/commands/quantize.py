@@ -45,7 +45,12 @@ def to_plan_table(plan: "Plan") -> str:
     """What would be made: parts with bytes and bits a weight, then memory and disk."""
     n_weights = sum(part.n_weights for part in plan.parts)
     rows = [
-        (part.name, f"{part.n_weights:,}", to_size(part.size_bytes), f"{part.bits_per_weight:.2f}")
+        (
+            ", ".join(part.files),
+            f"{part.n_weights:,}",
+            to_size(part.size_bytes),
+            f"{part.bits_per_weight:.2f}",
+        )
         for part in plan.parts
     ]
     mean_bits = 8 * plan.size_bytes / n_weights
@@ -55,7 +60,7 @@ def to_plan_table(plan: "Plan") -> str:
         ("memory to answer", to_size(plan.run_bytes)),
         ("free disk", to_size(plan.disk_bytes)),
     ]
-    parts = to_table(("part", "weights", "size", "bits/weight"), [*rows, total])
+    parts = to_table(("files", "weights", "size", "bits/weight"), [*rows, total])
     return f"{parts}\n\n{to_table(('needed', 'about'), needs)}"
 
 
