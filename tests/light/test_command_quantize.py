@@ -110,7 +110,7 @@ def test_a_dry_run_prints_what_would_be_made_on_stdout_and_makes_nothing(pipelin
     out, err = capsys.readouterr()
     assert err == ""
     assert [line.split() for line in out.splitlines()] == [
-        ["part", "weights", "size", "bits/weight"],
+        ["files", "weights", "size", "bits/weight"],
         ["v.onnx,", "v.data", "1,000", "1.1", "kB", "8.80"],
         ["d.onnx", "3,000", "1.8", "kB", "4.80"],
         ["total", "4,000", "2.9", "kB", "5.80"],
