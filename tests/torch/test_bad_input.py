@@ -273,6 +273,15 @@ def test_a_disk_that_fills_up_leaves_nothing(after, sources, tmp_path, monkeypat
     assert list(output.parent.iterdir()) == []
 
 
+def wait_for_file(output: Path, name: str, process: subprocess.Popen) -> None:
+    """Returns as soon as a variant that is being made has a file of this name."""
+    deadline = time.monotonic() + 120
+    while not any(output.parent.glob(f".{output.name}.building-*/{name}")):
+        assert process.poll() is None, "finished before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 @pytest.mark.parametrize("replaces", [False, True])
 @pytest.mark.parametrize("moment", ["vision.data", "decoder.data", "manifest.json", "packed"])
 def test_a_kill_leaves_the_old_variant_or_none_and_the_next_run_cleans_up(
@@ -283,11 +292,7 @@ def test_a_kill_leaves_the_old_variant_or_none_and_the_next_run_cleans_up(
     words = ["quantize", "--sources", str(sources), "-o", str(output), "--bits", "8", "--force"]
     command = [sys.executable, "-m", "tinyv_cli", *words, "-q"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not any(output.parent.glob(f".{output.name}.building-*/{moment}")):
-        assert process.poll() is None, "finished before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    wait_for_file(output, moment, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     if replaces:
@@ -298,6 +303,19 @@ def test_a_kill_leaves_the_old_variant_or_none_and_the_next_run_cleans_up(
     assert main([*words, "-q"]) == 0
     assert not list(output.parent.glob(".*"))
     assert json.loads((output / "manifest.json").read_text("utf-8"))["bits"] == 8
+
+
+def test_ctrl_c_stops_quantising_and_leaves_nothing(sources, tmp_path):
+    output = tmp_path / "variants" / "new"
+    words = ["quantize", "--sources", str(sources), "-o", str(output)]
+    command = [sys.executable, "-m", "tinyv_cli", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for_file(output, "decoder.data", process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert (out, "Traceback" in err) == ("", False)
+    assert list(output.parent.iterdir()) == []
 
 
 def test_a_variant_set_aside_by_a_killed_process_is_put_back(sources, model, tmp_path):
