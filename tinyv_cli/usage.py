@@ -51,7 +51,8 @@ def to_usage_error(complaint: Exception, words: Sequence[str]) -> UsageError:
     help_command = f"{context.command_path if context else f'tinyv {verb}'} --help"
     option, similar = (getattr(complaint, name, None) for name in ("option_name", "possibilities"))
     if similar:
-        return UsageError(f"there is no option {option}", f"did you mean {min(similar)}?")
+        nearest = get_close_matches(str(option), similar, n=1, cutoff=0)[0]
+        return UsageError(f"there is no option {option}", f"did you mean {nearest}?")
     if option and hasattr(complaint, "possibilities"):
         return UsageError(f"there is no option {option}", f"`{help_command}` lists the options")
     message = " ".join(complaint.format_message().split())  # type: ignore[attr-defined]
