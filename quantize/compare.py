@@ -12,6 +12,7 @@ from quantize.graph import ReadTensor
 from quantize.probes import PROBES, Probe, make_pictures
 from quantize.reference import compute_image_tokens, compute_logits
 from tinyv_cli.backends import Backend
+from tinyv_cli.divergence import compute_divergences
 from tinyv_cli.generate import ImageTokens, Segment
 from tinyv_cli.image import to_pixels
 from tinyv_cli.manifest import MeasuredErrors
@@ -57,7 +58,7 @@ def measure_errors(
     divergences, agreements = [], []
     for probe, exact in zip(probes, exact_logits, strict=True):
         logits = _compute_variant_logits(backend, probe, images[probe.picture])
-        divergences.append(_divergences(exact, logits))
+        divergences.append(compute_divergences(exact, logits))
         agreements.append(exact.argmax(-1) == logits.argmax(-1))
     return MeasuredErrors(
         image_token_cosine_mean=round(float(cosines.mean()), _DIGITS),
@@ -105,16 +106,3 @@ def _cosines(exact: np.ndarray, other: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(exact, axis=-1) * np.linalg.norm(other, axis=-1)
     cosines: np.ndarray = (exact * other).sum(-1, dtype=np.float64) / lengths
     return cosines
-
-
-def _divergences(exact: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """KL(exact ‖ other) in nats at each position of logits (T, V)."""
-    exact_log, other_log = _log_softmax(exact), _log_softmax(other)
-    divergences: np.ndarray = (np.exp(exact_log) * (exact_log - other_log)).sum(-1)
-    return divergences.clip(min=0.0)  # rounding can leave -1e-17
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    log_softmax: np.ndarray = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return log_softmax

@@ -12,7 +12,7 @@ import typer
 
 from tinyv_cli.console import Console, abandon_stdout
 from tinyv_cli.errors import DeviceError, ExitCode, TinyvError
-from tinyv_cli.options import AskArguments, ListArguments, QuantizeArguments, takes
+from tinyv_cli.options import AskArguments, EvalArguments, ListArguments, QuantizeArguments, takes
 from tinyv_cli.usage import CommandLineError, Verbs, to_usage_error
 
 EXAMPLES = """Examples:
@@ -22,6 +22,7 @@ EXAMPLES = """Examples:
   tinyv ask cat.jpg "What is the cat doing?"
   tinyv ask cat.jpg "[caption]" --json | jq -r .answer
   tinyv list
+  tinyv eval questions.jsonl -m 4bit --against 8bit
 
 Each option can be set by a variable too: --max-tokens by TINYV_MAX_TOKENS. A flag wins. Variants
 lie in the folder that TINYV_HOME names, or where your system keeps such data.
@@ -148,6 +149,19 @@ def quantize(arguments: QuantizeArguments) -> None:
     from tinyv_cli.commands.quantize import quantize_sources
 
     quantize_sources(arguments)
+
+
+@app.command("eval")
+@takes(EvalArguments)
+def eval_(arguments: EvalArguments) -> None:
+    """Measure how many questions a variant answers rightly, and how far it is from another.
+
+    QUESTIONS is a file with a JSON object a line: picture, task, question, answer. Answers are kept
+    beside it as they come; the same command goes on where it was stopped.
+    """
+    from tinyv_cli.commands.eval import evaluate_variant
+
+    evaluate_variant(arguments)
 
 
 @app.command("list")

@@ -191,6 +191,17 @@ MaxError = Annotated[
         reads=_real("--max-error", 0),
     ),
 ]
+QuestionFile = Annotated[
+    Path, typer.Argument(metavar="QUESTIONS", help="A file of questions with their answers")
+]
+Against = Annotated[
+    str | None, _option("--against", metavar="NAME|DIR", help="Compare with this variant")
+]
+Limit = Annotated[
+    int | None,
+    _option("--limit", metavar="N", help="The first N questions", reads=_whole("--limit", 1)),
+]
+Fresh = Annotated[bool, _option("--fresh", help="Ask again, as after a change of pictures")]
 Quiet = Annotated[bool, _option("-q", "--quiet", help="Only errors on stderr")]
 
 
@@ -229,6 +240,24 @@ class QuantizeArguments:
     dry_run: DryRun = False
     max_error: MaxError = None
     threads: Threads = None
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True)
+class EvalArguments:
+    """What can be typed after `tinyv eval`."""
+
+    questions: QuestionFile
+    model: Model = None
+    against: Against = None
+    template: TemplateName = None
+    max_tokens: MaxTokens = 256
+    limit: Limit = None
+    fresh: Fresh = False
+    device: Device = "auto"
+    threads: Threads = None
+    ctx_size: CtxSize = None
+    json: Json = False
     quiet: Quiet = False
 
 

@@ -86,7 +86,11 @@ def test_no_verb_shows_the_help_on_stderr_and_is_a_usage_error(capsys):
         (["dream"], "there is no command 'dream'", "`tinyv --help` lists the commands"),
         (["--verson"], "there is no option --verson", "did you mean --version?"),
         (["ask", "a", "b", "--tmp", "1"], "there is no option --tmp", "did you mean --temp?"),
-        (["ask", "a", "b", "--templat", "x"], "no option --templat", "did you mean --template?"),
+        (
+            ["ask", "a", "b", "--templat", "x"],
+            "there is no option --templat",
+            "did you mean --template?",
+        ),
         (["ask", "a", "b", "-x"], "there is no option -x", "`tinyv ask --help` lists the options"),
         (["ask"], "missing argument 'PICTURE'", "`tinyv ask --help` shows what can be typed"),
         (["ask", "a"], "missing argument 'PROMPT'", "`tinyv ask --help` shows what can be typed"),

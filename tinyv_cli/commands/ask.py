@@ -43,7 +43,7 @@ def answer_question(arguments: AskArguments) -> None:
     options = _make_answer_options(arguments)
     question = _read_question(arguments)
     variant = resolve_variant(arguments.model)
-    template = _resolve_template(variant, arguments.template)
+    template = resolve_template(variant, arguments.template)
     picture = read_picture(_resolve_picture(arguments.picture))
     _tell_choice(console, variant, arguments)
     check_hashes(variant.folder, variant.manifest.files, console.progress)
@@ -126,7 +126,7 @@ def _read_stdin() -> bytes:
     return sys.stdin.buffer.read() if sys.stdin is not None else b""
 
 
-def _resolve_template(variant: Variant, wanted: str | None) -> Template:
+def resolve_template(variant: Variant, wanted: str | None) -> Template:
     """The template asked for, else the variant's own."""
     name = variant.manifest.template if wanted is None else wanted
     if name in TEMPLATES:

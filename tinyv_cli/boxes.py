@@ -1,0 +1,119 @@
+"""Boxes written in an answer become rectangles in 0-1 coordinates, and are compared; draws none.
+
+The notation is `{<x1><y1><x2><y2>}`, whole numbers 0-100 of the picture's width and height; several
+boxes are joined by `<delim>`, a phrase goes before those that belong to it: `<p>a cat</p> {<…>}`.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+FULL_SCALE = 100  # the number that stands for the whole width or height
+
+_NUMBER = r"<\s*(-?\d{1,9})\s*"
+_MARKS = re.compile(
+    rf"""
+      <p>\s*(?P<phrase>[^<{{]*)(?:</p>)?                      # up to a box where </p> is missing
+    | \{{?\s*{_NUMBER}>\s*{_NUMBER}>\s*{_NUMBER}>\s*{_NUMBER}(?:>\s*\}}?|\}}|$)
+    | (?P<joint><delim>)
+    """,
+    re.VERBOSE,
+)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of a picture.
+
+    Attributes:
+        label: the phrase it was given, empty for none.
+        x1: left edge, 0 to 1 of the picture's width, at most `x2`.
+        y1: upper edge, 0 to 1 of the picture's height, at most `y2`.
+        x2: right edge.
+        y2: lower edge.
+    """
+
+    label: str
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+    @property
+    def area(self) -> float:
+        """Share of the picture that it covers, 0 to 1."""
+        return (self.x2 - self.x1) * (self.y2 - self.y1)
+
+    def to_pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Edges (x1, y1, x2, y2) in whole pixels of a picture of this size."""
+        return (
+            round(self.x1 * width),
+            round(self.y1 * height),
+            round(self.x2 * width),
+            round(self.y2 * height),
+        )
+
+
+def read_boxes(text: str) -> tuple[Box, ...]:
+    """Finds every box in a text, in its order; text around boxes is passed over.
+
+    Read tolerantly, since a model writes it: white space may stand anywhere between the signs, the
+    brackets at a box's end may be missing, corners may be swapped. A number below 0 or above 100 is
+    clamped to that range. A box without four numbers is none.
+
+    A phrase belongs to the box that follows it and to those joined on by `<delim>`.
+    """
+    boxes: list[Box] = []
+    label, end = "", 0
+    for mark in _MARKS.finditer(text):
+        # Words between two boxes part the second from the phrase of the first.
+        if text[end : mark.start()].strip():
+            label = ""
+        end = mark.end()
+        if mark["phrase"] is not None:
+            label = mark["phrase"].strip()
+        elif not mark["joint"]:
+            boxes.append(_make_box(label, [int(mark[group]) for group in range(2, 6)]))
+    return tuple(boxes)
+
+
+def compute_iou(one: Box, other: Box) -> float:
+    """Intersection over union of two boxes, 0 to 1; 0 where neither has an area.
+
+    Source: Everingham et al., "The Pascal Visual Object Classes Challenge" (2010), section 4.2.
+    """
+    width = min(one.x2, other.x2) - max(one.x1, other.x1)
+    height = min(one.y2, other.y2) - max(one.y1, other.y1)
+    shared = max(0.0, width) * max(0.0, height)
+    union = one.area + other.area - shared
+    return shared / union if union > 0 else 0.0
+
+
+def is_one_to_one(fits: Sequence[Sequence[bool]]) -> bool:
+    """Tells whether each row can be given a column of its own that fits, none left over.
+
+    Args:
+        fits: one row a box, one column a box of the other side.
+
+    Source: Kuhn, "The Hungarian Method for the Assignment Problem" (1955): augmenting paths.
+    """
+    n_columns = len(fits[0]) if fits else 0
+    owners: list[int | None] = [None] * n_columns
+
+    def place(row: int, seen: set[int]) -> bool:
+        for column in range(n_columns):
+            if fits[row][column] and column not in seen:
+                seen.add(column)
+                owner = owners[column]
+                if owner is None or place(owner, seen):
+                    owners[column] = row
+                    return True
+        return False
+
+    return len(fits) == n_columns and all(place(row, set()) for row in range(len(fits)))
+
+
+def _make_box(label: str, numbers: Sequence[int]) -> Box:
+    """A box of four numbers as they were written."""
+    x1, y1, x2, y2 = (min(max(number, 0), FULL_SCALE) / FULL_SCALE for number in numbers)
+    return Box(label, min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))

@@ -1,0 +1,232 @@
+"""A file of questions and a variant become figures, as a table or one document; scores nothing.
+
+Answers are kept as they come, so that the same command goes on where it was stopped.
+"""
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tinyv_cli.commands.ask import resolve_template, open_session
+from tinyv_cli.console import Console, to_table
+from tinyv_cli.errors import UsageError
+from tinyv_cli.figures import ALL, Distance, Figure, TaskFigures, make_distance, make_figures
+from tinyv_cli.hashes import check_hashes
+from tinyv_cli.home import resolve_variant
+from tinyv_cli.ledger import Answered, Compared, E, Ledger, make_key, resolve_ledger
+from tinyv_cli.manifest import Variant
+from tinyv_cli.options import EvalArguments
+from tinyv_cli.questions import Question, check_pictures, read_question_file, read_questions
+
+if TYPE_CHECKING:
+    from tinyv_cli.evaluation import Candidate, Comparison
+
+
+def evaluate_variant(arguments: EvalArguments) -> None:
+    """Does what `tinyv eval` says.
+
+    Raises:
+        UsageError: an option's value does not exist, or two variants cannot be compared.
+        InputError: the file of questions or a picture cannot be used.
+        WeightsError: there is no such variant, or it is damaged.
+        DeviceError: the device cannot run it, or answers can be kept nowhere.
+        KeyboardInterrupt: Ctrl-C; what was answered is kept.
+    """
+    from tinyv_cli.evaluation import evaluate
+    from tinyv_cli.session import AnswerOptions
+
+    started = time.perf_counter()
+    console = Console(quiet=arguments.quiet)
+    content = read_question_file(arguments.questions)
+    in_file = read_questions(content, arguments.questions)
+    questions = in_file[: arguments.limit]
+    check_pictures(questions)
+    candidate, comparison = _make_candidates(arguments, content, len(in_file), console)
+    _tell_done(console, candidate, comparison, questions)
+    options = AnswerOptions(max_new_tokens=arguments.max_tokens)
+    try:
+        evaluate(candidate, comparison, questions, options, console.progress)
+    except KeyboardInterrupt:
+        console.write_note("what was answered is kept; the same command goes on from there")
+        raise
+    others = comparison.candidate.answers.entries if comparison else None
+    tasks = make_figures(questions, candidate.answers.entries, others)
+    distance = make_distance(questions, comparison.results.entries) if comparison else None
+    if arguments.json:
+        names = _to_names(arguments, candidate, comparison)
+        seconds = time.perf_counter() - started
+        console.write_json({**to_document(tasks, distance), **names, "seconds": seconds})
+    else:
+        console.write_line(to_tables(tasks, distance))
+    console.write_note(f"the answers of {candidate.name} are in {candidate.answers.path}")
+
+
+def to_document(tasks: Mapping[str, TaskFigures], distance: Distance | None) -> dict[str, Any]:
+    """What `--json` prints of figures; what needs a second variant is null without one."""
+    rows = {
+        name: {
+            "n": figures.n,
+            "accuracy": figures.accuracy.value,
+            "low": figures.accuracy.low,
+            "high": figures.accuracy.high,
+            **_to_keys("agreement", figures.agreement),
+        }
+        for name, figures in tasks.items()
+    }
+    everything = rows.pop(ALL)
+    return {
+        "tasks": rows,
+        "all": everything,
+        **_to_keys("kl_nats", distance.kl_nats if distance else None),
+        **_to_keys("top1_agreement", distance.top1_agreement if distance else None),
+    }
+
+
+def _to_keys(name: str, figure: Figure | None) -> dict[str, float | None]:
+    """A figure and its interval in a document."""
+    values = (figure.value, figure.low, figure.high) if figure else (None, None, None)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
+
+
+def to_tables(tasks: Mapping[str, TaskFigures], distance: Distance | None) -> str:
+    """What is printed for people: a line a task, then the distance of two variants."""
+    header = ["task", "questions", "right", "95 %"]
+    rows = [[name, str(each.n), *_to_share_cells(each.accuracy)] for name, each in tasks.items()]
+    if distance is None:
+        return to_table(header, rows)
+    header += ["same answer", "95 %"]
+    for row, each in zip(rows, tasks.values(), strict=True):
+        row += _to_share_cells(each.agreement)
+    kl = distance.kl_nats
+    measured = [
+        ["logits KL (nats)", f"{kl.value:.4f}", f"{kl.low:.4f}-{kl.high:.4f}"],
+        ["same best token", *_to_share_cells(distance.top1_agreement)],
+    ]
+    tables = to_table(header, rows), to_table(["", "", "95 %"], measured)
+    return "\n\n".join(tables)
+
+
+def _to_share_cells(figure: Figure | None) -> list[str]:
+    """A share and its interval in a table."""
+    if figure is None:
+        return ["-", "-"]
+    return [f"{100 * figure.value:.1f} %", f"{100 * figure.low:.1f}-{100 * figure.high:.1f} %"]
+
+
+def _to_names(
+    arguments: EvalArguments, candidate: "Candidate", comparison: "Comparison | None"
+) -> dict[str, str | None]:
+    """What the figures are of."""
+    return {
+        "model": candidate.name,
+        "against": comparison.candidate.name if comparison else None,
+        "questions": str(arguments.questions),
+    }
+
+
+def _make_candidates(
+    arguments: EvalArguments, content: bytes, n_questions: int, console: Console
+) -> "tuple[Candidate, Comparison | None]":
+    """Finds and checks the variants, and opens the ledgers of what they answered before."""
+    from tinyv_cli.evaluation import Comparison
+    from tinyv_cli.tokenizer import Tokenizer
+
+    variant = resolve_variant(arguments.model)
+    other = None if arguments.against is None else resolve_variant(arguments.against)
+    if other:
+        _check_comparable(variant, other)
+    for each in (variant, other):
+        if each:
+            check_hashes(each.folder, each.manifest.files, console.progress)
+    questions_hash = hashlib.sha256(content).hexdigest()
+    key = _make_answers_key(arguments, questions_hash, variant)
+    answers = _open_ledger(arguments, key, Answered, n_questions)
+    candidate = _make_candidate(arguments, variant, answers, console)
+    if other is None:
+        return candidate, None
+    other_key = _make_answers_key(arguments, questions_hash, other)
+    # A variant compared with itself has one ledger, not two that know nothing of each other.
+    if other_key != key:
+        answers = _open_ledger(arguments, other_key, Answered, n_questions)
+    results = _open_ledger(arguments, make_key(key, other_key), Compared, n_questions)
+    comparison = Comparison(
+        candidate=_make_candidate(arguments, other, answers, console),
+        results=results,
+        tokenizer=Tokenizer(variant.path("tokenizer")),
+        vocab_size=variant.manifest.spec.language.vocab_size,
+        folder=results.path.parent,
+    )
+    return candidate, comparison
+
+
+def _make_candidate(
+    arguments: EvalArguments, variant: Variant, answers: Ledger[Answered], console: Console
+) -> "Candidate":
+    """A variant that is opened when its turn comes."""
+    from tinyv_cli.backends import BackendOptions
+    from tinyv_cli.evaluation import Candidate
+
+    device = BackendOptions(arguments.device, arguments.threads, arguments.ctx_size)
+    template = resolve_template(variant, arguments.template)
+    return Candidate(
+        name=variant.name,
+        template=template,
+        image_px=variant.manifest.spec.vision.image_px,
+        answers=answers,
+        open=lambda: open_session(variant, template, device, console),
+    )
+
+
+def _make_answers_key(arguments: EvalArguments, questions_hash: str, variant: Variant) -> str:
+    """Names all that decides over a variant's answers, but for the pictures' content."""
+    return make_key(
+        questions_hash,
+        variant.manifest.to_json(),
+        resolve_template(variant, arguments.template).name,
+        str(arguments.max_tokens),
+        str(arguments.ctx_size),
+        arguments.device,
+    )
+
+
+def _open_ledger(arguments: EvalArguments, key: str, kind: type[E], n_questions: int) -> Ledger[E]:
+    """What was found out before under this key; nothing with `--fresh`."""
+    ledger = Ledger(resolve_ledger(arguments.questions, key), kind, n_questions)
+    if arguments.fresh:
+        ledger.clear()
+    return ledger
+
+
+def _check_comparable(variant: Variant, other: Variant) -> None:
+    """Refuses two variants whose logits do not stand for the same tokens.
+
+    Raises:
+        UsageError: vocabulary or tokenizer differ.
+    """
+
+    def identify_tokens(each: Variant) -> list[object]:
+        hashes = [entry.sha256 for entry in each.manifest.files if entry.role == "tokenizer"]
+        return [each.manifest.spec.language.vocab_size, *hashes]
+
+    if identify_tokens(variant) != identify_tokens(other):
+        raise UsageError(
+            f"{variant.name} and {other.name} have different tokens and cannot be compared",
+            "name a variant of the same sources: `tinyv list`",
+        )
+
+
+def _tell_done(
+    console: Console,
+    candidate: "Candidate",
+    comparison: "Comparison | None",
+    questions: Sequence[Question],
+) -> None:
+    """Says how much an earlier run has done."""
+    for each in (candidate, comparison.candidate if comparison else None):
+        n_done = sum(q.index in each.answers.entries for q in questions) if each else 0
+        if each and n_done:
+            console.write_note(
+                f"{each.name} has answered {n_done} of {len(questions)} questions before; "
+                "`--fresh` starts again"
+            )

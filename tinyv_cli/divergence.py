@@ -1,0 +1,27 @@
+"""Two models' logits for the same positions become how far apart they are; knows no model."""
+
+import numpy as np
+
+
+def compute_divergences(exact: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """KL(exact ‖ other) of the next token's distribution at each position, in nats.
+
+    Args:
+        exact: logits (T, V).
+        other: logits (T, V) of the same positions.
+
+    Returns:
+        (T,) float64, 0 or more.
+
+    Source: Kullback and Leibler, "On Information and Sufficiency" (1951), equation 2.4.
+    """
+    exact_log, other_log = _log_softmax(exact), _log_softmax(other)
+    divergences: np.ndarray = (np.exp(exact_log) * (exact_log - other_log)).sum(-1)
+    return divergences.clip(min=0.0)  # rounding can leave -1e-17
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Logarithms of the probabilities that logits (T, V) stand for, in float64."""
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    log_softmax: np.ndarray = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return log_softmax

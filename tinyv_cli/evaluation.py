@@ -1,0 +1,289 @@
+"""Questions and one or two variants become answers and divergences, kept one by one; scores none.
+
+Two variants are never in memory at once. For blocks of questions, the one compared with answers
+first and leaves its logits along the reference answers in a nameless file on disk, in float32: a
+full vocabulary takes 0.2 MB a position, so blocks bound the file, not the memory. The most likely
+tokens alone would be a hundred times smaller, but no exact divergence can be had of them.
+"""
+
+import gc
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
+
+import numpy as np
+
+from tinyv_cli.divergence import compute_divergences
+from tinyv_cli.errors import InputError
+from tinyv_cli.generate import Decoder
+from tinyv_cli.image import read_picture
+from tinyv_cli.ledger import Answered, Compared, Ledger
+from tinyv_cli.progress import Progress
+from tinyv_cli.prompt import Template, make_prompt
+from tinyv_cli.questions import Question
+from tinyv_cli.scoring import is_right
+from tinyv_cli.session import AnswerOptions, Runtime, Session
+from tinyv_cli.tokenizer import Tokenizer
+
+BLOCK_BYTES = 1 << 30  # of logits on disk: some 700 short answers at the full vocabulary
+
+_FLOAT_BYTES = 4
+_FILL_PROMPT = AnswerOptions(max_new_tokens=1)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A variant that is to answer.
+
+    Attributes:
+        name: for the progress.
+        template: it is asked with.
+        image_px: the side of the picture it sees.
+        answers: what it has answered so far.
+        open: loads it; leaving the context frees it.
+    """
+
+    name: str
+    template: Template
+    image_px: int
+    answers: Ledger[Answered]
+    open: Callable[[], AbstractContextManager[tuple[Session, Runtime]]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A second variant, and how far the first is from it.
+
+    Attributes:
+        candidate: the variant compared with.
+        results: what was found out so far.
+        tokenizer: of both variants.
+        vocab_size: logits a position has.
+        folder: takes the file of logits.
+        block_bytes: the most that file may hold, unless the questions about one picture need more.
+    """
+
+    candidate: Candidate
+    results: Ledger[Compared]
+    tokenizer: Tokenizer
+    vocab_size: int
+    folder: Path
+    block_bytes: int = BLOCK_BYTES
+
+    def is_done(self, question: Question) -> bool:
+        """Whether the two were compared along this question's reference answer."""
+        return question.index in self.results.entries
+
+    def count_bytes(self, questions: Iterable[Question]) -> int:
+        """Bytes of the logits that are still to be compared."""
+        texts = [question.reference for question in questions if not self.is_done(question)]
+        n_positions = sum(len(self.tokenizer.encode(text)) + 1 for text in texts)
+        return n_positions * self.vocab_size * _FLOAT_BYTES
+
+
+def evaluate(
+    candidate: Candidate,
+    comparison: Comparison | None,
+    questions: Iterable[Question],
+    options: AnswerOptions,
+    progress: Progress,
+) -> None:
+    """Fills the ledgers with what they do not hold yet; may be interrupted at any time.
+
+    Args:
+        candidate: the variant to judge.
+        comparison: the variant to compare it with, if any.
+        questions: a picture is encoded once for all of those about it.
+        options: how answers are made.
+        progress: is told of questions.
+
+    Raises:
+        InputError: a picture cannot be read, or a question does not fit the context.
+        OSError: the disk is full.
+    """
+    pictures: dict[Path, list[Question]] = {}
+    for question in questions:
+        pictures.setdefault(question.picture, []).append(question)
+    if comparison is None:
+        everything = [each for group in pictures.values() for each in group]
+        _examine(candidate, _list_unanswered(candidate, everything), options, progress)
+        return
+    for block in _split_blocks(pictures.values(), comparison):
+        _compare_block(candidate, comparison, block, options, progress)
+
+
+def _split_blocks(
+    groups: Iterable[list[Question]], comparison: Comparison
+) -> Iterator[list[Question]]:
+    """Puts pictures' questions together while their logits have room; no picture is split."""
+    block: list[Question] = []
+    n_bytes = 0
+    for group in groups:
+        more_bytes = comparison.count_bytes(group)
+        if block and n_bytes + more_bytes > comparison.block_bytes:
+            yield block
+            block, n_bytes = [], 0
+        block, n_bytes = [*block, *group], n_bytes + more_bytes
+    yield block
+
+
+def _list_unanswered(candidate: Candidate, questions: Iterable[Question]) -> list[Question]:
+    """Questions that a variant has not answered yet."""
+    return [each for each in questions if each.index not in candidate.answers.entries]
+
+
+def _compare_block(
+    candidate: Candidate,
+    comparison: Comparison,
+    block: Sequence[Question],
+    options: AnswerOptions,
+    progress: Progress,
+) -> None:
+    """Lets the one compared with answer, then the variant to judge, and compares their logits."""
+    undone = {each.index for each in block if not comparison.is_done(each)}
+
+    def list_pending(each: Candidate) -> list[Question]:
+        return [q for q in block if q.index in undone or q.index not in each.answers.entries]
+
+    with TemporaryFile(dir=comparison.folder) as file:
+        kept = _LogitsFile(file)
+
+        def compare(question: Question, logits: np.ndarray) -> None:
+            comparison.results.add(_compare(question, kept.read(question), logits))
+
+        passes = ((comparison.candidate, kept.write), (candidate, compare))
+        for each, take in passes:
+            wanted = _WantedLogits(undone, comparison.tokenizer, take)
+            _examine(each, list_pending(each), options, progress, wanted)
+
+
+def _compare(question: Question, exact: np.ndarray, logits: np.ndarray) -> Compared:
+    """KL(exact ‖ logits) and the best tokens of two variants' logits (T, V)."""
+    kl_sum = float(compute_divergences(exact, logits).sum())
+    n_same = int((exact.argmax(-1) == logits.argmax(-1)).sum())
+    return Compared(question.index, len(exact), kl_sum, n_same)
+
+
+class _LogitsFile:
+    """Logits of questions, on disk."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._places: dict[int, tuple[int, tuple[int, ...]]] = {}
+
+    def write(self, question: Question, logits: np.ndarray) -> None:
+        """Keeps float32 logits (T, V)."""
+        self._places[question.index] = (self._file.tell(), logits.shape)
+        self._file.write(logits.tobytes())
+
+    def read(self, question: Question) -> np.ndarray:
+        """Gives them back."""
+        start, (n_positions, vocab_size) = self._places[question.index]
+        self._file.seek(start)
+        content = self._file.read(n_positions * vocab_size * _FLOAT_BYTES)
+        return np.frombuffer(content, np.float32).reshape(n_positions, vocab_size)
+
+
+@dataclass(frozen=True)
+class _WantedLogits:
+    """Along which questions' reference answers logits are wanted, and who takes them."""
+
+    indices: set[int]
+    tokenizer: Tokenizer
+    take: Callable[[Question, np.ndarray], None]
+
+
+def _examine(
+    candidate: Candidate,
+    pending: Sequence[Question],
+    options: AnswerOptions,
+    progress: Progress,
+    wanted: _WantedLogits | None = None,
+) -> None:
+    """Opens a variant, asks it, and frees it, so that the next one has the memory."""
+    if pending:
+        try:
+            with progress(f"asking {candidate.name}", len(pending)) as bar:
+                for _ in _ask_all(candidate, pending, options, wanted):
+                    bar.advance()
+        finally:
+            # A session and its last reply name each other: counting references frees neither.
+            gc.collect()
+
+
+def _ask_all(
+    candidate: Candidate,
+    pending: Sequence[Question],
+    options: AnswerOptions,
+    wanted: _WantedLogits | None,
+) -> Iterator[Question]:
+    """Asks every question in a conversation of its own; yields each when it is done.
+
+    `pending` has the questions about one picture one after the other: a session encodes a picture
+    that it is shown again only once.
+    """
+    with candidate.open() as (session, runtime):
+        for path, group in groupby(pending, lambda question: question.picture):
+            picture = read_picture(path)
+            for question in group:
+                session.show(picture, candidate.image_px)
+                try:
+                    n_prompt = _ask(candidate, session, question, options)
+                    if wanted and question.index in wanted.indices:
+                        ids = wanted.tokenizer.encode(question.reference)
+                        last = _find_last_id(candidate.template, wanted.tokenizer, question)
+                        logits = compute_logits(runtime.decoder, n_prompt, [last, *ids])
+                        wanted.take(question, logits)
+                except InputError as error:
+                    problem = f"{question.place} cannot be asked: {error.problem}"
+                    raise InputError(problem, error.hint) from error
+                yield question
+
+
+def _ask(candidate: Candidate, session: Session, question: Question, options: AnswerOptions) -> int:
+    """Asks what was not answered before; returns positions of the prompt, which is then cached."""
+    if question.index in candidate.answers.entries:
+        return session.ask(question.text, _FILL_PROMPT).finish().usage.prompt_tokens
+    answer = session.ask(question.text, options).finish()
+    right = is_right(question.task, answer.text, question.reference)
+    candidate.answers.add(
+        Answered(question.index, answer.text, question.text, question.reference, right)
+    )
+    return answer.usage.prompt_tokens
+
+
+def _find_last_id(template: Template, tokenizer: Tokenizer, question: Question) -> int:
+    """The token at the end of a question's prompt."""
+    return tokenizer.encode(make_prompt(template, (), question.text).pieces[-1])[-1]
+
+
+def compute_logits(decoder: Decoder, n_prompt: int, ids: Sequence[int]) -> np.ndarray:
+    """Logits along a given answer, at each of its tokens and at its end.
+
+    Args:
+        decoder: holds a prompt of `n_prompt` positions and what a session has put behind it. It is
+            left with the prompt alone, so that the session's record of it stays true.
+        n_prompt: positions.
+        ids: the prompt's last token, then those of the answer.
+
+    Returns:
+        (len(ids), V) float32.
+
+    Raises:
+        InputError: prompt and answer do not fit the context.
+    """
+    n_needed = n_prompt - 1 + len(ids)
+    if n_needed > decoder.context_length:
+        raise InputError(
+            f"prompt and answer need {n_needed} positions, the context has "
+            f"{decoder.context_length}",
+            f"leave it out, or make room: `tinyv eval --ctx-size {n_needed} …`",
+        )
+    decoder.rewind(n_prompt - 1)
+    logits = np.stack([decoder.extend([(token,)]) for token in ids])
+    decoder.rewind(n_prompt)
+    return logits

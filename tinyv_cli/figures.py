@@ -1,0 +1,129 @@
+"""Answers and divergences become shares and means, each with an interval; knows no model.
+
+All intervals are at 95 % and take questions, not tokens, as what was drawn by chance.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tinyv_cli.ledger import Answered, Compared
+from tinyv_cli.questions import Question
+from tinyv_cli.scoring import TASKS, is_right
+
+ALL = "all"
+Z = 1.959964  # of the normal distribution: 2.5 % lie above
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured value and the interval it lies in with 95 %."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class TaskFigures:
+    """How one task went.
+
+    Attributes:
+        n: questions.
+        accuracy: share answered rightly.
+        agreement: share that both variants gave the same text to; None without a second one.
+    """
+
+    n: int
+    accuracy: Figure
+    agreement: Figure | None
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far a variant is from the one compared with, along the reference answers.
+
+    Attributes:
+        kl_nats: KL(compared with ‖ this) of the next token's distribution, mean over positions.
+        top1_agreement: share of positions with the same best token.
+    """
+
+    kl_nats: Figure
+    top1_agreement: Figure
+
+
+def make_figures(
+    questions: Sequence[Question],
+    answers: Mapping[int, Answered],
+    others: Mapping[int, Answered] | None,
+) -> dict[str, TaskFigures]:
+    """Scores answers, by task in the order of `TASKS`, and all of them under `ALL`.
+
+    Args:
+        questions: those to count, at least one.
+        answers: one to each of them.
+        others: the other variant's, if there is one.
+    """
+    by_task = {task: [each for each in questions if each.task == task] for task in TASKS}
+    groups = {task: group for task, group in by_task.items() if group} | {ALL: list(questions)}
+    return {name: _score(group, answers, others) for name, group in groups.items()}
+
+
+def _score(
+    questions: Sequence[Question],
+    answers: Mapping[int, Answered],
+    others: Mapping[int, Answered] | None,
+) -> TaskFigures:
+    """The figures of some questions."""
+    n = len(questions)
+    n_right = sum(is_right(q.task, answers[q.index].answer, q.reference) for q in questions)
+    agreement = None
+    if others is not None:
+        n_same = sum(answers[q.index].answer == others[q.index].answer for q in questions)
+        agreement = make_share(n_same / n, n)
+    return TaskFigures(n, make_share(n_right / n, n), agreement)
+
+
+def make_distance(questions: Sequence[Question], compared: Mapping[int, Compared]) -> Distance:
+    """The figures along the reference answers of some questions, at least one."""
+    results = [compared[question.index] for question in questions]
+    counts = [result.n_positions for result in results]
+    same = sum(result.n_same for result in results) / sum(counts)
+    kl = make_mean([result.kl_sum_nats for result in results], counts)
+    return Distance(kl, make_share(same, len(results)))
+
+
+def make_share(share: float, n: int) -> Figure:
+    """A share of n independent trials with Wilson's score interval.
+
+    Args:
+        share: 0 to 1; of one that is a mean over several tokens a trial, the interval is wider
+            than it would have to be.
+        n: trials, at least 1.
+
+    Source: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference" (1927).
+    """
+    spread = Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    low, high = ((share + Z**2 / (2 * n) + side * spread) / (1 + Z**2 / n) for side in (-1, 1))
+    # Rounding can leave 1e-17 outside, or a share of 1 above its own interval.
+    return Figure(share, max(0.0, min(low, share)), min(1.0, max(high, share)))
+
+
+def make_mean(sums: Sequence[float], counts: Sequence[int]) -> Figure:
+    """The mean of what is 0 or more and comes in clusters: questions of several positions each.
+
+    Args:
+        sums: over the positions of each question.
+        counts: positions of each question, at least 1; one question at least.
+
+    Returns:
+        The mean over all positions, with the normal interval of a ratio of two sums; with a single
+        question nothing is known of the spread, and the interval has no width.
+
+    Source: Cochran, "Sampling Techniques" (1977), chapter 6, the variance of a ratio estimate.
+    """
+    m, n_positions = len(sums), sum(counts)
+    mean = sum(sums) / n_positions
+    squares = sum((s - mean * n) ** 2 for s, n in zip(sums, counts, strict=True))
+    deviation = math.sqrt(squares * m / (m - 1)) / n_positions if m > 1 else 0.0
+    return Figure(mean, max(0.0, mean - Z * deviation), mean + Z * deviation)

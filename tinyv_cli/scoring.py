@@ -1,0 +1,169 @@
+"""An answer and the reference's become right or wrong, task by task; knows no model and no file.
+
+Most tasks compare texts, captions the things they count, and tasks about places their boxes.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+
+from tinyv_cli.boxes import Box, compute_iou, is_one_to_one, read_boxes
+
+MIN_IOU = 0.5  # a box is right above it, not at it
+
+_NUMBER_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {"a": 1, "an": 1} | {word: i for i, word in enumerate(_NUMBER_WORDS, 1)}
+_COLOURS = (
+    *("red", "green", "blue", "yellow", "orange", "purple", "violet", "pink", "brown", "black"),
+    *("white", "grey", "gray", "cyan", "magenta", "turquoise", "light", "dark"),
+)
+_SINGULARS = {
+    "people": "person",
+    "men": "man",
+    "women": "woman",
+    "snowmen": "snowman",
+    "children": "child",
+    "feet": "foot",
+    "teeth": "tooth",
+    "geese": "goose",
+    "mice": "mouse",
+    "buses": "bus",
+    "cactuses": "cactus",
+    "octopuses": "octopus",
+    "knives": "knife",
+    "leaves": "leaf",
+    "wolves": "wolf",
+    "potatoes": "potato",
+    "tomatoes": "tomato",
+}
+_TAKES_ES = ("sses", "xes", "zes", "ches", "shes")
+_BETWEEN_THINGS = re.compile(r",(?:\s+and\b)?|\band\b")
+_BACKGROUND = re.compile(r"\bon\b.*", re.DOTALL)
+
+
+def normalise(text: str) -> str:
+    """What of a text is compared: no case, no white space around it, no final full stop."""
+    return text.casefold().strip().removesuffix(".").rstrip()
+
+
+def count_things(caption: str) -> Counter[str] | None:
+    """Counts the kinds of things that a caption names.
+
+    The form is "two cats, a red car and a dog on a green background": phrases of a number (`a`,
+    `an`, `one` to `ten`) and a noun, between them `,`, `and` or both; what follows the word `on` is
+    passed over, and so are colours before the noun. Things named in two phrases are added up.
+
+    Returns:
+        How many there are of each kind, in the singular; None where a phrase is not of this form.
+    """
+    things: Counter[str] = Counter()
+    for phrase in _BETWEEN_THINGS.split(_BACKGROUND.sub("", normalise(caption))):
+        number, *words = phrase.split() or [""]
+        if not words or number not in _NUMBERS:
+            return None
+        *before, noun = words
+        kind = [*(word for word in before if word not in _COLOURS), to_singular(noun)]
+        things[" ".join(kind)] += _NUMBERS[number]
+    return things
+
+
+def to_singular(noun: str) -> str:
+    """Takes a plural's ending off; what stands in the singular stays.
+
+    A list of irregular ones first; then -ies becomes -y (not in words of four letters, as `ties`),
+    -es goes after a doubled s, x, z, ch and sh, and -s goes but from -ss, -us and -is.
+    """
+    if noun in _SINGULARS:
+        return _SINGULARS[noun]
+    if noun.endswith("ies") and len(noun) > 4:
+        return noun.removesuffix("ies") + "y"
+    if noun.endswith(_TAKES_ES):
+        return noun.removesuffix("es")
+    is_plural = noun.endswith("s") and not noun.endswith(("ss", "us", "is"))
+    return noun.removesuffix("s") if is_plural else noun
+
+
+def is_right(task: str, answer: str, reference: str) -> bool:
+    """Tells whether an answer counts as right.
+
+    Args:
+        task: one of `TASKS`.
+        answer: what the model said.
+        reference: what `check_reference` lets pass.
+    """
+    return _SCORERS[task](answer, reference)
+
+
+def check_reference(task: str, reference: str) -> None:
+    """Refuses a reference that no answer could be right by.
+
+    Raises:
+        ValueError: it is blank, a caption that counts nothing, or has no box, a box without area,
+            a box without a phrase (grounding) or several boxes (refer).
+    """
+    if not normalise(reference):
+        raise ValueError("its answer is blank")
+    if task == "caption" and not count_things(reference):
+        raise ValueError("its answer does not name things with their number")
+    if task in _BOX_TASKS:
+        boxes = read_boxes(reference)
+        if not boxes:
+            raise ValueError("its answer holds no box {<x1><y1><x2><y2>}")
+        if not all(box.area for box in boxes):
+            raise ValueError("its answer holds a box without area")
+        if task == "grounding" and not all(box.label for box in boxes):
+            raise ValueError("its answer holds a box without a phrase <p>…</p>")
+        if task == "refer" and len(boxes) > 1:
+            raise ValueError("its answer holds several boxes, this task asks for one")
+
+
+def _has_same_text(answer: str, reference: str) -> bool:
+    """Exact match of normalised texts."""
+    return normalise(answer) == normalise(reference)
+
+
+def _has_same_things(answer: str, reference: str) -> bool:
+    """The same kinds, each as often."""
+    return count_things(answer) == count_things(reference)
+
+
+def _has_same_boxes(answer: str, reference: str) -> bool:
+    """Every box has one of the other side's to itself, with `MIN_IOU`, and none is left over."""
+    return _match(answer, reference, lambda found, wanted: compute_iou(found, wanted) > MIN_IOU)
+
+
+def _has_same_named_boxes(answer: str, reference: str) -> bool:
+    """As `_has_same_boxes`, and the two boxes' phrases are the same text."""
+    return _match(
+        answer,
+        reference,
+        lambda found, wanted: (
+            normalise(found.label) == normalise(wanted.label)
+            and compute_iou(found, wanted) > MIN_IOU
+        ),
+    )
+
+
+def _match(answer: str, reference: str, fits: Callable[[Box, Box], bool]) -> bool:
+    """Whether the boxes of two texts can be paired."""
+    found, wanted = read_boxes(answer), read_boxes(reference)
+    if len(found) != len(wanted):
+        return False
+    return is_one_to_one([[fits(box, other) for other in wanted] for box in found])
+
+
+_SCORERS: dict[str, Callable[[str, str], bool]] = {
+    "what": _has_same_text,
+    "colour": _has_same_text,
+    "count": _has_same_text,
+    "exists": _has_same_text,
+    "relation": _has_same_text,
+    "caption": _has_same_things,
+    "refer": _has_same_boxes,
+    "identify": _has_same_text,
+    "detection": _has_same_boxes,
+    "grounding": _has_same_named_boxes,
+}
+_BOX_TASKS = frozenset({"refer", "detection", "grounding"})
+
+TASKS = tuple(_SCORERS)

@@ -1,0 +1,1 @@
+"""Seeds become scenes, pictures, questions and answers for the miniature to learn from."""

@@ -1,0 +1,110 @@
+"""A seed becomes a folder of pictures with their questions and answers.
+
+`python -m weights.training.scenes --seed 1 --count 100 --size 224 --out DIR` writes 000000.png and
+on, and `questions.jsonl`, a line a question: {"picture", "task", "question", "answer"}. Needs the
+font Noto Color Emoji (Debian package fonts-noto-color-emoji).
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tinyv_cli.errors import TinyvError, UsageError
+from weights.training.asking import Question
+from weights.training.drawing import draw_scene
+from weights.training.glyphs import FONT_VARIABLE, Glyphs, open_glyphs
+from weights.training.placement import make_scene
+from weights.training.questions import make_questions
+from weights.training.scene import Scene
+from weights.training.splits import SPLITS, Split, make_generator
+
+QUESTIONS_FILE = "questions.jsonl"
+_MIN_PX, _MAX_PX = 16, 4096
+
+
+def make_example(split: Split, seed: int, index: int) -> tuple[Scene, list[Question]]:
+    """The scene of a number within a seed, and what is asked about it.
+
+    It depends on its own number alone, not on how many are made.
+    """
+    generator = make_generator(split, seed, index)
+    scene = make_scene(generator, split)
+    return scene, make_questions(scene, generator)
+
+
+def write_scenes(
+    folder: Path, split: Split, seed: int, count: int, size_px: int, glyphs: Glyphs
+) -> None:
+    """Writes pictures and questions.
+
+    Args:
+        folder: made if need be; holds no questions yet.
+        split: whose scenes.
+        seed: zero or more.
+        count: of pictures, one or more.
+        size_px: side of each picture, 16-4096.
+        glyphs: to draw with.
+
+    Raises:
+        UsageError: a number is out of range, or the folder holds questions already.
+    """
+    _check_numbers(seed, count, size_px)
+    target = folder / QUESTIONS_FILE
+    if target.exists():
+        raise UsageError(f"{target} is there already", "name a new folder, or remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    with target.open("x", encoding="utf-8") as lines:
+        for index in range(count):
+            scene, questions = make_example(split, seed, index)
+            picture = f"{index:06}.png"
+            draw_scene(scene, size_px, glyphs).save(folder / picture)
+            for each in questions:
+                lines.write(json.dumps(to_line(picture, each), ensure_ascii=False) + "\n")
+
+
+def to_line(picture: str, question: Question) -> dict[str, str]:
+    """What `questions.jsonl` says of one question."""
+    return {
+        "picture": picture,
+        "task": question.task,
+        "question": question.question,
+        "answer": question.answer,
+    }
+
+
+def _check_numbers(seed: int, count: int, size_px: int) -> None:
+    if seed < 0:
+        raise UsageError(f"seed is {seed}", "use zero or more")
+    if count < 1:
+        raise UsageError(f"count is {count}", "use one or more")
+    if not _MIN_PX <= size_px <= _MAX_PX:
+        raise UsageError(f"size is {size_px} px", f"use {_MIN_PX} to {_MAX_PX}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Writes what the command line asks for.
+
+    Args:
+        arguments: instead of the process's own.
+
+    Raises:
+        SystemExit: the command line is wrong, or there is no font.
+    """
+    parser = argparse.ArgumentParser(prog="python -m weights.training.scenes", description=__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="other numbers, other scenes")
+    parser.add_argument("--count", type=int, default=100, help="how many pictures")
+    parser.add_argument("--size", type=int, default=224, help="side of a picture in pixels")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument("--font", type=Path, help=f"NotoColorEmoji.ttf; also {FONT_VARIABLE}")
+    parsed = parser.parse_args(arguments)
+    try:
+        glyphs = open_glyphs(parsed.font)
+        write_scenes(parsed.out, parsed.split, parsed.seed, parsed.count, parsed.size, glyphs)
+    except TinyvError as error:
+        parser.exit(error.exit_code, f"error: {error.problem}\nhint:  {error.hint}\n")
+
+
+if __name__ == "__main__":
+    main()
