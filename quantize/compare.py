@@ -12,7 +12,7 @@ from quantize.graph import ReadTensor
 from quantize.probes import PROBES, Probe, make_pictures
 from quantize.reference import compute_image_tokens, compute_logits
 from tinyv_cli.backends import Backend
-from tinyv_cli.divergence import compute_divergences
+from tinyv_cli.evaluation.divergence import compute_divergences
 from tinyv_cli.generate import ImageTokens, Segment
 from tinyv_cli.image import to_pixels
 from tinyv_cli.manifest import MeasuredErrors

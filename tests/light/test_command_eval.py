@@ -10,12 +10,13 @@ from PIL import Image
 
 from tests.light.toy_decoder import ToyDecoder, ToyEncoder
 from tests.light.toy_variant import make_manifest, write_picture, write_variant
-from tinyv_cli import backends, evaluation, home
+from tinyv_cli import backends, home
 from tinyv_cli.app import main
 from tinyv_cli.backends import Backend
-from tinyv_cli.divergence import compute_divergences
 from tinyv_cli.errors import ExitCode, InputError
-from tinyv_cli.figures import make_share
+from tinyv_cli.evaluation import evaluate as evaluation
+from tinyv_cli.evaluation.divergence import compute_divergences
+from tinyv_cli.evaluation.figures import make_share
 from tinyv_cli.generate import ImageTokens
 from tinyv_cli.manifest import read_variant
 from tinyv_cli.prompt import TEMPLATES, make_prompt

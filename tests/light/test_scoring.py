@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from tinyv_cli.divergence import compute_divergences
-from tinyv_cli.figures import make_mean, make_share
-from tinyv_cli.scoring import (
+from tinyv_cli.evaluation.divergence import compute_divergences
+from tinyv_cli.evaluation.figures import make_mean, make_share
+from tinyv_cli.evaluation.scoring import (
     TASKS,
     check_reference,
     count_things,

@@ -8,19 +8,31 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tinyv_cli.commands.ask import resolve_template, open_session
+from tinyv_cli.commands.ask import open_session, resolve_template
 from tinyv_cli.console import Console, to_table
 from tinyv_cli.errors import UsageError
-from tinyv_cli.figures import ALL, Distance, Figure, TaskFigures, make_distance, make_figures
+from tinyv_cli.evaluation.figures import (
+    ALL,
+    Distance,
+    Figure,
+    TaskFigures,
+    make_distance,
+    make_figures,
+)
+from tinyv_cli.evaluation.ledger import Answered, Compared, E, Ledger, make_key, resolve_ledger
+from tinyv_cli.evaluation.questions import (
+    Question,
+    check_pictures,
+    read_question_file,
+    read_questions,
+)
 from tinyv_cli.hashes import check_hashes
 from tinyv_cli.home import resolve_variant
-from tinyv_cli.ledger import Answered, Compared, E, Ledger, make_key, resolve_ledger
 from tinyv_cli.manifest import Variant
 from tinyv_cli.options import EvalArguments
-from tinyv_cli.questions import Question, check_pictures, read_question_file, read_questions
 
 if TYPE_CHECKING:
-    from tinyv_cli.evaluation import Candidate, Comparison
+    from tinyv_cli.evaluation.evaluate import Candidate, Comparison
 
 
 def evaluate_variant(arguments: EvalArguments) -> None:
@@ -33,7 +45,7 @@ def evaluate_variant(arguments: EvalArguments) -> None:
         DeviceError: the device cannot run it, or answers can be kept nowhere.
         KeyboardInterrupt: Ctrl-C; what was answered is kept.
     """
-    from tinyv_cli.evaluation import evaluate
+    from tinyv_cli.evaluation.evaluate import evaluate
     from tinyv_cli.session import AnswerOptions
 
     started = time.perf_counter()
@@ -129,7 +141,7 @@ def _make_candidates(
     arguments: EvalArguments, content: bytes, n_questions: int, console: Console
 ) -> "tuple[Candidate, Comparison | None]":
     """Finds and checks the variants, and opens the ledgers of what they answered before."""
-    from tinyv_cli.evaluation import Comparison
+    from tinyv_cli.evaluation.evaluate import Comparison
     from tinyv_cli.tokenizer import Tokenizer
 
     variant = resolve_variant(arguments.model)
@@ -165,7 +177,7 @@ def _make_candidate(
 ) -> "Candidate":
     """A variant that is opened when its turn comes."""
     from tinyv_cli.backends import BackendOptions
-    from tinyv_cli.evaluation import Candidate
+    from tinyv_cli.evaluation.evaluate import Candidate
 
     device = BackendOptions(arguments.device, arguments.threads, arguments.ctx_size)
     template = resolve_template(variant, arguments.template)

@@ -17,15 +17,15 @@ from typing import IO
 
 import numpy as np
 
-from tinyv_cli.divergence import compute_divergences
 from tinyv_cli.errors import InputError
+from tinyv_cli.evaluation.divergence import compute_divergences
+from tinyv_cli.evaluation.ledger import Answered, Compared, Ledger
+from tinyv_cli.evaluation.questions import Question
+from tinyv_cli.evaluation.scoring import is_right
 from tinyv_cli.generate import Decoder
 from tinyv_cli.image import read_picture
-from tinyv_cli.ledger import Answered, Compared, Ledger
 from tinyv_cli.progress import Progress
 from tinyv_cli.prompt import Template, make_prompt
-from tinyv_cli.questions import Question
-from tinyv_cli.scoring import is_right
 from tinyv_cli.session import AnswerOptions, Runtime, Session
 from tinyv_cli.tokenizer import Tokenizer
 

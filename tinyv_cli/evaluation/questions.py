@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinyv_cli.errors import InputError
+from tinyv_cli.evaluation.scoring import TASKS, check_reference
 from tinyv_cli.prompt import check_question
-from tinyv_cli.scoring import TASKS, check_reference
 from tinyv_cli.typed_json import read_object, to_dataclass
 
 FORM = '{"picture": "cat.png", "task": "what", "question": "[vqa] what is this?", "answer": "cat"}'

@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tinyv_cli.ledger import Answered, Compared
-from tinyv_cli.questions import Question
-from tinyv_cli.scoring import TASKS, is_right
+from tinyv_cli.evaluation.ledger import Answered, Compared
+from tinyv_cli.evaluation.questions import Question
+from tinyv_cli.evaluation.scoring import TASKS, is_right
 
 ALL = "all"
 Z = 1.959964  # of the normal distribution: 2.5 % lie above
