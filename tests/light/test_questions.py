@@ -3,16 +3,12 @@
 import re
 from collections import Counter
 
-import pytest
-
 from tests.light.question_reader import (
     N_SCENES,
     NAMES,
     NUMBERS,
     find_called,
     find_names,
-    make_asked,
-    make_examples,
     make_scene_of,
     put,
     read_boxes,
@@ -29,16 +25,6 @@ from weights.training.wording import make_caption, make_grounded_caption
 TAGS = {task: {task} for task in ("caption", "refer", "identify", "detection", "grounding")}
 TAGS |= {task: {"vqa", ""} for task in ("what", "colour", "count", "exists", "relation")}
 TAGS["caption"].add("")
-
-
-@pytest.fixture(scope="module")
-def examples():
-    return make_examples()
-
-
-@pytest.fixture(scope="module")
-def asked():
-    return make_asked()
 
 
 def test_a_scene_is_asked_of_each_task_once_at_most_and_most_tasks_always(examples):

@@ -10,8 +10,6 @@ from tests.light.question_reader import (
     NUMBERS,
     find_called,
     find_names,
-    make_asked,
-    make_examples,
     strip_article,
     to_box,
     to_plain,
@@ -23,17 +21,6 @@ from weights.training.phrasings import (
     PHRASINGS,
 )
 from weights.training.splits import SPLITS, make_generator
-
-
-@pytest.fixture(scope="module")
-def examples():
-    return make_examples()
-
-
-@pytest.fixture(scope="module")
-def asked():
-    return make_asked()
-
 
 # The largest share that one answer may have of a task's; guessing scores no more.
 LARGEST_SHARES = {

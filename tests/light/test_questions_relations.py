@@ -2,14 +2,11 @@ import re
 from collections import Counter
 
 import numpy as np
-import pytest
 
 from tests.light.question_reader import (
     find_called,
     find_names,
     is_called,
-    make_asked,
-    make_examples,
     strip_article,
     to_box,
     to_plain,
@@ -22,16 +19,6 @@ from weights.training.phrasings import (
     SUPERLATIVES,
 )
 from weights.training.scene import cover_placement
-
-
-@pytest.fixture(scope="module")
-def examples():
-    return make_examples()
-
-
-@pytest.fixture(scope="module")
-def asked():
-    return make_asked()
 
 
 def middle(each):

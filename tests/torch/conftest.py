@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from quantize.pipeline import QuantizeOptions, make_variant
 from tests.golden import GOLDEN
+from tests.torch.tiny_sources import write_tiny
 from tinyv_cli.backends import Backend, BackendOptions, open_backend
 from tinyv_cli.manifest import Variant, read_variant
 from tinyv_cli.progress import show_nothing
@@ -75,6 +76,21 @@ def _own_home(variants_home: Path):
         patch.setenv("TINYV_HOME", str(variants_home))
         patch.delenv("TINYV_MODEL", raising=False)
         yield
+
+
+@pytest.fixture(scope="session")
+def tiny_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small sources of stage 3; read it only."""
+    folder = tmp_path_factory.mktemp("tiny") / "sources"
+    return write_tiny(folder, stage=3)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_sources: Path, variants_home: Path) -> Path:
+    """The folder of a variant of them at 4 bits; read it only."""
+    folder = variants_home / "variants" / "tiny-4"
+    make_variant(QuantizeOptions(tiny_sources, folder, threads=1), show_nothing)
+    return folder
 
 
 @pytest.fixture(scope="session")

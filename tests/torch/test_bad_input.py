@@ -20,40 +20,24 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.torch.tiny_sources import PHI, VISION, change_tensors
 from tinyv_cli.app import main
 from tinyv_cli.errors import ExitCode
 from tinyv_cli.spec import LanguageSpec, make_tiny_spec
 from weights.synthetic import SyntheticOptions, write_sources
-from weights.synthetic import main as write_synthetic
 
 CHECKPOINT = "TinyGPT-V_for_Stage3.pth"
-PHI = "phi-2/pytorch_model.bin"
-VISION = "eva_vit_g.pth"
 QUESTION = "what is this?"
 
 
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("pristine") / "sources"
-    write_synthetic([str(folder), "--size", "tiny", "--stage", "3"])
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pristine_model(pristine: Path, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("pristine") / "model"
-    assert main(["quantize", "--sources", str(pristine), "-o", str(folder), "-q"]) == 0
-    return folder
+@pytest.fixture
+def sources(tiny_sources: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_sources, tmp_path / "sources"))
 
 
 @pytest.fixture
-def sources(pristine: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(pristine, tmp_path / "sources"))
-
-
-@pytest.fixture
-def model(pristine_model: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(pristine_model, tmp_path / "model"))
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
 
 
 @pytest.fixture
@@ -134,12 +118,6 @@ def test_cuda_is_refused_not_replaced(model, picture, capsys):
 # --- sources -------------------------------------------------------------------------------------
 
 
-def edit_torch_file(path: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> None:
-    content = torch.load(path, weights_only=True)
-    edit(content.get("model", content))
-    torch.save(content, path)
-
-
 def put_nan(tensors: dict[str, torch.Tensor]) -> None:
     tensors["model.layers.0.mlp.fc1.weight"][3, 5] = float("nan")
 
@@ -175,18 +153,18 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated bin": (lambda s: truncate(s / PHI), "pytorch_model.bin"),
     "foreign class": (write_foreign_pickle, CHECKPOINT),
     "missing tensor": (
-        lambda s: edit_torch_file(s / VISION, lambda t: t.pop("blocks.1.mlp.fc1.weight")),
+        lambda s: change_tensors(s / VISION, lambda t: t.pop("blocks.1.mlp.fc1.weight")),
         "blocks.1.mlp.fc1.weight",
     ),
     "extra tensor": (
-        lambda s: edit_torch_file(s / PHI, lambda t: t.update(surprise=torch.zeros(2))),
+        lambda s: change_tensors(s / PHI, lambda t: t.update(surprise=torch.zeros(2))),
         "surprise",
     ),
     "misshapen tensor": (
-        lambda s: edit_torch_file(s / PHI, put_wrong_shape),
+        lambda s: change_tensors(s / PHI, put_wrong_shape),
         "model.layers.1.mlp.fc2.bias",
     ),
-    "NaN": (lambda s: edit_torch_file(s / PHI, put_nan), "model.layers.0.mlp.fc1.weight"),
+    "NaN": (lambda s: change_tensors(s / PHI, put_nan), "model.layers.0.mlp.fc1.weight"),
     "config": (lambda s: (s / "phi-2/config.json").write_text("{", "utf-8"), "config.json"),
     "tokenizer": (lambda s: (s / "phi-2/tokenizer.json").write_text("{}"), "tokenizer"),
 }

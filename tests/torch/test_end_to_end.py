@@ -15,23 +15,18 @@ from PIL import Image
 from tests.golden import CASES, needs_golden
 from tests.torch.conftest import read_golden_case
 from tinyv_cli.app import main
-from weights.synthetic import main as write_synthetic
 
 HEAVY = ("torch", "transformers", "onnx", "safetensors")
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny") / "sources"
-    write_synthetic([str(folder), "--size", "tiny", "--stage", "3"])
-    return folder
+def sources(tiny_sources: Path) -> Path:
+    return tiny_sources
 
 
 @pytest.fixture(scope="module")
-def model(sources: Path, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny") / "model"
-    assert main(["quantize", "--sources", str(sources), "-o", str(folder), "-q"]) == 0
-    return folder
+def model(tiny_model: Path) -> Path:
+    return tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from tinyv_cli.generate import ImageTokens
 from tinyv_cli.image import read_picture, to_pixels
 from tinyv_cli.manifest import read_variant
 from tinyv_cli.prompt import TEMPLATES, make_prompt
-from weights.synthetic import main as write_synthetic
 
 QUESTIONS = [
     ("a.png", "what", "[vqa] what is this?", "a cat"),
@@ -25,12 +24,11 @@ QUESTIONS = [
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
+def place(tiny_sources, tmp_path_factory) -> Path:
     """A folder with pictures, questions and the variants `4` and `32`."""
     folder = tmp_path_factory.mktemp("eval")
-    write_synthetic([str(folder / "sources"), "--size", "tiny", "--stage", "3"])
     for bits in ("4", "32"):
-        words = ["--sources", str(folder / "sources"), "--bits", bits, "-o", str(folder / bits)]
+        words = ["--sources", str(tiny_sources), "--bits", bits, "-o", str(folder / bits)]
         assert main(["quantize", *words, "-q"]) == 0
     draw = np.random.default_rng(4)
     for name in ("a.png", "b.png"):
