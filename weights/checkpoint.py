@@ -6,6 +6,7 @@ layouts, the position embedding's size. Does not know the network's arithmetic.
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -56,17 +57,19 @@ class MergedWeights:
         spec: the network's numbers.
         files: where they were read.
         names: of all tensors, ordered vision, Q-Former, projection, language.
+        lora_alpha: LoRA counts `lora_alpha` / r times.
     """
 
     def __init__(
-        self, spec: ModelSpec, files: SourceFiles, claims: Claims, lora_scale: float
+        self, spec: ModelSpec, files: SourceFiles, claims: Claims, lora_alpha: float, rank: int
     ) -> None:
         """Takes claims that have been checked; use `open_weights`."""
         self.spec = spec
         self.files = files
         self._shapes = expected_shapes(spec)
         self.names = tuple(self._shapes)
-        self._lora_scale = lora_scale
+        self.lora_alpha = lora_alpha
+        self._lora_scale = lora_alpha / rank
         self._parts: dict[str, dict[Part, Origin]] = {name: {} for name in self.names}
         for target, origin in claims.items():
             self._parts[target.name][target.part] = origin
@@ -82,17 +85,18 @@ class MergedWeights:
             WeightsError: a number in it is not finite, or a file has been damaged since.
         """
         parts = self._parts[name]
-        if not parts:  # a norm that no file has
-            fill = torch.ones if name.endswith(".weight") else torch.zeros
-            return fill(self._shapes[name])
-        tensor = self._read_base(name, parts)
+        tensor = self.read_base(name)
         if Part.LORA_A in parts:
             tensor += self._read_lora(name, parts)
             _check_finite(tensor, parts[Part.LORA_B])
         return tensor
 
-    def _read_base(self, name: str, parts: Mapping[Part, Origin]) -> torch.Tensor:
-        """The tensor without LoRA."""
+    def read_base(self, name: str) -> torch.Tensor:
+        """As `read`, without LoRA."""
+        parts = self._parts[name]
+        if not parts:  # a norm that no file has
+            fill = torch.ones if name.endswith(".weight") else torch.zeros
+            return fill(self._shapes[name])
         if Part.FUSED in parts:
             return self._to_thirds(_read_float32(parts[Part.FUSED]))
         if Part.WHOLE not in parts:
@@ -101,6 +105,18 @@ class MergedWeights:
         if name == POSITION_EMBEDDING:
             return _resize_positions(tensor, self._shapes[name][1])
         return tensor
+
+    def read_lora(self, name: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """LoRA's A (r, in) and B (out, r), rows of B as those of `read`; None where there is none.
+
+        Raises:
+            WeightsError: a number in it is not finite, or a file has been damaged since.
+        """
+        parts = self._parts[name]
+        if Part.LORA_A not in parts:
+            return None
+        a, b = (_read_float32(parts[part]) for part in _LORA_PARTS)
+        return a, self._to_thirds(b) if ".qkv." in name else b
 
     def _read_thirds(self, name: str, parts: Mapping[Part, Origin]) -> torch.Tensor:
         """Queries, keys and values below one another; the ViT's keys have no bias."""
@@ -142,8 +158,12 @@ class MergedWeights:
         self.close()
 
 
-def open_weights(files: SourceFiles) -> MergedWeights:
+def open_weights(files: SourceFiles, image_px: int | None = None) -> MergedWeights:
     """Opens all sources and accounts for every tensor of every file; reads no number yet.
+
+    Args:
+        files: the sources.
+        image_px: side of the pictures, where it is not to be what the files say.
 
     Raises:
         WeightsError: a file is damaged; a tensor is unknown, twice there, missing or misshapen; or
@@ -152,6 +172,8 @@ def open_weights(files: SourceFiles) -> MergedWeights:
     checkpoint = TorchFile(files.checkpoint, files.label(files.checkpoint))
     settings = _read_settings(checkpoint)
     spec = make_spec(files, settings, _read_projection_width(checkpoint))
+    if image_px is not None:
+        spec = replace(spec, vision=replace(spec.vision, image_px=image_px))
     trained = _claim_trained(checkpoint, spec)
     replaced = frozenset(target.name for target in trained if target.part not in _LORA_PARTS)
     frozen = {
@@ -163,7 +185,7 @@ def open_weights(files: SourceFiles) -> MergedWeights:
     claims = kept | trained
     rank = _read_lora_rank(trained)
     check_shapes(claims, spec, rank)
-    return MergedWeights(spec, files, claims, read_lora_alpha(files, settings) / rank)
+    return MergedWeights(spec, files, claims, read_lora_alpha(files, settings), rank)
 
 
 def _claim_file(
