@@ -4,7 +4,7 @@ A prompt is laid out and tokenized as it is when the model is asked, so that wha
 what is used. Knows no scene and no optimizer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,6 +66,19 @@ def tokenize(example: Example, tokenizer: Tokenizer, template: str) -> TokenIds:
         before = END_OF_TEXT + before
     answer = [*tokenizer.encode(example.answer), *tokenizer.encode(STOP_MARK)]
     return TokenIds(tuple(tokenizer.encode(before)), tuple(tokenizer.encode(after)), tuple(answer))
+
+
+def make_stage_loss(
+    model: TinyGptV, corpus: Corpus, tokenizer: Tokenizer, template: str
+) -> Callable[[int], Tensor]:
+    """The loss of a step, as a `Trainer` wants it."""
+
+    def compute_step(step: int) -> Tensor:
+        examples = corpus.draw(step)
+        texts = [tokenize(each, tokenizer, template) for each in examples]
+        return compute_loss(model, examples, texts)
+
+    return compute_step
 
 
 def compute_loss(model: TinyGptV, examples: Sequence[Example], texts: Sequence[TokenIds]) -> Tensor:

@@ -1,7 +1,8 @@
-"""A network, a stage and a corpus become a trained network; stops and goes on where it was.
+"""Parameters and a loss of each step become trained parameters; stops and goes on where it was.
 
-Batches depend on their step alone, and the state holds all else that the next step depends on: a
-run that was killed ends with the same numbers as one that was not. Knows no file of the model.
+The loss of a step depends on the parameters and the step's number alone, and the state holds all
+else that the next step depends on: a run that was killed ends with the same numbers as one that was
+not. Knows no network and no data.
 """
 
 import json
@@ -12,13 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tinyv_cli.errors import UsageError, WeightsError
-from tinyv_cli.model.tinygptv import TinyGptV
-from tinyv_cli.tokenizer import Tokenizer
-from weights.training.examples import Corpus, compute_loss, tokenize
-from weights.training.stages import Stage, compute_rate, thaw
+from weights.training.stages import compute_rate
 
 _BETAS = (0.9, 0.999)  # source: MiniGPT-4's configurations, which TinyGPT-V's follow
 _WEIGHT_DECAY = 0.05
@@ -27,7 +25,7 @@ _MAX_GRADIENT_NORM = 1.0
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How a stage is run.
+    """How a run goes.
 
     Attributes:
         n_steps: of the whole run.
@@ -49,31 +47,27 @@ class TrainOptions:
 
 
 class Trainer:
-    """One stage's run in one folder.
+    """One run in one folder.
 
     Args:
-        model: what is trained, in place; LoRA is there where the stage has it.
-        stage: decides what is trained and how prompts are laid out.
-        corpus: where examples come from.
-        tokenizer: of the sources.
-        folder: keeps `stage{n}.state.pt` and `stage{n}.log.jsonl`; made if need be.
-
-    Raises:
-        UsageError: the folder holds the state of a run with other options.
-        WeightsError: the state is damaged.
+        name: of the run.
+        trained: parameters by name, trained in place.
+        compute_loss: the loss of a step, from 0; draws the step's batch.
+        folder: keeps `{name}.state.pt` and `{name}.log.jsonl`; made if need be.
     """
 
     def __init__(
-        self, model: TinyGptV, stage: Stage, corpus: Corpus, tokenizer: Tokenizer, folder: Path
+        self,
+        name: str,
+        trained: dict[str, nn.Parameter],
+        compute_loss: Callable[[int], Tensor],
+        folder: Path,
     ) -> None:
-        self._model = model
-        self._stage = stage
-        self._corpus = corpus
-        self._tokenizer = tokenizer
-        self._trained = thaw(model, stage)
-        self._optimizer = _make_optimizer(self._trained)
-        self._state_path = folder / f"stage{stage.number}.state.pt"
-        self._log_path = folder / f"stage{stage.number}.log.jsonl"
+        self._trained = trained
+        self._compute_loss = compute_loss
+        self._optimizer = _make_optimizer(trained)
+        self._state_path = folder / f"{name}.state.pt"
+        self._log_path = folder / f"{name}.log.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
 
     def run(
@@ -88,6 +82,10 @@ class Trainer:
 
         Returns:
             Steps done in all.
+
+        Raises:
+            UsageError: the folder holds the state of a run with other options.
+            WeightsError: the state is damaged.
         """
         start = self._resume(options)
         advance(start)
@@ -100,14 +98,12 @@ class Trainer:
         return max(start, end)
 
     def _take_step(self, step: int, options: TrainOptions) -> None:
-        examples = self._corpus.draw(step)
-        texts = [tokenize(each, self._tokenizer, self._stage.template) for each in examples]
         rate = compute_rate(step, options.n_steps, options.n_warm_up, options.rates)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        device = self._model.language.embed_tokens.weight.device.type
+        device = next(iter(self._trained.values())).device.type
         with torch.autocast(device, torch.bfloat16, enabled=options.bfloat16):
-            loss = compute_loss(self._model, examples, texts)
+            loss = self._compute_loss(step)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         nn.utils.clip_grad_norm_(self._trained.values(), _MAX_GRADIENT_NORM)
@@ -156,7 +152,7 @@ class Trainer:
             state: dict[str, Any] = torch.load(self._state_path, weights_only=True)
         except (RuntimeError, EOFError, ValueError, OSError) as error:
             raise WeightsError(
-                f"{self._state_path} is damaged", "remove it to start the stage again"
+                f"{self._state_path} is damaged", "remove it to start again"
             ) from error
         return state
 
