@@ -15,11 +15,17 @@ from tinyv_cli.tokenizer import Tokenizer
 from weights.checkpoint import open_weights
 from weights.sources import make_checkpoint_name, resolve_sources
 from weights.training.__main__ import main
-from weights.training.examples import Example, TokenIds, compute_loss, tokenize
+from weights.training.examples import (
+    Example,
+    TokenIds,
+    compute_loss,
+    make_stage_loss,
+    tokenize,
+)
 from weights.training.glyphs import open_glyphs
 from weights.training.network import load_for_training
 from weights.training.publish import write_checkpoint
-from weights.training.stages import STAGES, Stage, compute_rate
+from weights.training.stages import STAGES, Stage, compute_rate, thaw
 from weights.training.trainer import Trainer, TrainOptions
 
 IMAGE_PX = 28  # four patches
@@ -61,7 +67,8 @@ def load(folder: Path, stage: int) -> tuple[TinyGptV, float, object]:
 
 def train(folder, stage, tokenizer, state, *, options=OPTIONS, stop_at=None):
     model, alpha, spec = load(folder, stage)
-    trainer = Trainer(model, STAGES[stage], ToyCorpus(), tokenizer, state)
+    loss = make_stage_loss(model, ToyCorpus(), tokenizer, STAGES[stage].template)
+    trainer = Trainer(f"stage{stage}", thaw(model, STAGES[stage]), loss, state)
     trainer.run(options, lambda _: None, stop_at)
     return model, alpha, spec
 

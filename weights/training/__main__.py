@@ -22,11 +22,12 @@ from weights.sources import (
     read_tokenizer_json,
     resolve_sources,
 )
+from weights.training.examples import make_stage_loss
 from weights.training.glyphs import open_glyphs
 from weights.training.network import load_for_training
 from weights.training.publish import write_checkpoint
 from weights.training.scene_corpus import SceneCorpus
-from weights.training.stages import STAGES, find_stage
+from weights.training.stages import STAGES, find_stage, thaw
 from weights.training.trainer import Trainer, TrainOptions
 
 _WARM_UP_SHARE = 0.05
@@ -46,7 +47,7 @@ def train_stage(parsed: argparse.Namespace, console: Console) -> Path:
         TinyvError: sources, font or options cannot be used.
     """
     stage = find_stage(parsed.stage)
-    start = stage.number - 1 if parsed.start is None else parsed.start
+    start = max(1, stage.number - 1) if parsed.start is None else parsed.start
     files = resolve_sources(parsed.sources, start)
     target: Path = parsed.sources / make_checkpoint_name(stage.number)
     if target.exists() and start != stage.number:
@@ -58,7 +59,10 @@ def train_stage(parsed: argparse.Namespace, console: Console) -> Path:
         model, spec = load_for_training(weights, stage, parsed.lora_rank, parsed.seed)
         alpha = weights.lora_alpha
     corpus = SceneCorpus(parsed.seed, parsed.batch, image_px, open_glyphs(parsed.font))
-    trainer = Trainer(model, stage, corpus, _read_tokenizer(files), parsed.sources / "training")
+    compute_loss = make_stage_loss(model, corpus, _read_tokenizer(files), stage.template)
+    trainer = Trainer(
+        f"stage{stage.number}", thaw(model, stage), compute_loss, parsed.sources / "training"
+    )
     rates = (
         stage.rates if parsed.rate is None else (parsed.rate / 100, parsed.rate, parsed.rate / 10)
     )
