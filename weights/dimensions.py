@@ -104,6 +104,58 @@ def make_architecture(spec: ModelSpec) -> dict[str, dict[str, int]]:
     }
 
 
+def make_phi_config(language: LanguageSpec, dtype: str, layout: str = "fused") -> dict[str, Any]:
+    """What Phi-2's config.json says of a network, under the names of its layout's time.
+
+    Args:
+        language: the numbers.
+        dtype: of the weights beside it, as `float16`.
+        layout: fused, split or msft.
+    """
+    shared = {
+        "vocab_size": language.vocab_size,
+        "tie_word_embeddings": False,
+        "torch_dtype": dtype,
+        "bos_token_id": 1,  # wrong, as in the published file
+        "eos_token_id": 2,
+    }
+    if layout == "msft":
+        return {**shared, **_make_msft_config(language)}
+    return {
+        **shared,
+        "model_type": "phi",
+        "hidden_size": language.width,
+        "intermediate_size": language.mlp_width,
+        "num_hidden_layers": language.n_layers,
+        "num_attention_heads": language.n_heads,
+        "num_key_value_heads": None,
+        "hidden_act": "gelu_new",
+        "max_position_embeddings": language.context_length,
+        "layer_norm_eps": language.eps,
+        "rope_theta": language.rope_base,
+        "rope_scaling": None,
+        "partial_rotary_factor": language.rotary_width / language.head_width,
+        "qk_layernorm": False,
+    }
+
+
+def _make_msft_config(language: LanguageSpec) -> dict[str, Any]:
+    is_usual = language.mlp_width == 4 * language.width
+    return {
+        "model_type": "phi-msft",
+        "n_positions": language.context_length,
+        "n_embd": language.width,
+        "n_layer": language.n_layers,
+        "n_inner": None if is_usual else language.mlp_width,
+        "n_head": language.n_heads,
+        "n_head_kv": None,
+        "rotary_dim": language.rotary_width,
+        "rope_theta": language.rope_base,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": language.eps,
+    }
+
+
 def read_lora_alpha(files: SourceFiles, settings: Mapping[str, Any]) -> float:
     """α of LoRA's scale α / r.
 

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from dataclasses import fields
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 from tinyv_cli.errors import TinyvError, UsageError
-from tinyv_cli.spec import LanguageSpec, ModelSpec, make_full_spec, make_tiny_spec
-from weights.dimensions import make_architecture
+from tinyv_cli.spec import ModelSpec, make_full_spec, make_tiny_spec
+from weights.dimensions import make_architecture, make_phi_config
 from weights.naming import PHI_LAYOUTS
 from weights.sources import (
     ARCHITECTURE_FILE,
@@ -38,7 +37,7 @@ from weights.synthetic_plans import (
     plan_qformer,
     plan_vision,
 )
-from weights.synthetic_tokenizer import write_tokenizer
+from weights.tokenizer_files import make_small_merges, write_tokenizer
 
 __all__ = ["SyntheticOptions", "main", "write_sources"]
 
@@ -70,12 +69,14 @@ def write_sources(folder: Path, spec: ModelSpec, options: SyntheticOptions) -> N
     if phi.exists():
         raise UsageError(f"{folder} holds sources already", "name a new folder, or remove it")
     phi.mkdir(parents=True)
-    if write_tokenizer(phi) > spec.language.vocab_size:
+    if write_tokenizer(phi, make_small_merges()) > spec.language.vocab_size:
         raise UsageError(
             f"a vocabulary of {spec.language.vocab_size} is too small for the tokenizer",
             "use 512 or more",
         )
-    _write_json(phi / "config.json", _make_phi_config(spec.language, options))
+    _write_json(
+        phi / "config.json", make_phi_config(spec.language, options.dtype, options.phi_layout)
+    )
     _write_architecture(folder, spec)
     _write_phi(phi, plan_phi(spec, options), options.container)
     write_torch_file(folder / VISION_FILE, plan_vision(spec, options))
@@ -128,52 +129,6 @@ def _split_plan(plan: FilePlan) -> list[FilePlan]:
     for (name, tensor), end in zip(plan.items(), ends, strict=True):
         shards[(end - 1) * _N_SHARDS // ends[-1]][name] = tensor
     return shards
-
-
-def _make_phi_config(language: LanguageSpec, options: SyntheticOptions) -> dict[str, Any]:
-    """Phi-2's config.json, under the names of its layout's time."""
-    shared = {
-        "vocab_size": language.vocab_size,
-        "tie_word_embeddings": False,
-        "torch_dtype": options.dtype,
-        "bos_token_id": 1,  # wrong, as in the published file
-        "eos_token_id": 2,
-    }
-    if options.phi_layout == "msft":
-        return {**shared, **_make_msft_config(language)}
-    return {
-        **shared,
-        "model_type": "phi",
-        "hidden_size": language.width,
-        "intermediate_size": language.mlp_width,
-        "num_hidden_layers": language.n_layers,
-        "num_attention_heads": language.n_heads,
-        "num_key_value_heads": None,
-        "hidden_act": "gelu_new",
-        "max_position_embeddings": language.context_length,
-        "layer_norm_eps": language.eps,
-        "rope_theta": language.rope_base,
-        "rope_scaling": None,
-        "partial_rotary_factor": language.rotary_width / language.head_width,
-        "qk_layernorm": False,
-    }
-
-
-def _make_msft_config(language: LanguageSpec) -> dict[str, Any]:
-    is_usual = language.mlp_width == 4 * language.width
-    return {
-        "model_type": "phi-msft",
-        "n_positions": language.context_length,
-        "n_embd": language.width,
-        "n_layer": language.n_layers,
-        "n_inner": None if is_usual else language.mlp_width,
-        "n_head": language.n_heads,
-        "n_head_kv": None,
-        "rotary_dim": language.rotary_width,
-        "rope_theta": language.rope_base,
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": language.eps,
-    }
 
 
 def _make_surroundings(spec: ModelSpec) -> dict[str, object]:

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 from tests.light.test_sources import FILES
 from tinyv_cli.errors import WeightsError
 from weights.sources import read_tokenizer_json, resolve_sources
-from weights.synthetic_tokenizer import write_tokenizer
+from weights.tokenizer_files import make_small_merges, write_tokenizer
 
 TEXT = "Give ###Human: <Img></Img> é 図\n\t\t  what is   the image?###Assistant: <|endoftext|>"
 
@@ -18,7 +18,7 @@ def phi(tmp_path):
     (tmp_path / "phi-2").mkdir()
     for name in FILES:
         (tmp_path / name).touch()
-    write_tokenizer(tmp_path / "phi-2")
+    write_tokenizer(tmp_path / "phi-2", make_small_merges())
     return tmp_path / "phi-2"
 
 

@@ -1,10 +1,10 @@
-"""A dozen words become a small tokenizer in Phi-2's files; knows no network.
+"""Merges become a tokenizer in Phi-2's files; knows no text that they were learnt from.
 
-Byte-level BPE as Phi-2's, with `###` and ` ###` as single tokens, Phi-2's 38 runs of white space
-and `<|endoftext|>`, in 512 tokens or fewer.
+Byte-level BPE as Phi-2's, with its 38 runs of white space and `<|endoftext|>`.
 """
 
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,17 +18,32 @@ from weights.sources import (
     make_tokenizer_json,
 )
 
-_SPACE = "Ġ"  # a space in the byte-level alphabet
-_WORDS = ("###", "Human", "Assistant", "Image", "Img", "Ġthe", "Ġimage", "Ġis", "Ġof", "Ġwhat")
+Merge = tuple[str, str]
+SPACE = "Ġ"  # a space in the byte-level alphabet
+_SMALL_WORDS = (
+    "###",
+    "Human",
+    "Assistant",
+    "Image",
+    "Img",
+    "Ġthe",
+    "Ġimage",
+    "Ġis",
+    "Ġof",
+    "Ġwhat",
+)
 
 
-def write_tokenizer(folder: Path) -> int:
+def write_tokenizer(folder: Path, merges: Sequence[Merge]) -> int:
     """Writes tokenizer.json and the older files it was built from.
+
+    Args:
+        folder: phi-2/ of the sources.
+        merges: pairs of tokens in the byte-level alphabet, the first to be merged first.
 
     Returns:
         The number of tokens.
     """
-    merges = _make_merges()
     tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges), END_OF_TEXT]
     vocabulary = {token: i for i, token in enumerate(tokens)}
     added = {run: len(tokens) + i for i, run in enumerate(_make_space_runs())}
@@ -41,18 +56,23 @@ def write_tokenizer(folder: Path) -> int:
     _write_json(folder / ADDED_TOKENS_FILE, added)
     _write_json(folder / "tokenizer_config.json", config)
     _write_json(folder / "special_tokens_map.json", special)
-    text = make_tokenizer_json(vocabulary, merges, added)
+    text = make_tokenizer_json(vocabulary, list(merges), added)
     (folder / TOKENIZER_FILE).write_text(text, encoding="utf-8")
     return len(vocabulary) + len(added)
 
 
-def _make_merges() -> list[tuple[str, str]]:
-    """Each word from its left, letter by letter; then `###` after a space."""
-    merges: dict[tuple[str, str], None] = {}
-    for word in _WORDS:
+def make_small_merges() -> list[Merge]:
+    """A dozen words, `###` and ` ###`: with bytes and white space fewer than 512 tokens."""
+    return [*spell_words(_SMALL_WORDS), (SPACE, "###")]
+
+
+def spell_words(words: Sequence[str]) -> list[Merge]:
+    """Merges that make each word one token, from its left, letter by letter."""
+    merges: dict[Merge, None] = {}
+    for word in words:
         starts = [word[:i] for i in range(1, len(word) + 1)]
         merges |= dict.fromkeys((start, longer[-1]) for start, longer in pairwise(starts))
-    return [*merges, (_SPACE, "###")]
+    return list(merges)
 
 
 def _make_space_runs() -> list[str]:
