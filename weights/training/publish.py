@@ -1,9 +1,11 @@
-"""A trained network becomes a stage checkpoint as the public ones are written.
+"""A trained network becomes sources or a stage checkpoint, as the public ones are written.
 
-Foreign names come from `weights.naming`; LoRA's rows are put back into the published order.
+Foreign names come from `weights.naming`; rows are put back into the published order.
 """
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from tinyv_cli.model.tinygptv import TinyGptV
 from tinyv_cli.spec import ModelSpec
+from weights.dimensions import make_architecture, make_phi_config
 from weights.naming import (
     LORA_PREFIX,
     PLAIN_PREFIX,
@@ -19,7 +22,53 @@ from weights.naming import (
     make_checkpoint_table,
     make_lora_names,
     make_phi_table,
+    make_qformer_table,
+    make_vision_table,
 )
+from weights.sources import (
+    ARCHITECTURE_FILE,
+    PHI_FOLDER,
+    QFORMER_FILE,
+    VISION_FILE,
+    make_checkpoint_name,
+)
+
+_LORA_ALPHA = 16.0  # of the LoRA that later stages add
+_THIRDS = {Part.QUERY: 0, Part.KEY: 1, Part.VALUE: 2}
+
+
+def write_network(folder: Path, model: TinyGptV, spec: ModelSpec) -> None:
+    """Writes a network without LoRA as sources: all but the tokenizer.
+
+    Phi-2's weights, in the fused layout, and the ViT's are rounded to float16, as the public ones
+    are. The ViT's keys lose their bias, which changes no attention.
+
+    Args:
+        folder: of the sources; phi-2/ is there.
+        model: at stage 1.
+        spec: its numbers.
+    """
+    tensors = model.state_dict()
+    phi = make_phi_table(spec, "fused")
+    stock = {f: t for f, t in phi.targets.items() if t.name not in phi.optional}
+    files: dict[Path, tuple[Mapping[str, Target], torch.dtype]] = {
+        folder / PHI_FOLDER / "pytorch_model.bin": (stock, torch.float16),
+        folder / VISION_FILE: (make_vision_table(spec).targets, torch.float16),
+    }
+    for path, (names, dtype) in files.items():
+        content = {
+            foreign: _find_tensor(tensors, t, spec).to(dtype) for foreign, t in names.items()
+        }
+        _save(path, content)
+    qformer = make_qformer_table(spec).targets
+    _save(
+        folder / QFORMER_FILE,
+        {"model": {foreign: _find_tensor(tensors, t, spec) for foreign, t in qformer.items()}},
+    )
+    config = make_phi_config(spec.language, "float16")
+    _write_json(folder / PHI_FOLDER / "config.json", config)
+    _write_json(folder / ARCHITECTURE_FILE, make_architecture(spec))
+    write_checkpoint(folder / make_checkpoint_name(spec.stage), model, spec, _LORA_ALPHA)
 
 
 def write_checkpoint(path: Path, model: TinyGptV, spec: ModelSpec, lora_alpha: float) -> None:
@@ -42,12 +91,21 @@ def write_checkpoint(path: Path, model: TinyGptV, spec: ModelSpec, lora_alpha: f
         "scaler": None,
         "epoch": 0,
     }
+    _save(path, content)
+
+
+def _save(path: Path, content: Mapping[str, object]) -> None:
+    """Writes a file beside its place and moves it there."""
     fresh = path.with_name(f"{path.name}.writing-{os.getpid()}")
     try:
-        torch.save(content, fresh)
+        torch.save(dict(content), fresh)
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
 
 
 def _list_names(spec: ModelSpec) -> dict[str, Target]:
@@ -68,17 +126,22 @@ def _list_names(spec: ModelSpec) -> dict[str, Target]:
 
 
 def _find_tensor(tensors: dict[str, Tensor], target: Target, spec: ModelSpec) -> Tensor:
-    """A trained tensor as the checkpoint has it."""
+    """A tensor, or its part, as a public file has it, in float32."""
     module = target.name.removesuffix(".weight")
     if target.part is Part.LORA_A:
         return tensors[f"{module}.a"].float().cpu()
     if target.part is Part.LORA_B:
         b = tensors[f"{module}.b"].float().cpu()
         return _to_heads_first(b, spec.language.n_heads) if module.endswith("qkv") else b
-    return tensors[target.name].float().cpu()
+    tensor = tensors[target.name].float().cpu()
+    if target.part in _THIRDS:
+        return tensor.chunk(3)[_THIRDS[target.part]].clone()
+    if target.part is Part.FUSED:
+        return _to_heads_first(tensor, spec.language.n_heads)
+    return tensor
 
 
 def _to_heads_first(rows: Tensor, n_heads: int) -> Tensor:
     """Rows ordered [3][head][d] → [head][3][d]."""
-    by_third = rows.view(3, n_heads, -1, rows.shape[1])  # (3, H, d, r)
+    by_third = rows.view(3, n_heads, -1, *rows.shape[1:])  # (3, H, d, …)
     return by_third.transpose(0, 1).reshape(rows.shape)
