@@ -10,6 +10,7 @@ import torch
 
 from tests.torch.test_training import has_font
 from tinyv_cli.app import main as run_tinyv
+from tinyv_cli.errors import InputError
 from tinyv_cli.model.tinygptv import load_model
 from tinyv_cli.spec import make_tiny_spec
 from tinyv_cli.tokenizer import Tokenizer, derive_stop_ids
@@ -17,6 +18,8 @@ from weights.checkpoint import open_weights
 from weights.sources import resolve_sources
 from weights.tokenizer_files import make_small_merges, write_tokenizer
 from weights.training.__main__ import main as run_stage
+from weights.training.curve import draw_curves
+from weights.training.curve import main as draw_curve
 from weights.training.foundation import main as run_foundation
 from weights.training.foundation import make_fresh_model
 from weights.training.kinds import KINDS
@@ -188,3 +191,22 @@ def test_from_nothing_to_an_answer(tmp_path, capsys):
     document = json.loads(capsys.readouterr().out)
     assert document["template"] == "inst"
     assert Counter(document["usage"])["image_tokens"] == 32
+
+
+def test_the_loss_curve_shows_every_run_there_is(tmp_path, capsys):
+    folder = tmp_path / "training"
+    folder.mkdir()
+    for name, n_steps in (("seeing", 120), ("stage2", 3)):
+        lines = [json.dumps({"step": i, "loss": 9 / (i + 1), "rate": 0.1}) for i in range(n_steps)]
+        (folder / f"{name}.log.jsonl").write_text("\n".join(lines) + '\n{"step": 9', "utf-8")
+    figure = draw_curves(folder)
+    assert [panel.get_title() for panel in figure.axes] == ["seeing", "stage2"]
+    assert [len(panel.lines[0].get_xdata()) for panel in figure.axes] == [120, 3]
+    draw_curve([str(tmp_path)])
+    assert capsys.readouterr().out == f"{folder / 'loss.png'}\n"
+    assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_a_log_there_is_no_curve(tmp_path):
+    with pytest.raises(InputError, match="no log"):
+        draw_curves(tmp_path)

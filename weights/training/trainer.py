@@ -7,6 +7,7 @@ not. Knows no network and no data.
 
 import json
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -102,7 +103,12 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         device = next(iter(self._trained.values())).device.type
-        with torch.autocast(device, torch.bfloat16, enabled=options.bfloat16):
+        with (
+            warnings.catch_warnings(),
+            torch.autocast(device, torch.bfloat16, enabled=options.bfloat16),
+        ):
+            # RMSNorm of bfloat16 by a float32 weight is meant, and as right as it is slow.
+            warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
             loss = self._compute_loss(step)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
