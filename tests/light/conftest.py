@@ -1,8 +1,12 @@
 """What several light tests share."""
 
 import pytest
+from PIL import Image
 
 from tests.light.question_reader import make_asked, make_examples
+from tests.light.toy_evaluation import Runtimes
+from tests.light.toy_variant import write_picture, write_variant
+from tinyv_cli import backends, home
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +19,24 @@ def examples():
 def asked():
     """(scene, question) of each task, of all splits; read it only."""
     return make_asked()
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with two pictures and a home with two variants."""
+    monkeypatch.setenv("TINYV_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("TINYV_MODEL", raising=False)
+    monkeypatch.chdir(tmp_path)
+    write_picture(tmp_path / "cat.png")
+    Image.new("RGB", (9, 9), "blue").save(tmp_path / "dog.png")
+    for bits in (4, 8):
+        write_variant(home.variants_dir() / f"bits{bits}", bits=bits)
+    return tmp_path
+
+
+@pytest.fixture
+def runtimes(monkeypatch):
+    """What is opened instead of a backend."""
+    made = Runtimes()
+    monkeypatch.setattr(backends, "open_backend", made.open_backend)
+    return made

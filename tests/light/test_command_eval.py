@@ -1,18 +1,25 @@
 import itertools
 import json
-import weakref
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from tests.light.toy_decoder import ToyDecoder, ToyEncoder
-from tests.light.toy_variant import make_manifest, write_picture, write_variant
-from tinyv_cli import backends, home
+from tests.light.toy_decoder import ToyDecoder
+from tests.light.toy_evaluation import (
+    LINES,
+    EchoDecoder,
+    ask,
+    list_ledgers,
+    make_line,
+    read_answers,
+    run,
+    write_questions,
+)
+from tests.light.toy_variant import make_manifest
+from tinyv_cli import home
 from tinyv_cli.app import main
-from tinyv_cli.backends import Backend
 from tinyv_cli.errors import ExitCode, InputError
 from tinyv_cli.evaluation import evaluate as evaluation
 from tinyv_cli.evaluation.divergence import compute_divergences
@@ -22,122 +29,7 @@ from tinyv_cli.manifest import read_variant
 from tinyv_cli.prompt import TEMPLATES, make_prompt
 from tinyv_cli.tokenizer import Tokenizer
 
-N_LETTERS = 12
-
-
-def make_line(picture="cat.png", task="what", question="[vqa] what is it?", answer="cat"):
-    return {"picture": picture, "task": task, "question": question, "answer": answer}
-
-
-# Pictures take turns, so that an evaluation has to put them in order.
-LINES = [
-    make_line(),
-    make_line("dog.png", answer="dog"),
-    make_line(task="colour", question="[vqa] what colour is it?", answer="red"),
-    make_line("dog.png", "count", "[vqa] how many?", "two"),
-    make_line(task="refer", question="[refer] it", answer="{<1><2><30><40>}"),
-    make_line(task="caption", question="[caption] describe it", answer="a cat"),
-]
-
-
-class EchoDecoder(ToyDecoder):
-    """Answers with letters that depend on every position cached, and ends soon."""
-
-    def __init__(self, seed, interrupt_after=None):
-        super().__init__()
-        self._seed = seed
-        self._n_left = interrupt_after
-
-    def extend(self, segments):
-        if self._n_left is not None:
-            self._n_left -= 1
-            if self._n_left < 0:
-                raise KeyboardInterrupt
-        return super().extend(segments)
-
-    def compute_logits(self):
-        logits = np.full(300, -30, np.float32)
-        seed = [self._seed, *(sum(map(ord, str(key))) for key in self.held)]
-        logits[97 : 97 + N_LETTERS] = np.random.default_rng(seed).standard_normal(N_LETTERS)
-        logits[258] = 0.8
-        return logits
-
-
-class Runtimes:
-    """What was opened, and whether two were ever there at once."""
-
-    def __init__(self):
-        self.opened = []
-        self.encoders = []
-        self.most_alive = 0
-        self.interrupt_after = None
-        self._decoders = []
-
-    def open_backend(self, variant, options, notify):
-        # A variant's bits make its voice.
-        decoder = EchoDecoder(variant.manifest.bits, self.interrupt_after)
-        encoder = ToyEncoder()
-        self.opened.append(variant.name)
-        self.encoders.append(encoder)
-        self._decoders.append(weakref.ref(decoder))
-        alive = sum(reference() is not None for reference in self._decoders)
-        self.most_alive = max(self.most_alive, alive)
-        return Backend(encoder, decoder, "toy", 0.1)
-
-
-@pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
-    monkeypatch.setenv("TINYV_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("TINYV_MODEL", raising=False)
-    monkeypatch.chdir(tmp_path)
-    write_picture(tmp_path / "cat.png")
-    Image.new("RGB", (9, 9), "blue").save(tmp_path / "dog.png")
-    for bits in (4, 8):
-        write_variant(home.variants_dir() / f"bits{bits}", bits=bits)
-    return tmp_path
-
-
-@pytest.fixture
-def runtimes(monkeypatch):
-    made = Runtimes()
-    monkeypatch.setattr(backends, "open_backend", made.open_backend)
-    return made
-
-
-def write_questions(lines=LINES, name="questions.jsonl"):
-    text = "".join(f"{json.dumps(line) if isinstance(line, dict) else line}\n" for line in lines)
-    Path(name).write_text(text, "utf-8")
-    return name
-
-
-def run(capsys, *flags, model="bits4", code=ExitCode.OK):
-    """The document that the command prints."""
-    assert main(["eval", "questions.jsonl", "-m", model, "--json", *flags]) == code
-    out, err = capsys.readouterr()
-    if code != ExitCode.OK:
-        assert out == ""
-        return err
-    assert out.count("\n") == 1
-    document = json.loads(out)
-    assert document.pop("seconds") > 0
-    return document
-
-
-def list_ledgers():
-    return sorted(Path().glob("questions.eval-*.jsonl"))
-
-
-def read_answers():
-    """What the only ledger of answers holds, by question."""
-    (path,) = [each for each in list_ledgers() if '"answer"' in each.read_text()]
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return {line["index"]: line["answer"] for line in lines}
-
-
-def ask(capsys, line, model="bits4"):
-    """What `tinyv ask` answers to a line's question."""
-    assert main(["ask", line["picture"], line["question"], "-m", model]) == ExitCode.OK
-    return capsys.readouterr().out.removesuffix("\n")
+pytestmark = pytest.mark.usefixtures("place")
 
 
 def test_answers_are_those_of_ask_and_are_scored(runtimes, capsys):
@@ -415,86 +307,3 @@ def test_help_names_the_verb_with_an_example(capsys):
     out = capsys.readouterr().out
     assert "\n  eval " in out
     assert "\n    tinyv eval" in out
-
-
-GOOD = json.dumps(make_line())
-
-
-@pytest.mark.parametrize(
-    ("line", "problem"),
-    [
-        ("nonsense", "it is not JSON (Expecting value at character 1)"),
-        ("[1]", "it is not a JSON object"),
-        ('{"picture": "cat.png"}', "task is missing"),
-        (json.dumps(make_line() | {"answer": 2}), "answer is not a text"),
-        (json.dumps(make_line(task="dream")), "there is no task 'dream', there are what, colour"),
-        (json.dumps(make_line(task="refer")), "its answer holds no box"),
-        (json.dumps(make_line(question=" ")), "the question is blank"),
-        (json.dumps(make_line(answer="\ud800")), "surrogates not allowed"),
-        ("[" * 100_000, "recursion"),
-    ],
-)
-def test_a_line_that_cannot_be_asked_is_named(runtimes, capsys, line, problem):
-    write_questions([GOOD, "", line])
-    err = run(capsys, code=ExitCode.INPUT)
-    assert err.startswith("error: line 3 of questions.jsonl ")
-    assert problem in err
-    assert runtimes.opened == []
-
-
-def test_blank_lines_and_a_byte_order_mark_are_passed_over(runtimes, capsys):
-    Path("questions.jsonl").write_bytes(b"\xef\xbb\xbf" + f"{GOOD}\r\n\r\n{GOOD}".encode())
-    assert run(capsys)["all"]["n"] == 2
-
-
-def test_a_file_that_is_not_there_or_holds_nothing_is_an_error_of_input(runtimes, capsys):
-    assert "there is no file questions.jsonl" in run(capsys, code=ExitCode.INPUT)
-    write_questions([""])
-    assert "questions.jsonl holds no question" in run(capsys, code=ExitCode.INPUT)
-    assert main(["eval", "home"]) == ExitCode.INPUT
-    assert "home cannot be read" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("picture", ["bird.png", "\x00", "a" * 5000, ""])
-def test_a_missing_picture_is_found_before_anything_is_opened(runtimes, capsys, picture):
-    write_questions([GOOD, make_line(picture)])
-    err = run(capsys, code=ExitCode.INPUT)
-    assert "which line 2 of questions.jsonl asks about" in err
-    assert runtimes.opened == []
-    assert run(capsys, "--limit", "1")["all"]["n"] == 1
-
-
-def test_pictures_lie_where_the_file_of_questions_lies(runtimes, capsys, place, monkeypatch):
-    write_questions()
-    (place / "elsewhere").mkdir()
-    monkeypatch.chdir(place / "elsewhere")
-    assert main(["eval", "../questions.jsonl", "-m", "bits4"]) == ExitCode.OK
-    assert list(Path().iterdir()) == []
-
-
-def test_a_question_that_does_not_fit_the_context_is_named(runtimes, capsys):
-    write_questions([GOOD, make_line(answer="cat " * 200)])
-    err = run(capsys, "--against", "bits8", "-c", "2048", code=ExitCode.OK)
-    write_questions([GOOD, make_line(answer="x " * 1500)])
-    err = run(capsys, "--against", "bits8", code=ExitCode.INPUT)
-    assert "line 2 of questions.jsonl cannot be asked: prompt and answer need" in err
-    assert "--ctx-size" in err
-
-
-def test_a_variant_that_is_missing_is_an_error_of_the_weights(runtimes, capsys):
-    write_questions()
-    run(capsys, model="none", code=ExitCode.WEIGHTS)
-    run(capsys, "--against", "none", code=ExitCode.WEIGHTS)
-    (home.variants_dir() / "bits8" / "decoder.data").write_bytes(b"codes and scalez")
-    assert "is damaged" in run(capsys, "--against", "bits8", code=ExitCode.WEIGHTS)
-    assert runtimes.opened == []
-
-
-def test_variants_of_different_tokens_cannot_be_compared(runtimes, capsys):
-    write_questions()
-    manifest = read_variant(home.variants_dir() / "bits4").manifest
-    language = replace(manifest.spec.language, vocab_size=400)
-    folder = home.variants_dir() / "odd"
-    write_variant(folder, spec=replace(manifest.spec, language=language))
-    err = run(capsys, "--against", "odd", code=ExitCode.USAGE)
-    assert "bits4 and odd have different tokens" in err
