@@ -12,9 +12,11 @@ from dataclasses import fields
 from itertools import accumulate
 from pathlib import Path
 
-from tinyv_cli.errors import TinyvError, UsageError
+from tinyv_cli.console import Console
+from tinyv_cli.errors import UsageError
 from tinyv_cli.spec import ModelSpec, make_full_spec, make_tiny_spec
 from weights.dimensions import make_architecture, make_phi_config
+from weights.module_command import run_command
 from weights.naming import PHI_LAYOUTS
 from weights.sources import (
     ARCHITECTURE_FILE,
@@ -168,7 +170,7 @@ def _make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes what the command line asks for.
+    """Writes what the command line asks for, and prints the folder.
 
     Args:
         arguments: instead of the process's own.
@@ -176,14 +178,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: the command line is wrong, or the folder cannot be written.
     """
-    parser = _make_parser()
-    parsed = parser.parse_args(arguments)
+    run_command(_make_parser(), _write_asked, arguments)
+
+
+def _write_asked(parsed: argparse.Namespace, _: Console) -> Path:
     spec = (make_full_spec if parsed.size == "full" else make_tiny_spec)(parsed.stage)
     chosen = {field.name: getattr(parsed, field.name) for field in fields(SyntheticOptions)}
-    try:
-        write_sources(parsed.folder, spec, SyntheticOptions(**chosen))
-    except TinyvError as error:
-        parser.exit(error.exit_code, f"error: {error.problem}\nhint:  {error.hint}\n")
+    folder: Path = parsed.folder
+    write_sources(folder, spec, SyntheticOptions(**chosen))
+    return folder
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tinyv_cli.console import Console
-from tinyv_cli.errors import TinyvError, WeightsError
+from tinyv_cli.errors import WeightsError
 from tinyv_cli.spec import image_px_of_stage
 from tinyv_cli.tokenizer import Tokenizer
 from weights.checkpoint import open_weights
+from weights.module_command import run_command
 from weights.sources import (
     TOKENIZER_FILE,
     SourceFiles,
@@ -115,13 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: something cannot be used.
     """
-    parser = _make_parser()
-    console = Console()
-    try:
-        console.write_line(str(train_stage(parser.parse_args(arguments), console)))
-    except TinyvError as error:
-        console.write_error(error)
-        raise SystemExit(int(error.exit_code)) from error
+    run_command(_make_parser(), train_stage, arguments)
 
 
 if __name__ == "__main__":

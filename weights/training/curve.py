@@ -13,7 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tinyv_cli.console import Console
-from tinyv_cli.errors import InputError, TinyvError
+from tinyv_cli.errors import InputError
+from weights.module_command import run_command
 
 _RUNS = ("seeing", "speaking", "stage1", "stage2", "stage3", "stage4")
 _N_SMOOTHED = 50  # steps that one point of the line is the mean of
@@ -66,12 +67,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m weights.training.curve", description=__doc__)
     parser.add_argument("sources", type=Path, metavar="SOURCES")
-    folder = parser.parse_args(arguments).sources / "training"
-    try:
-        draw_curves(folder).savefig(folder / "loss.png", dpi=110)
-    except TinyvError as error:
-        parser.exit(error.exit_code, f"error: {error.problem}\nhint:  {error.hint}\n")
-    Console().write_line(str(folder / "loss.png"))
+    run_command(parser, _draw_asked, arguments)
+
+
+def _draw_asked(parsed: argparse.Namespace, _: Console) -> Path:
+    folder: Path = parsed.sources / "training"
+    target = folder / "loss.png"
+    draw_curves(folder).savefig(target, dpi=110)
+    return target
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from tinyv_cli.console import Console
-from tinyv_cli.errors import TinyvError
 from tinyv_cli.model.tinygptv import TinyGptV
 from tinyv_cli.spec import LanguageSpec, ModelSpec, QFormerSpec, VisionSpec
 from tinyv_cli.tokenizer import Tokenizer
+from weights.module_command import run_command
 from weights.sources import PHI_FOLDER, TOKENIZER_FILE
 from weights.tokenizer_files import write_tokenizer
 from weights.training.glyphs import open_glyphs
@@ -61,12 +61,15 @@ def make_fresh_model(spec: ModelSpec, seed: int) -> TinyGptV:
     return model
 
 
-def build_foundation(parsed: argparse.Namespace, console: Console) -> None:
+def build_foundation(parsed: argparse.Namespace, console: Console) -> Path:
     """Does what the command line asks for.
 
     Args:
         parsed: as `main` documents it.
         console: shows how far it is.
+
+    Returns:
+        The folder of sources.
 
     Raises:
         TinyvError: the font or an option cannot be used.
@@ -92,6 +95,7 @@ def build_foundation(parsed: argparse.Namespace, console: Console) -> None:
     loss = make_speaking_loss(model.language, tokenizer, parsed.seed + 1, parsed.batch)
     _run(parsed, console, "speaking", speaking, loss)
     write_network(folder, model, spec)
+    return folder
 
 
 def _run(
@@ -134,14 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: something cannot be used.
     """
-    parsed = _make_parser().parse_args(arguments)
-    console = Console()
-    try:
-        build_foundation(parsed, console)
-        console.write_line(str(parsed.out))
-    except TinyvError as error:
-        console.write_error(error)
-        raise SystemExit(int(error.exit_code)) from error
+    run_command(_make_parser(), build_foundation, arguments)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tinyv_cli.errors import TinyvError, UsageError
+from tinyv_cli.errors import UsageError
 from weights.training.colours import OBJECT_COLOURS
 from weights.training.kinds import KIND_OF_NAME, KINDS
 from weights.training.silhouettes import (
@@ -215,13 +215,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m weights.training.glyphs", description=__doc__)
     parser.add_argument("--font", type=Path, help=f"NotoColorEmoji.ttf; default: {FONT_VARIABLE}")
     parser.add_argument("--out", type=Path, default=SHEET_FILE)
-    parsed = parser.parse_args(arguments)
-    try:
-        glyphs = Glyphs(resolve_font(parsed.font))
-        shapes = {kind.name: to_silhouette(glyphs.draw_square(kind.name)) for kind in KINDS}
-    except TinyvError as error:
-        parser.exit(error.exit_code, f"error: {error.problem}\nhint:  {error.hint}\n")
-    write_silhouettes(parsed.out, shapes)
+    run_command(parser, _write_asked, arguments)
+
+
+def _write_asked(parsed: argparse.Namespace, _: Console) -> Path:
+    target: Path = parsed.out
+    glyphs = Glyphs(resolve_font(parsed.font))
+    write_silhouettes(
+        target, {kind.name: to_silhouette(glyphs.draw_square(kind.name)) for kind in KINDS}
+    )
+    return target
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from tinyv_cli.errors import TinyvError, UsageError
+from tinyv_cli.console import Console
+from tinyv_cli.errors import UsageError
+from weights.module_command import run_command
 from weights.training.asking import Question
 from weights.training.drawing import draw_scene
 from weights.training.glyphs import FONT_VARIABLE, Glyphs, open_glyphs
@@ -98,12 +100,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--font", type=Path, help=f"NotoColorEmoji.ttf; also {FONT_VARIABLE}")
-    parsed = parser.parse_args(arguments)
-    try:
-        glyphs = open_glyphs(parsed.font)
-        write_scenes(parsed.out, parsed.split, parsed.seed, parsed.count, parsed.size, glyphs)
-    except TinyvError as error:
-        parser.exit(error.exit_code, f"error: {error.problem}\nhint:  {error.hint}\n")
+    run_command(parser, _write_asked, arguments)
+
+
+def _write_asked(parsed: argparse.Namespace, _: Console) -> Path:
+    folder: Path = parsed.out
+    glyphs = open_glyphs(parsed.font)
+    write_scenes(folder, parsed.split, parsed.seed, parsed.count, parsed.size, glyphs)
+    return folder
 
 
 if __name__ == "__main__":
