@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from quantize.recipe import Recipe
-from tinyv_cli.memory import estimate_run_bytes
+from tinyv_cli.memory import PACKED_SHARE, estimate_run_bytes
 from tinyv_cli.spec import ModelSpec
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -23,7 +23,6 @@ _GRAPH_BYTES_PER_TENSOR = 700  # of an `.onnx` file: name, place in the data fil
 _PAGE_BYTES = 4096
 _FLOAT_BYTES = 4
 _PROGRAM_BYTES = 400_000_000  # interpreter, torch and the runtime
-_PACKED_SHARE = 2.2  # the runtime's packed copy keeps the portable numbers beside the packed ones
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def make_plan(spec: ModelSpec, shapes: Shapes, recipe: Recipe) -> Plan:
         _plan_part("embeddings", {EMBEDDINGS: shapes[EMBEDDINGS]}, recipe),
     )
     size_bytes = sum(part.size_bytes for part in parts)
-    packed = _PACKED_SHARE * sum(part.size_bytes for part in parts if part.name != "embeddings")
+    packed = PACKED_SHARE * sum(part.size_bytes for part in parts if part.name != "embeddings")
     largest = max(math.prod(shape) for shape in shapes.values())
     return Plan(
         spec=spec,

@@ -169,6 +169,15 @@ def test_where_nothing_can_be_kept_the_portable_graph_answers(variant, monkeypat
 
 
 @needs_golden
+def test_on_a_disk_without_room_the_portable_graph_answers(variant, monkeypatch):
+    shutil.rmtree(variant.folder / "packed")
+    usage = shutil.disk_usage(variant.folder)._replace(free=1000)
+    monkeypatch.setattr(packed_module.shutil, "disk_usage", lambda _: usage)
+    assert resolve_graph(variant, "decoder", 1, pytest.fail) == variant.path("decoder")
+    assert list((variant.folder / "packed").iterdir()) == []
+
+
+@needs_golden
 def test_several_at_once_all_get_a_whole_packed_part(variant):
     shutil.rmtree(variant.folder / "packed")
     paths: list[Path] = []

@@ -7,6 +7,7 @@ where it does not fit. Knows files and the runtime, not the network.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from tinyv_cli.backends.onnx_sessions import RUNTIME, save_packed
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.hashes import check_hashes, hash_file, remember_hashes
 from tinyv_cli.manifest import FileEntry, Variant
+from tinyv_cli.memory import PACKED_SHARE
 
 FOLDER = "packed"
 _RECORD = "packed.json"
@@ -109,13 +111,20 @@ class PackedPart:
         self._remove_others()
 
     def _start_building(self) -> Path:
-        """Makes a folder of this process, and drops those that killed processes left."""
+        """Makes a folder of this process, and drops those that killed processes left.
+
+        Raises:
+            OSError: the folder cannot be written, or the disk has no room for the copy.
+        """
         home = self.folder.parent
         home.mkdir(exist_ok=True)
         for left_over in home.glob(f"{_BUILDING}*"):
             owner = left_over.name.removeprefix(_BUILDING).partition("-")[0]
             if not (owner.isdecimal() and psutil.pid_exists(int(owner))):
                 shutil.rmtree(left_over, ignore_errors=True)
+        needed_bytes = PACKED_SHARE * self.variant.path(f"{self.role}-data").stat().st_size
+        if shutil.disk_usage(home).free < needed_bytes:  # the runtime would not say why it failed
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(home))
         return Path(mkdtemp(prefix=f"{_BUILDING}{os.getpid()}-", dir=home))
 
     def _move_in(self, building: Path) -> None:
