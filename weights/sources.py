@@ -225,6 +225,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
+def write_json(path: Path, value: object) -> None:
+    """Writes a JSON file as the sources have theirs: UTF-8, indented, with a final newline."""
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
 def read_text(path: Path) -> str:
     """Reads a file of UTF-8 text.
 

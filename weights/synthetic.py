@@ -6,7 +6,6 @@ lies in which file is told by `synthetic_plans`; this file knows the folder and 
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import fields
 from itertools import accumulate
@@ -25,6 +24,7 @@ from weights.sources import (
     STAGES,
     VISION_FILE,
     make_checkpoint_name,
+    write_json,
 )
 from weights.streaming import write_safetensors_file, write_torch_file
 from weights.synthetic_numbers import LORA_ALPHA
@@ -76,7 +76,7 @@ def write_sources(folder: Path, spec: ModelSpec, options: SyntheticOptions) -> N
             f"a vocabulary of {spec.language.vocab_size} is too small for the tokenizer",
             "use 512 or more",
         )
-    _write_json(
+    write_json(
         phi / "config.json", make_phi_config(spec.language, options.dtype, options.phi_layout)
     )
     _write_architecture(folder, spec)
@@ -104,7 +104,7 @@ def _check_options(spec: ModelSpec, options: SyntheticOptions) -> None:
 def _write_architecture(folder: Path, spec: ModelSpec) -> None:
     architecture = make_architecture(spec)
     if architecture != make_architecture(ModelSpec()):
-        _write_json(folder / ARCHITECTURE_FILE, architecture)
+        write_json(folder / ARCHITECTURE_FILE, architecture)
 
 
 def _write_phi(folder: Path, plan: FilePlan, container: str) -> None:
@@ -121,7 +121,7 @@ def _write_phi(folder: Path, plan: FilePlan, container: str) -> None:
         weight_map |= dict.fromkeys(shard, name)
     size_bytes = sum(tensor.size_bytes for tensor in plan.values())
     index = {"metadata": {"total_size": size_bytes}, "weight_map": weight_map}
-    _write_json(folder / f"{stem}.{suffix}.index.json", index)
+    write_json(folder / f"{stem}.{suffix}.index.json", index)
 
 
 def _split_plan(plan: FilePlan) -> list[FilePlan]:
@@ -147,10 +147,6 @@ def _make_surroundings(spec: ModelSpec) -> dict[str, object]:
         "scaler": None,
         "epoch": 0,
     }
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def _make_parser() -> argparse.ArgumentParser:

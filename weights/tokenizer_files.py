@@ -3,7 +3,6 @@
 Byte-level BPE as Phi-2's, with its 38 runs of white space and `<|endoftext|>`.
 """
 
-import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +15,7 @@ from weights.sources import (
     TOKENIZER_FILE,
     TOKENIZER_PARTS,
     make_tokenizer_json,
+    write_json,
 )
 
 Merge = tuple[str, str]
@@ -51,11 +51,11 @@ def write_tokenizer(folder: Path, merges: Sequence[Merge]) -> int:
     special = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
     config = {"add_prefix_space": False, **special, "tokenizer_class": "CodeGenTokenizer"}
     vocab_file, merges_file = TOKENIZER_PARTS
-    _write_json(folder / vocab_file, vocabulary)
+    write_json(folder / vocab_file, vocabulary)
     (folder / merges_file).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    _write_json(folder / ADDED_TOKENS_FILE, added)
-    _write_json(folder / "tokenizer_config.json", config)
-    _write_json(folder / "special_tokens_map.json", special)
+    write_json(folder / ADDED_TOKENS_FILE, added)
+    write_json(folder / "tokenizer_config.json", config)
+    write_json(folder / "special_tokens_map.json", special)
     text = make_tokenizer_json(vocabulary, list(merges), added)
     (folder / TOKENIZER_FILE).write_text(text, encoding="utf-8")
     return len(vocabulary) + len(added)
@@ -78,7 +78,3 @@ def spell_words(words: Sequence[str]) -> list[Merge]:
 def _make_space_runs() -> list[str]:
     """Phi-2's added tokens: 31 to 2 spaces, then 9 to 2 tabs."""
     return [" " * n for n in range(31, 1, -1)] + ["\t" * n for n in range(9, 1, -1)]
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -283,6 +283,21 @@ def test_a_kill_leaves_the_old_variant_or_none_and_the_next_run_cleans_up(
     assert json.loads((output / "manifest.json").read_text("utf-8"))["bits"] == 8
 
 
+def test_a_real_interrupt_leaves_no_variant_and_the_next_run_cleans_up(sources, tmp_path):
+    # The exit code is held below: a signal at this moment has ended in an abort (DESIGN.md).
+    output = tmp_path / "variants" / "new"
+    words = ["quantize", "--sources", str(sources), "-o", str(output)]
+    command = [sys.executable, "-m", "tinyv_cli", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for_file(output, "decoder.data", process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert process.returncode != 0, err
+    assert (out, "Traceback" in err, output.exists()) == ("", False, False)
+    assert main([*words, "-q"]) == 0
+    assert [path.name for path in output.parent.iterdir()] == ["new"]
+
+
 @pytest.mark.parametrize("after", [0, 5, 60])
 def test_ctrl_c_stops_quantising_and_leaves_nothing(after, sources, tmp_path, monkeypatch, capsys):
     from quantize.graph import GraphWriter

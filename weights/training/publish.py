@@ -3,7 +3,6 @@
 Foreign names come from `weights.naming`; rows are put back into the published order.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +30,7 @@ from weights.sources import (
     QFORMER_FILE,
     VISION_FILE,
     make_checkpoint_name,
+    write_json,
 )
 
 _LORA_ALPHA = 16.0  # of the LoRA that later stages add
@@ -66,8 +66,8 @@ def write_network(folder: Path, model: TinyGptV, spec: ModelSpec) -> None:
         {"model": {foreign: _find_tensor(tensors, t, spec) for foreign, t in qformer.items()}},
     )
     config = make_phi_config(spec.language, "float16")
-    _write_json(folder / PHI_FOLDER / "config.json", config)
-    _write_json(folder / ARCHITECTURE_FILE, make_architecture(spec))
+    write_json(folder / PHI_FOLDER / "config.json", config)
+    write_json(folder / ARCHITECTURE_FILE, make_architecture(spec))
     write_checkpoint(folder / make_checkpoint_name(spec.stage), model, spec, _LORA_ALPHA)
 
 
@@ -102,10 +102,6 @@ def _save(path: Path, content: Mapping[str, object]) -> None:
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
 
 
 def _list_names(spec: ModelSpec) -> dict[str, Target]:
