@@ -84,7 +84,8 @@ def compute_logits(spec: ModelSpec, read: Read, prompts: Sequence[np.ndarray]) -
     """
 
     def call_block(block: nn.Module, hidden: Tensor) -> Tensor:
-        out: Tensor = block(hidden, make_rotary(spec.language, 0, hidden))
+        places = torch.arange(hidden.shape[1])[None]
+        out: Tensor = block(hidden, make_rotary(spec.language, places, hidden.dtype))
         return out
 
     stream = _Stream(spec, read)

@@ -32,6 +32,7 @@ LAYERS = (
         "tinyv_cli.home",
         "tinyv_cli.hashes",
         "tinyv_cli.manifest",
+        "tinyv_cli.miniature",
         "tinyv_cli.memory",
         "tinyv_cli.boxes",
     ),

@@ -25,7 +25,8 @@ EXAMPLES = """Examples:
   tinyv eval questions.jsonl -m 4bit --against 8bit
 
 Each option can be set by a variable too: --max-tokens by TINYV_MAX_TOKENS. A flag wins. Variants
-lie in the folder that TINYV_HOME names, or where your system keeps such data.
+lie in the folder that TINYV_HOME names, or where your system keeps such data. Where there is none
+yet, the miniature that comes with tinyv answers.
 
 Exit codes: 0 ok, 1 a bug, 2 usage, 3 picture or question, 4 weights, 5 device or memory, 6 a batch
 with failures, 130 Ctrl-C.
@@ -40,6 +41,9 @@ SOURCES = """The folder of sources holds:
   blip2_pretrained_flant5xxl.pth  the Q-Former (LAVIS)
   TinyGPT-V_for_Stage4.pth        or of stage 1, 2 or 3
                                   (hub: Tyrannosaurus/TinyGPT-V)
+
+Without --sources: those in sources/ where tinyv keeps its files (TINYV_HOME), and where none are
+there, those of the miniature that comes with tinyv.
 """
 
 DISK_FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import platformdirs
 
+from tinyv_cli import miniature
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.manifest import MANIFEST_NAME, Variant, make_read_error, read_variant
 
@@ -18,12 +19,8 @@ class DamagedVariant:
     """A folder among the variants that cannot be read, and why."""
 
     folder: Path
+    name: str
     error: WeightsError
-
-    @property
-    def name(self) -> str:
-        """The folder's name."""
-        return self.folder.name
 
 
 def home_dir() -> Path:
@@ -37,6 +34,11 @@ def home_dir() -> Path:
 def variants_dir() -> Path:
     """Where variants without a folder of their own lie."""
     return home_dir() / "variants"
+
+
+def sources_dir() -> Path:
+    """Where sources are looked for when nobody names a folder of them."""
+    return home_dir() / "sources"
 
 
 def stamps_dir() -> Path:
@@ -61,8 +63,9 @@ def resolve_variant(name_or_path: str | None) -> Variant:
     """Finds and reads the variant that is meant.
 
     Args:
-        name_or_path: a name under `variants_dir()`, else a folder; None is `TINYV_MODEL`, and
-            where that is not set, the newest variant.
+        name_or_path: a name under `variants_dir()`, else a folder, else `miniature`; None is
+            `TINYV_MODEL`, where that is not set the newest variant, and where there is none the
+            miniature.
 
     Raises:
         WeightsError: there is none, or it cannot be read.
@@ -76,11 +79,14 @@ def resolve_variant(name_or_path: str | None) -> Variant:
         folder = Path(wanted)
     if folder.exists():
         return read_variant(folder)
-    raise _make_unknown_error(wanted)
+    brought = miniature.read_miniature() if wanted == miniature.NAME else None
+    if brought is None:
+        raise _make_unknown_error(wanted)
+    return brought
 
 
 def list_variants() -> list[Variant | DamagedVariant]:
-    """All variants under `variants_dir()` by name, those that cannot be read included.
+    """All variants of the user's own by name, those that cannot be read included.
 
     Raises:
         WeightsError: the folder of variants itself cannot be read.
@@ -95,16 +101,33 @@ def list_variants() -> list[Variant | DamagedVariant]:
     return [_read_or_tell(each) for each in folders if not each.name.startswith(".")]
 
 
+def list_named_variants() -> list[Variant | DamagedVariant]:
+    """All that `-m` takes by name: the user's own, then the miniature unless one has its name.
+
+    Raises:
+        WeightsError: the folder of variants itself cannot be read.
+    """
+    own = list_variants()
+    folder = miniature.find_variant()
+    if folder is None or miniature.NAME in {each.name for each in own}:
+        return own
+    try:
+        brought = miniature.read_miniature()
+    except WeightsError as error:
+        return [*own, DamagedVariant(folder, miniature.NAME, error)]
+    return [*own, brought] if brought else own
+
+
 def _read_or_tell(folder: Path) -> Variant | DamagedVariant:
     """Reads a variant, or keeps the reason why not."""
     try:
         return read_variant(folder)
     except WeightsError as error:
-        return DamagedVariant(folder, error)
+        return DamagedVariant(folder, folder.name, error)
 
 
 def _read_newest() -> Variant:
-    """The variant made last; damaged ones count only where there is no other."""
+    """The variant made last, damaged ones only where there is no other; else the miniature."""
     found = list_variants()
     sound = [each for each in found if isinstance(each, Variant)]
     if sound:
@@ -112,7 +135,10 @@ def _read_newest() -> Variant:
     for each in found:
         if isinstance(each, DamagedVariant):
             raise each.error
-    raise WeightsError(f"there is no variant in {variants_dir()}", HOW_TO_MAKE_ONE)
+    brought = miniature.read_miniature()
+    if brought is None:
+        raise WeightsError(f"there is no variant in {variants_dir()}", HOW_TO_MAKE_ONE)
+    return brought
 
 
 def _make_unknown_error(wanted: str) -> WeightsError:
@@ -126,7 +152,7 @@ def _make_unknown_error(wanted: str) -> WeightsError:
 
 def _hint_for_names(wanted: str) -> str:
     """The nearest name, else where names are shown, else how to make a variant."""
-    names = [each.name for each in list_variants()]
+    names = [each.name for each in list_named_variants()]
     close = get_close_matches(wanted, names, n=1)
     if close:
         return f"did you mean `-m {close[0]}`?"

@@ -165,7 +165,10 @@ CtxSize = Annotated[
 Json = Annotated[bool, _option("--json", help="One JSON document on stdout")]
 ShowPrompt = Annotated[bool, _option("--show-prompt", help="The exact prompt on stderr")]
 Stats = Annotated[bool, _option("--stats", help="Times and counts on stderr")]
-Sources = Annotated[Path, _option("--sources", metavar="DIR", help="Folder with the files below")]
+Sources = Annotated[
+    Path | None,
+    _option("--sources", metavar="DIR", help="Folder with the files below; else see the end"),
+]
 Bits = Annotated[
     int,
     _option("--bits", metavar="4|8|32", help="Bits of a weight", reads=_whole("--bits", 1)),
@@ -232,7 +235,7 @@ class AskArguments:
 class QuantizeArguments:
     """What can be typed after `tinyv quantize`."""
 
-    sources: Sources
+    sources: Sources = None
     bits: Bits = 4
     output: Output = None
     stage: Stage = None

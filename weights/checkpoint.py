@@ -103,7 +103,7 @@ class MergedWeights:
             return self._read_thirds(name, parts)
         tensor = _read_float32(parts[Part.WHOLE])
         if name == POSITION_EMBEDDING:
-            return _resize_positions(tensor, self._shapes[name][1])
+            return resize_positions(tensor, self._shapes[name][1])
         return tensor
 
     def read_lora(self, name: str) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -271,7 +271,7 @@ def _check_finite(tensor: torch.Tensor, origin: Origin) -> None:
         )
 
 
-def _resize_positions(positions: torch.Tensor, n_tokens: int) -> torch.Tensor:
+def resize_positions(positions: torch.Tensor, n_tokens: int) -> torch.Tensor:
     """Position embeddings for another square grid; the class token's stays.
 
     Args:

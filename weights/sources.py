@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from tinyv_cli.errors import WeightsError
+from tinyv_cli.manifest import make_read_error
 
 STAGES = (1, 2, 3, 4)
 PHI_FOLDER = "phi-2"
@@ -108,6 +109,19 @@ def resolve_sources(folder: Path, stage: int | None = None) -> SourceFiles:
         phi_index=index,
         tokenizer_files=tokenizer_files,
     )
+
+
+def holds_sources(folder: Path) -> bool:
+    """Whether any of the four sources lies in a folder, be it incomplete or half fetched.
+
+    Raises:
+        WeightsError: the folder cannot be read.
+    """
+    starts = (PHI_FOLDER, VISION_FILE, QFORMER_FILE, *map(make_checkpoint_name, STAGES))
+    try:
+        return folder.is_dir() and any(path.name.startswith(starts) for path in folder.iterdir())
+    except OSError as error:
+        raise make_read_error(folder, error) from error
 
 
 def make_checkpoint_name(stage: int) -> str:

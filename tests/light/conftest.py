@@ -6,7 +6,16 @@ from PIL import Image
 from tests.light.question_reader import make_asked, make_examples
 from tests.light.toy_evaluation import Runtimes
 from tests.light.toy_variant import write_picture, write_variant
-from tinyv_cli import backends, home
+from tinyv_cli import backends, home, miniature
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_miniature(tmp_path_factory):
+    """Tests see no miniature unless they put one in its place."""
+    nowhere = tmp_path_factory.mktemp("installation") / "demo"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(miniature, "demo_dir", lambda: nowhere)
+        yield
 
 
 @pytest.fixture(scope="session")

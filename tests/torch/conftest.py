@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from quantize.pipeline import QuantizeOptions, make_variant
 from tests.golden import GOLDEN
 from tests.torch.tiny_sources import write_tiny
+from tinyv_cli import miniature
 from tinyv_cli.backends import Backend, BackendOptions, open_backend
 from tinyv_cli.manifest import Variant, read_variant
 from tinyv_cli.progress import show_nothing
@@ -75,6 +76,15 @@ def _own_home(variants_home: Path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TINYV_HOME", str(variants_home))
         patch.delenv("TINYV_MODEL", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_miniature(tmp_path_factory: pytest.TempPathFactory):
+    """Tests see no miniature unless they put one in its place."""
+    nowhere = tmp_path_factory.mktemp("installation") / "demo"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(miniature, "demo_dir", lambda: nowhere)
         yield
 
 

@@ -1,6 +1,7 @@
 """What the stages start from: a vocabulary, texts, labels that scenes give, and whole sources."""
 
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -8,24 +9,23 @@ import numpy as np
 import pytest
 import torch
 
+from tests.light.test_recipe import MINIATURE
 from tests.torch.test_training import has_font
 from tinyv_cli.app import main as run_tinyv
-from tinyv_cli.errors import InputError
+from tinyv_cli.errors import InputError, UsageError
 from tinyv_cli.model.tinygptv import load_model
 from tinyv_cli.spec import make_tiny_spec
 from tinyv_cli.tokenizer import Tokenizer, derive_stop_ids
 from weights.checkpoint import open_weights
 from weights.sources import resolve_sources
 from weights.tokenizer_files import make_small_merges, write_tokenizer
-from weights.training.__main__ import main as run_stage
+from weights.training.__main__ import main as run_training
 from weights.training.curve import draw_curves
 from weights.training.curve import main as draw_curve
-from weights.training.foundation import main as run_foundation
-from weights.training.foundation import make_fresh_model
-from weights.training.kinds import KINDS
+from weights.training.foundation import make_fresh_model, make_waves
 from weights.training.placement import make_scene
 from weights.training.publish import write_network
-from weights.training.reading import describe, list_texts, read_scene
+from weights.training.reading import list_texts, number_words, read_scene
 from weights.training.scene import NOTHING, label_patches
 from weights.training.seeing import (
     SceneLabels,
@@ -33,12 +33,28 @@ from weights.training.seeing import (
     compute_seeing_loss,
     label_scene,
     match,
+    read_boxes,
+    see,
 )
-from weights.training.speaking import compute_speaking_loss
+from weights.training.slots import GROUP_SIZE, N_GROUPS, N_SLOTS, NUMBERS, WORD_PLACES, WORDS
+from weights.training.speaking import make_speaking_loss
 from weights.training.splits import make_generator
 from weights.training.vocabulary import learn_merges
 
-SPEC = replace(make_tiny_spec(1), vision=replace(make_tiny_spec(1).vision, image_px=56))
+_TINY = make_tiny_spec(1)
+SPEC = replace(
+    _TINY,
+    vision=replace(_TINY.vision, image_px=56),
+    language=replace(_TINY.language, vocab_size=1344),
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory) -> Tokenizer:
+    """A vocabulary as the miniature learns it."""
+    folder = tmp_path_factory.mktemp("vocabulary")
+    write_tokenizer(folder, learn_merges(list_texts(0, 700), 1000))
+    return Tokenizer(folder / "tokenizer.json")
 
 
 @pytest.fixture(scope="module")
@@ -72,42 +88,92 @@ def test_a_learnt_vocabulary_keeps_stop_marks_and_texts(tmp_path):
     assert n_ids < 0.5 * sum(len(text.encode()) for text in texts)
 
 
-def test_a_text_describes_its_scene_where_the_picture_would_stand():
-    for number in range(40):
-        reading = read_scene(3, number)
-        scene = make_scene(make_generator("train", 3, number), "train")
-        assert f"<Img>{describe(scene)}</Img> " in reading.given
-        assert reading == read_scene(3, number)
-        assert reading.given.startswith("<|endoftext|>")
-        assert reading.given.count("<|endoftext|>[INST]") in (0, reading.given.count("[INST]"))
+def test_every_word_of_a_slot_is_one_token(tokenizer):
+    ids = number_words(tokenizer)
+    assert len(set(ids)) == len(WORDS)
+    assert [tokenizer.decode([token]) for token in ids] == [f" {word}" for word in WORDS]
+
+
+def test_a_vocabulary_without_a_word_is_refused(tmp_path):
+    write_tokenizer(tmp_path, make_small_merges())
+    with pytest.raises(UsageError, match="tokens"):
+        number_words(Tokenizer(tmp_path / "tokenizer.json"))
+
+
+def test_a_scene_is_read_the_same_every_time():
+    for number in range(20):
+        reading = read_scene(3, number, 4)
+        assert reading == read_scene(3, number, 4)
+        assert len(reading.slots) == N_SLOTS
+        assert len(reading.dialogues) == 4
 
 
 def test_labels_are_those_of_the_scene(scenes):
     for scene in scenes:
         labels = label_scene(scene, 4)
-        owners = label_patches(scene, 4).flatten()
-        for kind, owner in zip(labels.patches.tolist(), owners, strict=True):
-            expected = None if owner == NOTHING else scene.objects[owner].kind
-            assert (KINDS[kind].name if kind < len(KINDS) else None) == expected
-        assert [KINDS[kind].name for kind in labels.kinds] == [o.kind for o in scene.objects]
-        assert labels.boxes.shape == (len(scene.objects), 4)
-        assert [bool(tint) for tint in labels.tints] == [
-            o.colour is not None for o in scene.objects
-        ]
+        assert (labels.owners.numpy() == label_patches(scene, 4).flatten()).all()
+        for each, words in zip(scene.objects, labels.objects.tolist(), strict=True):
+            assert WORDS[words[0]] == each.kind
+            assert WORDS[words[1]] == (each.colour or "plain")
+            assert words[2:] == list(each.box_percent)
+        lefts = labels.objects[labels.order.argsort(), 2].tolist()
+        assert lefts == sorted(lefts)
+        assert WORDS[labels.whole[0]] == scene.background.colour
 
 
-def test_each_object_is_matched_to_the_query_that_tells_it():
-    boxes = torch.tensor([[0.1, 0.1, 0.3, 0.3], [0.5, 0.5, 0.9, 0.9]])
-    nothing = torch.zeros(0, dtype=torch.long)
-    labels = SceneLabels(nothing, torch.tensor([3, 3]), torch.tensor([0, 0]), boxes, 0)
-    kinds = torch.full((5, len(KINDS) + 1), -4.0)
-    kinds[:, -1] = 4.0
-    told = torch.rand(5, 4, generator=torch.Generator().manual_seed(0))
-    for query, one in ((4, 0), (1, 1)):
-        kinds[query, 3], kinds[query, -1] = 4.0, -4.0
-        told[query] = boxes[one] + 0.01
-    queries, objects = match(kinds, told, labels)
-    assert dict(zip(objects.tolist(), queries.tolist(), strict=True)) == {0: 4, 1: 1}
+def tell(groups: dict[int, list[str]], sure: float) -> torch.Tensor:
+    """Probabilities (32, W) of query tokens that tell these words."""
+    chances = torch.full((N_SLOTS, len(WORDS)), (1 - sure) / len(WORDS))
+    for group, words in groups.items():
+        for i, word in enumerate(words):
+            chances[2 + group * GROUP_SIZE + i, WORD_PLACES[word]] += sure
+    return chances
+
+
+CAT = ["cat", "plain", "10", "10", "30", "30"]
+DOG = ["dog", "plain", "50", "50", "90", "90"]
+LABELS = SceneLabels(
+    owners=torch.tensor([0, NOTHING, 1, 1]),
+    objects=torch.tensor([[WORD_PLACES[word] for word in words] for words in (CAT, DOG)]),
+    order=torch.tensor([0, 1]),
+    whole=torch.tensor([WORD_PLACES["red"], WORD_PLACES["nothing"]]),
+)
+
+
+def test_an_object_has_the_group_that_tells_it():
+    chances = tell({4: CAT, 0: DOG}, sure=0.98)
+    assert match(chances, read_boxes(chances[None])[0], LABELS).tolist() == [4, 0]
+
+
+def test_an_object_that_no_group_tells_has_that_of_its_place():
+    chances = tell({}, sure=0.0)
+    assert match(chances, read_boxes(chances[None])[0], LABELS).tolist() == [0, 1]
+
+
+def test_boxes_are_the_mean_of_the_numbers_told():
+    chances = tell({1: CAT, 3: DOG}, sure=0.5)
+    told = chances[2 + GROUP_SIZE + 2, NUMBERS]
+    expected = (told * torch.arange(101)).sum() / told.sum() / 100
+    boxes = read_boxes(chances[None])
+    assert boxes.shape == (1, N_GROUPS, 4)
+    assert boxes[0, 1, 0] == pytest.approx(expected.item())
+    sure = read_boxes(tell({1: CAT}, sure=1.0)[None])[0, 1]
+    assert sure.tolist() == pytest.approx([0.1, 0.1, 0.3, 0.3])
+
+
+def test_a_tower_sees_pictures_of_another_side():
+    vision = make_fresh_model(SPEC, seed=0).vision
+    small = torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(see(vision, small), vision(small))
+    assert see(vision, torch.zeros(1, 3, 112, 112)).shape == (1, 1 + 64, SPEC.vision.width)
+
+
+def test_waves_tell_every_place_apart():
+    waves = make_waves(8, 192)
+    assert waves.shape == (64, 192)
+    apart = torch.cdist(waves, waves) + 100 * torch.eye(64)
+    assert apart.min() > 1
+    assert torch.cdist(waves[:1], waves[1:2]) < torch.cdist(waves[:1], waves[7:8])
 
 
 def test_a_few_steps_of_seeing_lower_the_loss(scenes):
@@ -122,24 +188,12 @@ def test_a_few_steps_of_seeing_lower_the_loss(scenes):
     assert all(parameter.grad is not None for parameter in trained)
 
 
-def test_a_few_steps_of_speaking_lower_the_loss(tmp_path):
-    write_tokenizer(tmp_path, make_small_merges())
-    tokenizer = Tokenizer(tmp_path / "tokenizer.json")
-    readings = [read_scene(1, number) for number in range(4)]
-    texts = [(tokenizer.encode(r.given)[-60:], tokenizer.encode(r.answer)) for r in readings]
+def test_a_few_steps_of_speaking_lower_the_loss(tokenizer):
     language = make_fresh_model(SPEC, seed=0).language
-    losses = train(language.parameters(), lambda: compute_speaking_loss(language, texts), 25)
+    compute_loss = make_speaking_loss(language, tokenizer, seed=1, batch=2, n_dialogues=3)
+    assert compute_loss(0).item() == compute_loss(0).item() != compute_loss(1).item()
+    losses = train(language.parameters(), lambda: compute_loss(0), 25)
     assert losses[-1] < 0.6 * losses[0]
-
-
-def test_padding_changes_no_speaking_loss(tmp_path):
-    language = make_fresh_model(SPEC, seed=2).language
-    texts = [(list(range(5, 25)), [7, 8, 9]), (list(range(40, 47)), [1, 2])]
-    together = compute_speaking_loss(language, texts)
-    reordered = compute_speaking_loss(language, texts[::-1])
-    torch.testing.assert_close(together, reordered)
-    alone = [compute_speaking_loss(language, [text]) for text in texts]
-    assert min(alone) < together < max(alone)
 
 
 def test_a_network_written_as_sources_reads_back(tmp_path):
@@ -170,15 +224,16 @@ def test_a_network_written_as_sources_reads_back(tmp_path):
 
 @pytest.mark.skipif(not has_font(), reason="Noto Color Emoji is not installed")
 def test_from_nothing_to_an_answer(tmp_path, capsys):
-    folder = tmp_path / "sources"
-    steps = ["--seeing-steps", "2", "--speaking-steps", "2", "--batch", "2"]
+    folder, recipe = tmp_path / "sources", tmp_path / "recipe.toml"
+    text = MINIATURE.read_text("utf-8")
+    for name, number in (("steps", 2), ("batch", 4), ("warm_up", 1), ("large_from", 1)):
+        text = re.sub(rf"^{name} = \d+", f"{name} = {number}", text, flags=re.MULTILINE)
+    recipe.write_text(text, "utf-8")
     for _ in range(2):  # the second run finds all done
-        run_foundation(["--out", str(folder), *steps])
-    log = (folder / "training" / "seeing.log.jsonl").read_text("utf-8").splitlines()
-    assert [json.loads(line)["step"] for line in log] == [0, 1]
-    flags = ["--sources", str(folder), "--steps", "1", "--batch", "2", "--lora-rank", "8"]
-    for stage, image_px in (("1", "112"), ("2", "112"), ("3", "112"), ("4", "224")):
-        run_stage([*flags, "--stage", stage, "--image-px", image_px])
+        run_training([str(recipe), "--out", str(folder)])
+    for name in ("seeing", "speaking", "stage1", "stage4"):
+        log = (folder / "training" / f"{name}.log.jsonl").read_text("utf-8").splitlines()
+        assert [json.loads(line)["step"] for line in log] == [0, 1]
     variant = tmp_path / "variant"
     assert run_tinyv(["quantize", "--sources", str(folder), "-o", str(variant), "-q"]) == 0
     capsys.readouterr()

@@ -109,7 +109,7 @@ def test_a_block_computes_the_published_formulas(model: TinyGptV):
     mlp = gelu(inner, approximate="tanh") @ w["mlp.fc2.weight"].T + w["mlp.fc2.bias"]
 
     single = x.float()[None]
-    out = block(single, make_rotary(spec, 0, single))
+    out = block(single, make_rotary(spec, torch.arange(single.shape[1])[None], single.dtype))
     assert relative_error(out[0], x + a + mlp) < 1e-6
 
 

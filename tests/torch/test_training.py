@@ -10,22 +10,16 @@ import torch
 from tests.torch.tiny_sources import write_tiny
 from tinyv_cli.errors import ExitCode, UsageError, WeightsError
 from tinyv_cli.model.tinygptv import TinyGptV, load_model
-from tinyv_cli.prompt import Turn
 from tinyv_cli.tokenizer import Tokenizer
 from weights.checkpoint import open_weights
 from weights.sources import make_checkpoint_name, resolve_sources
 from weights.training.__main__ import main
-from weights.training.examples import (
-    Example,
-    TokenIds,
-    compute_loss,
-    make_stage_loss,
-    tokenize,
-)
+from weights.training.examples import Example, make_stage_loss
 from weights.training.glyphs import open_glyphs
 from weights.training.network import load_for_training
 from weights.training.publish import write_checkpoint
-from weights.training.stages import STAGES, Stage, compute_rate, thaw
+from weights.training.rows import Dialogue
+from weights.training.stages import STAGES, compute_rate, thaw
 from weights.training.trainer import Trainer, TrainOptions
 
 IMAGE_PX = 28  # four patches
@@ -41,7 +35,8 @@ class ToyCorpus:
         for answer in ("the image", "of what"):
             pixels = generator.standard_normal((3, IMAGE_PX, IMAGE_PX), np.float32)
             shift = 2 if answer == "the image" else -2
-            examples.append(Example(pixels + shift, (), "[vqa] what is it?", answer))
+            dialogues = [Dialogue((), question, answer) for question in ("[vqa] what?", "is it?")]
+            examples.append(Example(pixels + shift, dialogues, "human-system"))
         return examples
 
 
@@ -67,7 +62,7 @@ def load(folder: Path, stage: int) -> tuple[TinyGptV, float, object]:
 
 def train(folder, stage, tokenizer, state, *, options=OPTIONS, stop_at=None):
     model, alpha, spec = load(folder, stage)
-    loss = make_stage_loss(model, ToyCorpus(), tokenizer, STAGES[stage].template)
+    loss = make_stage_loss(model, ToyCorpus(), tokenizer)
     trainer = Trainer(f"stage{stage}", thaw(model, STAGES[stage]), loss, state)
     trainer.run(options, lambda _: None, stop_at)
     return model, alpha, spec
@@ -159,43 +154,6 @@ def test_the_checkpoint_reads_back_as_what_was_trained(start, stage, sources, to
     torch.testing.assert_close(merged.language(embeddings), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_only_the_answer_and_its_stop_are_learnt(sources, tokenizer):
-    model = load(sources[1], 1)[0]
-    example = ToyCorpus().draw(0)[0]
-    text = tokenize(example, tokenizer, STAGES[1].template)
-    assert tokenizer.decode(text.answer) == "the image###"
-    loss = compute_loss(model, [example], [text])
-    embeddings = model.language.embed_tokens
-    image = model.encode(torch.from_numpy(example.pixels[None]))[0]
-    ids = torch.tensor([*text.after, *text.answer])
-    rows = torch.cat([embeddings(torch.tensor(text.before)), image, embeddings(ids)])
-    logits = model.language(rows[None])[0]
-    n = len(text.answer)
-    expected = torch.nn.functional.cross_entropy(logits[-n - 1 : -1], ids[-n:])
-    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_padding_changes_no_loss(sources, tokenizer):
-    model = load(sources[1], 1)[0]
-    short, long = ToyCorpus().draw(0)
-    long = Example(long.pixels, (Turn("what is the image?", "the image"),), "why?", "of what")
-    texts = [tokenize(each, tokenizer, "human") for each in (short, long)]
-    together = compute_loss(model, [short, long], texts)
-    alone = [compute_loss(model, [e], [t]) for e, t in zip((short, long), texts, strict=True)]
-    n_tokens = [len(text.answer) for text in texts]
-    expected = sum(loss * n for loss, n in zip(alone, n_tokens, strict=True)) / sum(n_tokens)
-    torch.testing.assert_close(together, expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: f"stage {stage.number}")
-def test_a_training_text_begins_with_the_end_of_text_once(stage: Stage, tokenizer):
-    example = Example(np.zeros((3, 1, 1)), (), "what?", "the image")
-    text: TokenIds = tokenize(example, tokenizer, stage.template)
-    end = tokenizer.find_special("<|endoftext|>")
-    assert text.before[0] == end
-    assert (text.before + text.after + text.answer).count(end) == 1
-
-
 def test_the_rate_warms_up_and_falls():
     rates = [compute_rate(step, 100, 10, (1e-6, 1e-4, 1e-5)) for step in range(101)]
     assert rates[0] == pytest.approx(1e-6)
@@ -213,22 +171,65 @@ def has_font() -> bool:
     return True
 
 
+def write_recipe(folder: Path, *stages: tuple[int, int]) -> Path:
+    """A recipe of two steps a stage, at 28 pixels; stages are (number, start)."""
+    text = "seed = 3\nbfloat16 = false\nsave_every = 1\n"
+    for number, start in stages:
+        text += f"""
+[[stages]]
+number = {number}
+start = {start}
+image_px = 28
+lora_rank = 4
+templates = ["train-inst", "inst"]
+[stages.schedule]
+steps = 2
+warm_up = 0
+rates = [1e-4, 1e-3, 1e-4]
+batch = 2
+dialogues = 2
+"""
+    path = folder / "recipe.toml"
+    path.write_text(text, "utf-8")
+    return path
+
+
 @pytest.mark.skipif(not has_font(), reason="Noto Color Emoji is not installed")
 def test_the_command_trains_one_stage_after_another(tmp_path, capsys):
     folder = write_tiny(tmp_path / "sources", stage=1)
-    flags = ["--sources", str(folder), "--steps", "2", "--batch", "2", "--image-px", "28"]
-    main([*flags, "--stage", "2", "--lora-rank", "4"])
-    main([*flags, "--stage", "3", "--lora-rank", "4"])
-    printed = capsys.readouterr().out.splitlines()
-    assert printed == [str(folder / make_checkpoint_name(stage)) for stage in (2, 3)]
-    with open_weights(resolve_sources(folder)) as weights:
-        assert weights.spec.stage == 3
-        assert weights.read_lora("language.layers.0.attention.qkv.weight")[0].shape[0] == 4
+    recipe = write_recipe(tmp_path, (2, 1), (3, 2))
+    for _ in range(2):  # the second run finds all done
+        main([str(recipe), "--out", str(folder)])
+        assert capsys.readouterr().out == f"{folder}\n"
+        with open_weights(resolve_sources(folder)) as weights:
+            assert weights.spec.stage == 3
+            lora = weights.read_lora("language.layers.0.attention.qkv.weight")
+            assert lora[0].shape[0] == 4
+            assert lora[1].abs().max() > 0
 
 
-def test_the_command_refuses_a_stage_without_its_forerunner(tmp_path, capsys):
+def test_a_stage_without_its_forerunner_is_refused(tmp_path, capsys):
     folder = write_tiny(tmp_path / "sources", stage=1)
     with pytest.raises(SystemExit) as stop:
-        main(["--sources", str(folder), "--steps", "2", "--stage", "4"])
+        main([str(write_recipe(tmp_path, (4, 3))), "--out", str(folder)])
     assert stop.value.code == ExitCode.WEIGHTS
     assert make_checkpoint_name(3) in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_another_training_made_stays(tmp_path, capsys):
+    folder = write_tiny(tmp_path / "sources", stage=1)
+    there = folder / make_checkpoint_name(2)
+    there.write_bytes(b"downloaded")
+    with pytest.raises(SystemExit) as stop:
+        main([str(write_recipe(tmp_path, (2, 1))), "--out", str(folder)])
+    assert stop.value.code == ExitCode.WEIGHTS
+    assert there.read_bytes() == b"downloaded"
+    assert "start = 2" in capsys.readouterr().err
+
+
+def test_a_phase_that_the_recipe_lacks_is_refused(tmp_path, capsys):
+    recipe = write_recipe(tmp_path, (2, 1))
+    with pytest.raises(SystemExit) as stop:
+        main([str(recipe), "--out", str(tmp_path), "--only", "seeing"])
+    assert stop.value.code == ExitCode.USAGE
+    assert "stage2" in capsys.readouterr().err

@@ -25,6 +25,7 @@ from tinyv_cli.errors import WeightsError
 from tinyv_cli.hashes import check_hashes, hash_file, remember_hashes
 from tinyv_cli.manifest import FileEntry, Variant
 from tinyv_cli.memory import PACKED_SHARE
+from tinyv_cli.miniature import is_brought_along
 
 FOLDER = "packed"
 _RECORD = "packed.json"
@@ -147,6 +148,9 @@ class PackedPart:
 def resolve_graph(variant: Variant, role: str, threads: int, notify: Callable[[str], None]) -> Path:
     """Finds the graph to open: the packed one, made first where it is missing, or the portable one.
 
+    The miniature that comes with tinyv has only portable ones: its folder belongs to the
+    installation, and its tensors are too small for packing to gain anything.
+
     Args:
         variant: a variant whose files have been checked.
         role: `vision` or `decoder`.
@@ -156,6 +160,8 @@ def resolve_graph(variant: Variant, role: str, threads: int, notify: Callable[[s
     Raises:
         WeightsError: the runtime cannot read the portable graph.
     """
+    if is_brought_along(variant.folder):
+        return variant.path(role)
     packed = PackedPart(variant, role)
     if packed.is_current():
         return packed.graph

@@ -15,6 +15,7 @@ from tinyv_cli.errors import InputError, UsageError, WeightsError
 from tinyv_cli.hashes import check_hashes
 from tinyv_cli.home import list_variants, resolve_variant
 from tinyv_cli.manifest import MAKE_AGAIN, Variant
+from tinyv_cli.miniature import is_brought_along, tell_miniature, to_damage
 from tinyv_cli.options import AskArguments
 from tinyv_cli.prompt import TEMPLATES, Template, check_question, make_prompt
 
@@ -46,7 +47,8 @@ def answer_question(arguments: AskArguments) -> None:
     template = resolve_template(variant, arguments.template)
     picture = read_picture(_resolve_picture(arguments.picture))
     _tell_choice(console, variant, arguments)
-    check_hashes(variant.folder, variant.manifest.files, console.progress)
+    tell_miniature(variant, console.write_note)
+    check_variant(variant, console)
     if arguments.show_prompt:
         console.write_report(make_prompt(template, (), question).text)
     device = BackendOptions(arguments.device, arguments.threads, arguments.ctx_size)
@@ -58,6 +60,20 @@ def answer_question(arguments: AskArguments) -> None:
         else:
             _write_text(console, reply)
     _tell_end(console, reply.answer, backend, arguments)
+
+
+def check_variant(variant: Variant, console: Console) -> None:
+    """Looks that the files are what the variant says they are.
+
+    Raises:
+        WeightsError: a file is damaged, or cannot be read.
+    """
+    try:
+        check_hashes(variant.folder, variant.manifest.files, console.progress)
+    except WeightsError as error:
+        if is_brought_along(variant.folder):
+            raise to_damage(error) from error
+        raise
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tinyv_cli.commands.ask import open_session, resolve_template
+from tinyv_cli.commands.ask import check_variant, open_session, resolve_template
 from tinyv_cli.console import Console, to_table
 from tinyv_cli.errors import UsageError
 from tinyv_cli.evaluation.figures import (
@@ -26,9 +26,9 @@ from tinyv_cli.evaluation.questions import (
     read_question_file,
     read_questions,
 )
-from tinyv_cli.hashes import check_hashes
 from tinyv_cli.home import resolve_variant
 from tinyv_cli.manifest import Variant
+from tinyv_cli.miniature import tell_miniature
 from tinyv_cli.options import EvalArguments
 
 if TYPE_CHECKING:
@@ -148,9 +148,10 @@ def _make_candidates(
     other = None if arguments.against is None else resolve_variant(arguments.against)
     if other:
         _check_comparable(variant, other)
+    tell_miniature(variant, console.write_note)
     for each in (variant, other):
         if each:
-            check_hashes(each.folder, each.manifest.files, console.progress)
+            check_variant(each, console)
     questions_hash = hashlib.sha256(content).hexdigest()
     key = _make_answers_key(arguments, questions_hash, variant)
     answers = _open_ledger(arguments, key, Answered, n_questions)

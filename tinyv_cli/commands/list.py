@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tinyv_cli.console import Console, to_size, to_table
-from tinyv_cli.home import HOW_TO_MAKE_ONE, DamagedVariant, list_variants, variants_dir
+from tinyv_cli.home import HOW_TO_MAKE_ONE, DamagedVariant, list_named_variants, variants_dir
 from tinyv_cli.manifest import MeasuredErrors, Variant
 from tinyv_cli.options import ListArguments
 
@@ -18,7 +18,7 @@ def print_variants(arguments: ListArguments) -> None:
         WeightsError: the folder of variants cannot be read.
     """
     console = Console()
-    found = list_variants()
+    found = list_named_variants()
     if arguments.json:
         console.write_json({"variants": [to_document(each) for each in found]})
         return

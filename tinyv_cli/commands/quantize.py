@@ -1,12 +1,14 @@
 """A folder of sources becomes a variant, told about on stderr; knows no tensor and no rounding."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinyv_cli.commands.list import to_error_cells
 from tinyv_cli.console import Console, to_size, to_table
-from tinyv_cli.errors import UsageError
-from tinyv_cli.home import resolve_folder
+from tinyv_cli.errors import UsageError, WeightsError
+from tinyv_cli.home import resolve_folder, sources_dir
 from tinyv_cli.manifest import Variant
+from tinyv_cli.miniature import NAME, find_sources, is_brought_along
 from tinyv_cli.options import QuantizeArguments
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ def quantize_sources(arguments: QuantizeArguments) -> None:
     except ModuleNotFoundError as error:
         raise _to_install_error(error) from error
     console = Console(quiet=arguments.quiet)
-    options = _make_options(arguments)
+    options = _make_options(arguments, _resolve_sources(arguments.sources, console))
     if arguments.dry_run:
         console.write_line(to_plan_table(pipeline.plan_variant(options)))
         return
@@ -75,8 +77,34 @@ def to_parts_table(variant: Variant, plan: "Plan") -> str:
     return f"{to_table(('file', 'size'), [*rows, total])}\n\n{to_table(('measured', ''), figures)}"
 
 
-def _make_options(arguments: QuantizeArguments) -> "QuantizeOptions":
+def _resolve_sources(wanted: Path | None, console: Console) -> Path:
+    """The folder that was named, else the user's own, else the miniature's; tells which of these.
+
+    Raises:
+        WeightsError: no folder was named, and there is none of the others.
+    """
+    from weights.sources import holds_sources
+
+    if wanted is not None:
+        return wanted
+    own, brought = sources_dir(), find_sources()
+    if holds_sources(own):
+        console.write_note(f"taking the sources in {own}; `--sources DIR` takes others")
+        return own
+    if brought is not None and holds_sources(brought):
+        whose = "those of the miniature that comes with tinyv"
+        console.write_note(f"no sources in {own}, taking {whose}; `--sources DIR` takes others")
+        return brought
+    raise WeightsError(
+        f"there are no sources in {own}, and no other folder was named",
+        "name one: `tinyv quantize --sources DIR`; `tinyv quantize --help` lists the files",
+    )
+
+
+def _make_options(arguments: QuantizeArguments, sources: Path) -> "QuantizeOptions":
     """Gives the variant its place: the one asked for, else one named after stage and bits.
+
+    A variant of the miniature is named so instead, since its stage says nothing about it.
 
     Raises:
         WeightsError: the sources are not complete.
@@ -86,10 +114,11 @@ def _make_options(arguments: QuantizeArguments) -> "QuantizeOptions":
 
     name = arguments.output
     if name is None:
-        stage = resolve_sources(arguments.sources, arguments.stage).stage
-        name = f"stage{stage}-{arguments.bits}bit"
+        stage = resolve_sources(sources, arguments.stage).stage
+        origin = NAME if is_brought_along(sources) else f"stage{stage}"
+        name = f"{origin}-{arguments.bits}bit"
     return QuantizeOptions(
-        sources=arguments.sources,
+        sources=sources,
         output=resolve_folder(name),
         bits=arguments.bits,
         stage=arguments.stage,

@@ -6,6 +6,8 @@ apart. Of it, the MLP and the rotation are used.
 Source: arXiv 2312.16862 and the implementation published with it.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
@@ -15,10 +17,23 @@ from transformers.models.phi.modeling_phi import PhiMLP, apply_rotary_pos_emb
 from tinyv_cli.model.cache import KeyValueCache
 from tinyv_cli.spec import LanguageSpec
 
-Rotary = tuple[Tensor, Tensor]  # cosines and sines, each (1, T, rotary_width)
+Rotary = tuple[Tensor, Tensor]  # cosines and sines, each (1 or B, T, rotary_width)
 
 
-def make_rotary(spec: LanguageSpec, start: int, like: Tensor) -> Rotary:
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where positions stand, and which see which, when they do not simply follow on each other.
+
+    Attributes:
+        places: (B, T), from 0.
+        mask: (B, 1, T, T), true where the row's position sees the column's.
+    """
+
+    places: Tensor
+    mask: Tensor
+
+
+def make_rotary(spec: LanguageSpec, places: Tensor, dtype: torch.dtype) -> Rotary:
     """Computes by how much the positions of a sequence are rotated.
 
     transformers keeps the frequencies in a buffer, which a network built on the meta device would
@@ -26,20 +41,19 @@ def make_rotary(spec: LanguageSpec, start: int, like: Tensor) -> Rotary:
 
     Args:
         spec: gives the width and the base of the rotation.
-        start: place of the first position.
-        like: (B, T, D), whose T, dtype and device are meant.
+        places: (B, T) or (1, T) places of the positions, from 0.
+        dtype: of the result.
 
     Returns:
-        Cosines and sines, (1, T, rotary_width); computed in float32.
+        Cosines and sines, (1 or B, T, rotary_width); computed in float32.
 
     Source: arXiv 2104.09864, section 3.2, with halves rotated instead of pairs, as Phi-2 does.
     """
     width = spec.rotary_width
-    steps = torch.arange(0, width, 2, dtype=torch.float32, device=like.device) / width
-    places = torch.arange(start, start + like.shape[1], dtype=torch.float32, device=like.device)
-    angles = places[None, :, None] / spec.rope_base**steps  # (1, T, rotary_width / 2)
+    steps = torch.arange(0, width, 2, dtype=torch.float32, device=places.device) / width
+    angles = places.float()[..., None] / spec.rope_base**steps  # (B, T, rotary_width / 2)
     angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 class PhiAttention(nn.Module):
@@ -67,8 +81,8 @@ class PhiAttention(nn.Module):
         Args:
             hidden: (B, T, D), after input_layernorm.
             rotary: what `make_rotary` gives for these positions.
-            mask: (T, positions seen), true where seen; None: each position sees those before it,
-                and a single one sees all.
+            mask: (T, positions seen) or (B, 1, T, positions seen), true where seen; None: each
+                position sees those before it, and a single one sees all.
             cache: earlier positions, to which these are appended.
 
         Returns:
@@ -101,12 +115,12 @@ class PhiAttention(nn.Module):
 
 
 def make_phi_config(spec: LanguageSpec) -> PhiConfig:
-    """The MLP's numbers in transformers' words; GELU in its tanh form."""
+    """The MLP's numbers in transformers' words; GELU in its tanh form, fused."""
     return PhiConfig(
         hidden_size=spec.width,
         intermediate_size=spec.mlp_width,
         num_attention_heads=spec.n_heads,
-        hidden_act="gelu_new",
+        hidden_act="gelu_pytorch_tanh",
     )
 
 
@@ -168,11 +182,24 @@ class PhiLanguage(nn.Module):
         logits: Tensor = self.lm_head(self.compute_hidden(embeddings, cache))
         return logits
 
-    def compute_hidden(self, embeddings: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        """As `forward`, but stops after final_layernorm: (B, T, D) → (B, T, D)."""
+    def compute_hidden(
+        self, embeddings: Tensor, cache: KeyValueCache | None = None, layout: Layout | None = None
+    ) -> Tensor:
+        """As `forward`, but stops after final_layernorm: (B, T, D) → (B, T, D).
+
+        Args:
+            embeddings: (B, T, D).
+            cache: the positions before them.
+            layout: of the positions, where they do not follow on each other; not with a cache.
+        """
         n_new = embeddings.shape[1]
-        rotary = make_rotary(self.spec, 0 if cache is None else cache.length, embeddings)
-        mask = None if cache is None else cache.make_mask(n_new)
+        if layout is None:
+            start = 0 if cache is None else cache.length
+            places = torch.arange(start, start + n_new, device=embeddings.device)[None]
+            mask = None if cache is None else cache.make_mask(n_new)
+        else:
+            places, mask = layout.places, layout.mask
+        rotary = make_rotary(self.spec, places, embeddings.dtype)
         hidden = embeddings
         for layer in self.layers:
             hidden = layer(hidden, rotary, mask, cache)

@@ -1,8 +1,9 @@
-"""A folder of sources and a stage become the next checkpoint in that folder.
+"""A recipe becomes sources and the checkpoints of the stages, in one folder.
 
-`python -m weights.training --sources DIR --stage N --steps M` trains stage N of the four on drawn
-scenes, from the checkpoint of an earlier stage (`--start`), and writes TinyGPT-V_for_StageN.pth
-beside it. A run that was stopped goes on where it was. Needs the font Noto Color Emoji.
+`python -m weights.training RECIPE --out DIR` goes through the recipe's phases: `seeing`, `speaking`
+and `foundation`, which writes the sources that both have made, then `stage1` to `stage4`. A run
+that was stopped goes on where it was. A recipe without a foundation starts from sources that DIR
+holds already. Needs the font Noto Color Emoji.
 """
 
 import argparse
@@ -11,8 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tinyv_cli.console import Console
-from tinyv_cli.errors import WeightsError
-from tinyv_cli.spec import image_px_of_stage
+from tinyv_cli.errors import UsageError, WeightsError
 from tinyv_cli.tokenizer import Tokenizer
 from weights.checkpoint import open_weights
 from weights.module_command import run_command
@@ -23,18 +23,28 @@ from weights.sources import (
     read_tokenizer_json,
     resolve_sources,
 )
+from weights.training.devices import choose_device
 from weights.training.examples import make_stage_loss
+from weights.training.foundation import Foundation
 from weights.training.glyphs import open_glyphs
 from weights.training.network import load_for_training
 from weights.training.publish import write_checkpoint
+from weights.training.recipe import Recipe, StageRecipe, read_recipe
 from weights.training.scene_corpus import SceneCorpus
-from weights.training.stages import STAGES, find_stage, thaw
-from weights.training.trainer import Trainer, TrainOptions
+from weights.training.stages import find_stage, thaw
+from weights.training.trainer import Trainer, make_options
 
-_WARM_UP_SHARE = 0.05
+_FOUNDATION_PHASES = ("seeing", "speaking", "foundation")
+STATES_FOLDER = "training"  # of the sources: states, logs
 
 
-def train_stage(parsed: argparse.Namespace, console: Console) -> Path:
+def list_phases(recipe: Recipe) -> list[str]:
+    """The names of a recipe's phases, in order."""
+    first = _FOUNDATION_PHASES if recipe.foundation else ()
+    return [*first, *(f"stage{stage.number}" for stage in recipe.stages)]
+
+
+def train(parsed: argparse.Namespace, console: Console) -> Path:
     """Does what the command line asks for.
 
     Args:
@@ -42,38 +52,67 @@ def train_stage(parsed: argparse.Namespace, console: Console) -> Path:
         console: shows how far it is.
 
     Returns:
-        The checkpoint.
+        The folder of sources.
 
     Raises:
-        TinyvError: sources, font or options cannot be used.
+        TinyvError: recipe, sources or font cannot be used.
     """
-    stage = find_stage(parsed.stage)
-    start = max(1, stage.number - 1) if parsed.start is None else parsed.start
-    files = resolve_sources(parsed.sources, start)
-    target: Path = parsed.sources / make_checkpoint_name(stage.number)
-    if target.exists() and start != stage.number:
+    recipe = read_recipe(parsed.recipe)
+    phases = list_phases(recipe)
+    if parsed.only is not None and parsed.only not in phases:
+        raise UsageError(f"the recipe has no phase {parsed.only}", f"use {', '.join(phases)}")
+    wanted = phases if parsed.only is None else [parsed.only]
+    folder: Path = parsed.out
+    if recipe.foundation is not None and set(wanted) & set(_FOUNDATION_PHASES):
+        foundation = Foundation(folder, recipe, recipe.foundation, choose_device())
+        if {"seeing", "foundation"} & set(wanted):
+            foundation.see(console, parsed.font)
+        if {"speaking", "foundation"} & set(wanted):
+            foundation.speak(console)
+        if "foundation" in wanted:
+            foundation.write()
+    for stage in recipe.stages:
+        if f"stage{stage.number}" in wanted:
+            train_stage(folder, recipe, stage, console, parsed.font)
+    return folder
+
+
+def train_stage(
+    folder: Path, recipe: Recipe, wanted: StageRecipe, console: Console, font: Path | None
+) -> None:
+    """Trains one stage and writes its checkpoint.
+
+    Args:
+        folder: of the sources.
+        recipe: the whole training.
+        wanted: the stage's part of it.
+        console: shows how far it is.
+        font: to draw with, if another than the installed one.
+
+    Raises:
+        WeightsError: a checkpoint of this stage is there that this training did not write.
+    """
+    stage = find_stage(wanted.number)
+    name = f"stage{stage.number}"
+    target = folder / make_checkpoint_name(stage.number)
+    state = folder / STATES_FOLDER / f"{name}.state.pt"
+    if target.exists() and wanted.start != stage.number and not state.exists():
         raise WeightsError(
-            f"{target} is there already", f"go on from it with `--start {stage.number}`"
+            f"{target} is there already", f"go on from it with `start = {stage.number}`"
         )
-    image_px = parsed.image_px or image_px_of_stage(stage.number)
-    with open_weights(files, image_px) as weights:
-        model, spec = load_for_training(weights, stage, parsed.lora_rank, parsed.seed)
+    files = resolve_sources(folder, wanted.start)
+    with open_weights(files, wanted.image_px) as weights:
+        model, spec = load_for_training(weights, stage, wanted.lora_rank, recipe.seed)
         alpha = weights.lora_alpha
-    corpus = SceneCorpus(parsed.seed, parsed.batch, image_px, open_glyphs(parsed.font))
-    compute_loss = make_stage_loss(model, corpus, _read_tokenizer(files), stage.template)
-    trainer = Trainer(
-        f"stage{stage.number}", thaw(model, stage), compute_loss, parsed.sources / "training"
-    )
-    rates = (
-        stage.rates if parsed.rate is None else (parsed.rate / 100, parsed.rate, parsed.rate / 10)
-    )
-    options = TrainOptions(
-        parsed.steps, int(_WARM_UP_SHARE * parsed.steps), rates, parsed.save_every, parsed.bf16
-    )
-    with console.progress(f"training stage {stage.number}", parsed.steps) as bar:
-        trainer.run(options, bar.advance)
+    model.to(choose_device())
+    seed = recipe.seed + 1 + stage.number
+    schedule = wanted.schedule
+    corpus = SceneCorpus(seed, wanted, open_glyphs(font))
+    compute_loss = make_stage_loss(model, corpus, _read_tokenizer(files))
+    with console.progress(f"training stage {stage.number}", schedule.steps) as bar:
+        trainer = Trainer(name, thaw(model, stage), compute_loss, folder / STATES_FOLDER)
+        trainer.run(make_options(recipe, schedule), bar.advance)
     write_checkpoint(target, model, spec, alpha)
-    return target
 
 
 def _read_tokenizer(files: SourceFiles) -> Tokenizer:
@@ -87,28 +126,15 @@ def _read_tokenizer(files: SourceFiles) -> Tokenizer:
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m weights.training", description=__doc__)
     add = parser.add_argument
-    add("--sources", type=Path, required=True, metavar="DIR")
-    add("--stage", type=int, choices=sorted(STAGES), required=True)
-    add(
-        "--start",
-        type=int,
-        metavar="N",
-        help="stage of the checkpoint to start from; else one less",
-    )
-    add("--steps", type=int, required=True, metavar="N", help="of the whole run")
-    add("--batch", type=int, default=16, metavar="N", help="examples a step")
-    add("--rate", type=float, metavar="X", help="highest learning rate; else the published one")
-    add("--lora-rank", type=int, default=64, metavar="R", help="of new LoRA")
-    add("--image-px", type=int, metavar="PX", help="side of the pictures; else the stage's own")
-    add("--seed", type=int, default=0, help="of scenes and new LoRA")
-    add("--save-every", type=int, default=100, metavar="N", help="steps between two states")
-    add("--bf16", action="store_true", help="products in bfloat16")
+    add("recipe", type=Path, metavar="RECIPE", help="a TOML file, such as weights/demo/recipe.toml")
+    add("--out", type=Path, required=True, metavar="DIR", help="the folder of sources")
+    add("--only", metavar="PHASE", help="one phase; else all")
     add("--font", type=Path, help="NotoColorEmoji.ttf")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Trains what the command line asks for, and prints the checkpoint's path.
+    """Trains what the command line asks for, and prints the folder's path.
 
     Args:
         arguments: instead of the process's own.
@@ -116,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: something cannot be used.
     """
-    run_command(_make_parser(), train_stage, arguments)
+    run_command(_make_parser(), train, arguments)
 
 
 if __name__ == "__main__":

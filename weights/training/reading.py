@@ -1,62 +1,69 @@
-"""A scene becomes text alone: what it shows in words, a question, the answer; draws nothing.
+"""A scene becomes text alone: the words that image tokens will stand for, and what is said of it.
 
-The description stands where the picture stands in a prompt, so that a language model learns to
-answer from what is there before it has ever seen image tokens.
+The words stand where the picture stands in a prompt, so that a language model learns to answer from
+what is there before it has ever seen an image token. Draws nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tinyv_cli.prompt import TEMPLATES, Turn, make_prompt
-from tinyv_cli.tokenizer import END_OF_TEXT, STOP_MARK
-from weights.training.conversations import make_conversation
+from tinyv_cli.errors import UsageError
+from tinyv_cli.prompt import TEMPLATES, make_prompt
+from tinyv_cli.tokenizer import STOP_MARK, Tokenizer
+from weights.training.dialogues import make_dialogues
 from weights.training.placement import make_scene
-from weights.training.scene import Scene
+from weights.training.rows import Dialogue
+from weights.training.slots import N_GROUPS, WORDS, fill_slots
 from weights.training.splits import make_generator
-from weights.training.wording import add_article, to_box_text
 
-_TEMPLATES = ("human", "human-system", "train-inst", "inst")
+READ_TEMPLATES = ("human", "human-system", "train-inst", "inst")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One text to learn from.
+    """One scene as text.
 
     Attributes:
-        given: prompt with the description in the picture's place.
-        answer: what follows, without the stop mark.
+        slots: places in `slots.WORDS`, 32 of them.
+        dialogues: about the scene.
+        template: of their prompts.
     """
 
-    given: str
-    answer: str
+    slots: Sequence[int]
+    dialogues: Sequence[Dialogue]
+    template: str
 
 
-def read_scene(seed: int, number: int) -> Reading:
-    """The text of a training scene's number, always the same one."""
+def read_scene(seed: int, number: int, count: int) -> Reading:
+    """The text of a training scene's number with `count` dialogues, always the same."""
     generator = make_generator("train", seed, number)
     scene = make_scene(generator, "train")
-    turns = [Turn(*turn) for turn in make_conversation(scene, generator)]
-    learnt = int(generator.integers(len(turns)))
-    template = TEMPLATES[_TEMPLATES[int(generator.integers(len(_TEMPLATES)))]]
-    prompt = make_prompt(template, turns[:learnt], turns[learnt].question)
-    given = describe(scene).join(prompt.pieces)
-    start = "" if given.startswith(END_OF_TEXT) else END_OF_TEXT
-    return Reading(start + given, turns[learnt].answer)
-
-
-def describe(scene: Scene) -> str:
-    """Everything that questions are about: the background, then objects from the back to the front.
-
-    `green: a cat {<5><10><40><60>}, a red car {<30><20><80><70>}`.
-    """
-    objects = (
-        f"{add_article(each.name)} {to_box_text(each.box_percent)}" for each in scene.objects
-    )
-    return f"{scene.background.colour}: {', '.join(objects)}"
+    groups = [int(group) for group in generator.permutation(N_GROUPS)[: len(scene.objects)]]
+    template = READ_TEMPLATES[int(generator.integers(len(READ_TEMPLATES)))]
+    dialogues = make_dialogues(scene, generator, count)
+    return Reading(fill_slots(scene, groups).tolist(), dialogues, template)
 
 
 def list_texts(seed: int, count: int) -> Iterator[str]:
     """Whole texts of the first scenes: what a vocabulary is learnt from."""
     for number in range(count):
-        reading = read_scene(seed, number)
-        yield f"{reading.given}{reading.answer}{STOP_MARK}"
+        reading = read_scene(seed, number, 3)
+        described = "".join(f" {WORDS[place]}" for place in reading.slots)
+        for each in reading.dialogues:
+            prompt = make_prompt(TEMPLATES[reading.template], each.turns, each.question)
+            yield f"{described.join(prompt.pieces)}{each.answer}{STOP_MARK}"
+
+
+def number_words(tokenizer: Tokenizer) -> list[int]:
+    """The token id of each of `slots.WORDS` after a space.
+
+    Raises:
+        UsageError: the vocabulary has no single token for one of them.
+    """
+    ids = [tokenizer.encode(f" {word}") for word in WORDS]
+    for word, tokens in zip(WORDS, ids, strict=True):
+        if len(tokens) != 1:
+            raise UsageError(
+                f"the vocabulary spells {word!r} in {len(tokens)} tokens", "learn more merges"
+            )
+    return [tokens[0] for tokens in ids]

@@ -1,10 +1,10 @@
-"""A vision tower and a Q-Former learn what scenes give for free: patches, kinds, boxes, colours.
+"""A vision tower and a Q-Former learn what scenes give for free: patches, words, boxes.
 
-Each patch tells which kind covers it. Query tokens are taught as a detector's are: each object is
-matched to the query that tells it best, every other query says that it has none. The heads are
-thrown away afterwards.
+Each patch tells kind, tint, box and group of the object that covers it. Each query token tells one
+word of `slots.py`; groups of six are matched to objects as a detector's queries are, but objects
+would rather have the group of their place from left to right. The heads are thrown away afterwards.
 
-Source: Carion et al., arXiv 2005.12872 (DETR), section 3.1, for matching and losses.
+Source: Carion et al., arXiv 2005.12872 (DETR), section 3.1, for the matching.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,22 +18,31 @@ from torch.nn import functional
 
 from tinyv_cli.image import to_pixels
 from tinyv_cli.model.tinygptv import TinyGptV
+from tinyv_cli.model.vision import VisionTower
 from tinyv_cli.spec import ModelSpec
-from weights.training.colours import BACKGROUND_COLOURS, OBJECT_COLOURS
+from weights.checkpoint import resize_positions
 from weights.training.drawing import draw_scene
 from weights.training.glyphs import Glyphs
-from weights.training.kinds import KINDS
 from weights.training.placement import make_scene
 from weights.training.scene import NOTHING, Scene, label_patches
+from weights.training.slots import (
+    GROUP_SIZE,
+    N_GROUPS,
+    NOTHING_PLACE,
+    NUMBERS,
+    WORDS,
+    list_object_places,
+    list_scene_places,
+)
 from weights.training.splits import make_generator
 
-_KIND_NUMBERS = {kind.name: i for i, kind in enumerate(KINDS)}
-_NO_KIND = len(KINDS)
-_TINT_NUMBERS: dict[str | None, int] = {None: 0} | {c: i for i, c in enumerate(OBJECT_COLOURS, 1)}
-_BACKGROUND_NUMBERS = {colour: i for i, colour in enumerate(BACKGROUND_COLOURS)}
-_NO_KIND_WEIGHT = 0.1  # most queries have no object
-_BACKGROUND_PATCH_WEIGHT = 0.2  # most patches show none
+_POSITIONS = "embeddings.position_embedding"
+_NO_OBJECT_WEIGHT = 0.2  # most patches show none
+_NO_GROUP_WEIGHT = 0.3  # of each of the six words of a group without an object
 _BOX_WEIGHT = 5.0
+_WORD_WEIGHT = 3.0
+_ORDER_COST = 1.0  # of a group that is not an object's place from left to right
+_NUMBER_SPREAD = 1.5  # hundredths: a number's neighbours are nearly right
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,31 +50,26 @@ class SceneLabels:
     """What a scene gives for free.
 
     Attributes:
-        patches: (N - 1) kinds by patch, rows from the top.
-        kinds: (n) kinds of its objects.
-        tints: (n) their tints.
-        boxes: (n, 4) left, top, right, bottom, 0-1.
-        background: its colour.
+        owners: (N - 1) the object that covers each patch, rows from the top, or `NOTHING`.
+        objects: (n, 6) places in `WORDS` of the objects' words.
+        order: (n) the objects' places from left to right, as captions name them.
+        whole: (2) places of the two words of the scene.
     """
 
-    patches: Tensor
-    kinds: Tensor
-    tints: Tensor
-    boxes: Tensor
-    background: int
+    owners: Tensor
+    objects: Tensor
+    order: Tensor
+    whole: Tensor
 
 
 def label_scene(scene: Scene, grid: int) -> SceneLabels:
     """Reads labels off a scene for a tower of grid × grid patches."""
-    kinds = [_KIND_NUMBERS[each.kind] for each in scene.objects]
-    owners = label_patches(scene, grid).flatten()
-    patches = np.where(owners == NOTHING, _NO_KIND, np.array(kinds)[owners])
+    boxes = sorted(each.box_percent for each in scene.objects)
     return SceneLabels(
-        patches=torch.from_numpy(patches),
-        kinds=torch.tensor(kinds),
-        tints=torch.tensor([_TINT_NUMBERS[each.colour] for each in scene.objects]),
-        boxes=torch.tensor([each.box for each in scene.objects]),
-        background=_BACKGROUND_NUMBERS[scene.background.colour],
+        owners=torch.from_numpy(label_patches(scene, grid).flatten()),
+        objects=torch.tensor([list_object_places(each) for each in scene.objects]),
+        order=torch.tensor([boxes.index(each.box_percent) for each in scene.objects]),
+        whole=torch.tensor(list_scene_places(scene)),
     )
 
 
@@ -74,93 +78,187 @@ class SeeingHeads(nn.Module):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        width = spec.qformer.width
-        self.patch = nn.Linear(spec.vision.width, len(KINDS) + 1)
-        self.kind = nn.Linear(width, len(KINDS) + 1)
-        self.tint = nn.Linear(width, len(_TINT_NUMBERS))
-        self.box = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 4))
-        self.background = nn.Linear(width, len(BACKGROUND_COLOURS))
+        self.patch_kind = nn.Linear(spec.vision.width, len(WORDS))
+        self.patch_group = nn.Linear(spec.vision.width, N_GROUPS)
+        self.patch_rest = nn.Linear(spec.vision.width, (GROUP_SIZE - 1) * len(WORDS))
+        self.word = nn.Linear(spec.qformer.width, len(WORDS))
+
+
+@dataclass(frozen=True)
+class SeeingOptions:
+    """What pictures are seen.
+
+    Attributes:
+        seed: of the scenes.
+        batch: pictures a step.
+        large_px: side of the large pictures, those of stage 4.
+        large_from: the step from which every other step has large pictures, a quarter as many.
+    """
+
+    seed: int
+    batch: int
+    large_px: int
+    large_from: int
 
 
 def make_seeing_loss(
-    model: TinyGptV, heads: SeeingHeads, glyphs: Glyphs, seed: int, batch: int
+    model: TinyGptV, heads: SeeingHeads, glyphs: Glyphs, options: SeeingOptions
 ) -> Callable[[int], Tensor]:
     """The loss of a step, as a `Trainer` wants it; scenes are drawn as they are needed."""
-    image_px = model.spec.vision.image_px
-    grid = image_px // model.spec.vision.patch_px
+    vision = model.spec.vision
 
     def compute_step(step: int) -> Tensor:
+        is_large = step >= options.large_from and step % 2 == 1
+        image_px = options.large_px if is_large else vision.image_px
+        batch = options.batch // 4 if is_large else options.batch
         scenes = []
-        for number in range(step * batch, (step + 1) * batch):
-            scenes.append(make_scene(make_generator("train", seed, number), "train"))
+        for number in range(step * options.batch, step * options.batch + batch):
+            scenes.append(make_scene(make_generator("train", options.seed, number), "train"))
         pictures = [to_pixels(draw_scene(scene, image_px, glyphs), image_px) for scene in scenes]
-        labels = [label_scene(scene, grid) for scene in scenes]
-        return compute_seeing_loss(model, heads, torch.from_numpy(np.concatenate(pictures)), labels)
+        labels = [label_scene(scene, image_px // vision.patch_px) for scene in scenes]
+        pixels = torch.from_numpy(np.concatenate(pictures)).to(heads.word.weight.device)
+        return compute_seeing_loss(model, heads, pixels, labels)
 
     return compute_step
+
+
+def see(vision: VisionTower, pixels: Tensor) -> Tensor:
+    """Computes features of pictures of any side: (B, 3, S, S) → (B, N, Dv).
+
+    Position embeddings are resized as they are when sources are read.
+    """
+    patch_px = vision.embeddings.patch_size
+    n_tokens = 1 + (pixels.shape[-1] // patch_px) ** 2
+    positions = resize_positions(vision.get_parameter(_POSITIONS), n_tokens)
+    features: Tensor = torch.func.functional_call(vision, {_POSITIONS: positions}, (pixels,))
+    return features
 
 
 def compute_seeing_loss(
     model: TinyGptV, heads: SeeingHeads, pixels: Tensor, labels: Sequence[SceneLabels]
 ) -> Tensor:
-    """Patches, matched queries and the background's colour together.
+    """Patches and words together.
 
     Args:
         model: vision tower and Q-Former are trained.
         heads: are trained with them.
-        pixels: (B, 3, S, S), normalised.
+        pixels: (B, 3, S, S), normalised; S may be another than the tower's.
         labels: B of them.
     """
-    features = model.vision(pixels)  # (B, N, Dv)
-    tokens = model.qformer(features)  # (B, Q, Dq)
-    weights = torch.ones(len(KINDS) + 1)
-    weights[_NO_KIND] = _BACKGROUND_PATCH_WEIGHT
-    wanted = torch.stack([each.patches for each in labels])
-    patches = heads.patch(features[:, 1:]).float()
-    patch_loss = functional.cross_entropy(patches.flatten(0, 1), wanted.flatten(), weights)
-    backgrounds = torch.tensor([each.background for each in labels])
-    background_loss = functional.cross_entropy(
-        heads.background(tokens.mean(1)).float(), backgrounds
-    )
-    return patch_loss + background_loss + _compute_query_loss(heads, tokens, labels)
+    features = see(model.vision, pixels)  # (B, N, Dv)
+    words = heads.word(model.qformer(features)).float()  # (B, 32, W)
+    chances = words.softmax(-1)
+    boxes = read_boxes(chances)  # (B, G, 4)
+    pairs = zip(chances.detach().cpu(), boxes.detach().cpu(), labels, strict=True)
+    groups = [match(*pair) for pair in pairs]
+    patch_loss = compute_patch_loss(heads, features[:, 1:], labels, groups)
+    return patch_loss + compute_word_loss(words, boxes, labels, groups)
 
 
-def _compute_query_loss(
-    heads: SeeingHeads, tokens: Tensor, labels: Sequence[SceneLabels]
+def compute_patch_loss(
+    heads: SeeingHeads, patches: Tensor, labels: Sequence[SceneLabels], groups: Sequence[Tensor]
 ) -> Tensor:
-    """Kinds of all queries; tints and boxes of matched ones."""
-    kinds, tints = heads.kind(tokens).float(), heads.tint(tokens).float()  # (B, Q, …)
-    boxes = heads.box(tokens).float().sigmoid()  # (B, Q, 4)
-    matches = [match(kinds[i], boxes[i], each) for i, each in enumerate(labels)]
-    wanted = torch.full(kinds.shape[:2], _NO_KIND)
-    for row, (queries, objects), each in zip(wanted, matches, labels, strict=True):
-        row[queries] = each.kinds[objects]
-    weights = torch.ones(kinds.shape[-1])
-    weights[_NO_KIND] = _NO_KIND_WEIGHT
-    kind_loss = functional.cross_entropy(kinds.flatten(0, 1), wanted.flatten(), weights)
-    found = [(i, queries) for i, (queries, _) in enumerate(matches)]
-    matched_tints = torch.cat([tints[i, queries] for i, queries in found])
-    matched_boxes = torch.cat([boxes[i, queries] for i, queries in found])
-    pairs = list(zip(matches, labels, strict=True))
-    wanted_tints = torch.cat([each.tints[objects] for (_, objects), each in pairs])
-    wanted_boxes = torch.cat([each.boxes[objects] for (_, objects), each in pairs])
-    tint_loss = functional.cross_entropy(matched_tints, wanted_tints)
-    return kind_loss + tint_loss + _BOX_WEIGHT * functional.l1_loss(matched_boxes, wanted_boxes)
-
-
-@torch.no_grad()
-def match(kinds: Tensor, boxes: Tensor, labels: SceneLabels) -> tuple[Tensor, Tensor]:
-    """Gives each object of a scene the query that tells it best, all of them together.
+    """The six words and the group of the object on each patch.
 
     Args:
-        kinds: (Q, kinds + 1) logits.
-        boxes: (Q, 4).
+        heads: are asked.
+        patches: (B, N - 1, Dv).
+        labels: B of them.
+        groups: that each object is matched to.
+    """
+    device = patches.device
+    wanted = torch.stack([_label_patches(each) for each in labels]).flatten(0, 1).to(device)
+    is_object = wanted[:, 0] != NOTHING_PLACE  # of B (N - 1) patches
+    weights = torch.ones(len(WORDS), device=device)
+    weights[NOTHING_PLACE] = _NO_OBJECT_WEIGHT
+    kinds = heads.patch_kind(patches).float().flatten(0, 1)
+    kind_loss = functional.cross_entropy(kinds, wanted[:, 0], weights)
+    patches, wanted = patches.flatten(0, 1)[is_object], wanted[is_object, 1:]  # (M, Dv), (M, 5)
+    rest = heads.patch_rest(patches).float().unflatten(1, (GROUP_SIZE - 1, -1))
+    rest_loss = functional.cross_entropy(
+        rest.flatten(0, 1), _make_targets(device)[wanted.flatten()]
+    )
+    edges = read_numbers(rest[:, 1:].softmax(-1))  # (M, 4)
+    edge_loss = functional.l1_loss(edges, wanted[:, 1:] / 100)
+    owners = [group[each.owners] for group, each in zip(groups, labels, strict=True)]
+    group_loss = functional.cross_entropy(
+        heads.patch_group(patches).float(), torch.cat(owners).to(device)[is_object]
+    )
+    return kind_loss + rest_loss + _BOX_WEIGHT * edge_loss + group_loss
+
+
+def _label_patches(labels: SceneLabels) -> Tensor:
+    """(N - 1, 6) words of the object on each patch; "nothing" where none is."""
+    nothing = torch.full((1, GROUP_SIZE), NOTHING_PLACE)
+    assert NOTHING == -1, "the last row is for patches without an object"
+    return torch.cat([labels.objects, nothing])[labels.owners]
+
+
+def compute_word_loss(
+    words: Tensor, boxes: Tensor, labels: Sequence[SceneLabels], groups: Sequence[Tensor]
+) -> Tensor:
+    """Cross-entropy of each query token's word, and how far the mean boxes are off.
+
+    Args:
+        words: (B, 32, W) logits over `WORDS`.
+        boxes: (B, G, 4), as `read_boxes` has them.
+        labels: B of them.
+        groups: that each object is matched to.
+    """
+    wanted = torch.full(words.shape[:2], NOTHING_PLACE)
+    weights = torch.full(words.shape[:2], _NO_GROUP_WEIGHT)
+    weights[:, :2] = 1.0
+    box_losses = []
+    for i, (each, matched) in enumerate(zip(labels, groups, strict=True)):
+        wanted[i, :2] = each.whole
+        wanted[i, 2:].view(N_GROUPS, GROUP_SIZE)[matched] = each.objects
+        weights[i, 2:].view(N_GROUPS, GROUP_SIZE)[matched] = 1.0
+        edges = each.objects[:, 2:].to(boxes.device) / 100
+        box_losses.append((boxes[i, matched] - edges).abs().flatten())
+    targets = _make_targets(words.device)[wanted.flatten()]
+    losses = functional.cross_entropy(words.flatten(0, 1), targets, reduction="none")
+    weights = weights.to(words.device)
+    word_loss = (losses * weights.flatten()).sum() / weights.sum()
+    return _WORD_WEIGHT * word_loss + _BOX_WEIGHT * torch.cat(box_losses).mean()
+
+
+def _make_targets(device: torch.device) -> Tensor:
+    """(W, W): the wanted distribution for each word; numbers lend some to their neighbours."""
+    targets = torch.eye(len(WORDS))
+    numbers = torch.arange(NUMBERS.stop)
+    apart = (numbers[:, None] - numbers).float() / _NUMBER_SPREAD
+    targets[NUMBERS, NUMBERS] = (-0.5 * apart.square()).softmax(-1)
+    return targets.to(device)
+
+
+def match(chances: Tensor, boxes: Tensor, labels: SceneLabels) -> Tensor:
+    """Gives each object of a scene the group that tells it best, all of them together.
+
+    Args:
+        chances: (32, W) probabilities over `WORDS`.
+        boxes: (G, 4), as `read_boxes` has them.
         labels: of the scene, n objects.
 
     Returns:
-        (n) queries and (n) objects.
+        (n) groups.
     """
-    chances = kinds.softmax(-1)[:, labels.kinds]  # (Q, n)
-    distances = torch.cdist(boxes, labels.boxes, p=1)  # (Q, n)
-    queries, objects = linear_sum_assignment((_BOX_WEIGHT / 4 * distances - chances).numpy())
-    return torch.from_numpy(queries), torch.from_numpy(objects)
+    kinds = chances[2::GROUP_SIZE, labels.objects[:, 0]]  # (G, n)
+    distances = torch.cdist(boxes, labels.objects[:, 2:] / 100, p=1)  # (G, n)
+    is_elsewhere = torch.arange(N_GROUPS)[:, None] != labels.order  # (G, n)
+    costs = _BOX_WEIGHT / 4 * distances - kinds + _ORDER_COST * is_elsewhere
+    _, groups = linear_sum_assignment(costs.T.numpy())  # its rows are in order
+    return torch.from_numpy(groups)
+
+
+def read_boxes(chances: Tensor) -> Tensor:
+    """The mean box that each group tells: (B, 32, W) probabilities → (B, G, 4), 0-1."""
+    groups = chances[:, 2:].view(len(chances), N_GROUPS, GROUP_SIZE, -1)
+    return read_numbers(groups[:, :, 2:])
+
+
+def read_numbers(chances: Tensor) -> Tensor:
+    """The mean of the numbers that are told: (…, W) probabilities → (…), 0-1."""
+    numbers = chances[..., NUMBERS]
+    places = torch.arange(NUMBERS.stop, dtype=chances.dtype, device=chances.device)
+    mean = numbers @ places
+    return mean / numbers.sum(-1).clamp_min(1e-6) / 100

@@ -1,4 +1,6 @@
-"""What each of the four stages trains, and how its learning rate goes: data and two formulas.
+"""What each of the four stages trains, and how a learning rate goes: data and two formulas.
+
+Steps, rates and pictures as they were published are in `published.toml`.
 
 Source: MODEL.md, section 4 (arXiv 2312.16862, section 3.3, and the published configurations).
 """
@@ -13,34 +15,18 @@ from tinyv_cli.errors import UsageError
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage as it was published.
+    """One stage.
 
     Attributes:
         number: 1 to 4.
-        template: of its prompts.
         has_lora: whether LoRA is trained, beside projections and norms.
-        has_large_pictures: whether pictures have twice the side.
-        n_steps: published steps.
-        rates: learning rate at the first step, at its peak, at the end.
     """
 
     number: int
-    template: str
     has_lora: bool
-    has_large_pictures: bool
-    n_steps: int
-    rates: tuple[float, float, float]
 
 
-STAGES = {
-    stage.number: stage
-    for stage in (
-        Stage(1, "human-system", False, False, 17_000, (1e-6, 1e-4, 1e-5)),
-        Stage(2, "human-system", True, False, 20_000, (1e-6, 1e-4, 1e-5)),
-        Stage(3, "human-system", True, False, 1_000, (1e-6, 3e-5, 1e-5)),
-        Stage(4, "train-inst", True, True, 50_000, (1e-6, 1e-5, 1e-5)),
-    )
-}
+STAGES = {number: Stage(number, has_lora=number > 1) for number in (1, 2, 3, 4)}
 
 
 def find_stage(number: int) -> Stage:

@@ -1,0 +1,36 @@
+"""Dialogues about a scene: single questions of different tasks, now and then one of several turns."""
+
+from weights.training.dialogues import make_dialogues
+from weights.training.placement import make_scene
+from weights.training.splits import make_generator
+
+
+def draw(number: int, count: int):
+    generator = make_generator("train", 3, number)
+    scene = make_scene(generator, "train")
+    return make_dialogues(scene, generator, count)
+
+
+def test_the_same_scene_is_asked_the_same():
+    for number in range(20):
+        assert draw(number, 6) == draw(number, 6)
+
+
+def test_so_many_are_drawn_and_no_question_twice():
+    for number in range(60):
+        for count in (1, 5):
+            dialogues = draw(number, count)
+            assert len(dialogues) == count
+            single = [each.question for each in dialogues if not each.turns]
+            assert len(set(single)) == len(single)
+
+
+def test_about_half_of_the_scenes_have_a_conversation():
+    long = [sum(bool(each.turns) for each in draw(number, 4)) for number in range(300)]
+    assert set(long) == {0, 1}
+    assert 0.4 < sum(long) / 300 < 0.6
+
+
+def test_a_conversation_learns_any_turn_but_the_first():
+    lengths = {len(each.turns) for number in range(200) for each in draw(number, 3)}
+    assert lengths == {0, 1, 2, 3}

@@ -1,0 +1,32 @@
+"""A scene becomes what is said about it: single questions of all tasks, and a conversation."""
+
+import numpy as np
+
+from tinyv_cli.prompt import Turn
+from weights.training.conversations import make_conversation
+from weights.training.questions import make_questions
+from weights.training.rows import Dialogue
+from weights.training.scene import Scene
+
+_CONVERSATION_CHANCE = 0.5
+
+
+def make_dialogues(scene: Scene, generator: np.random.Generator, count: int) -> list[Dialogue]:
+    """Draws dialogues about a scene.
+
+    Args:
+        scene: to be asked about.
+        generator: the same state gives the same dialogues.
+        count: of dialogues at most; a scene answers 5 or more.
+    """
+    asked = make_questions(scene, generator)
+    dialogues = [
+        Dialogue((), asked[i].question, asked[i].answer)
+        for i in generator.permutation(len(asked))[:count]
+    ]
+    if generator.random() < _CONVERSATION_CHANCE:
+        turns = [Turn(*turn) for turn in make_conversation(scene, generator)]
+        learnt = int(generator.integers(1, len(turns)))
+        asked_last = turns[learnt]
+        dialogues[-1] = Dialogue(tuple(turns[:learnt]), asked_last.question, asked_last.answer)
+    return dialogues

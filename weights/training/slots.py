@@ -1,0 +1,65 @@
+"""A scene becomes the 32 words that query tokens learn to stand for; knows no network.
+
+The language model learns to read the same words as text: what a query token tells and what a text
+token tells is then the same thing, and two linear projections can carry one over into the other.
+
+A scene has 2 + 5 × 6 slots: the background's colour, the kind of the object that hides a part of
+another, then five groups of kind, tint and the four edges of a box in hundredths. A group that no
+object takes holds "nothing" six times. Which object takes which group says nothing.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from weights.training.colours import BACKGROUND_COLOURS, OBJECT_COLOURS
+from weights.training.kinds import KINDS
+from weights.training.relations import find_overlaps
+from weights.training.scene import Scene, SceneObject
+
+N_GROUPS = 5
+GROUP_SIZE = 6
+N_SLOTS = 2 + N_GROUPS * GROUP_SIZE
+
+_N_NUMBERS = 101
+_NOTHING, _UNTINTED = "nothing", "plain"
+WORDS: tuple[str, ...] = (
+    *map(str, range(_N_NUMBERS)),
+    *(kind.name for kind in KINDS),
+    *dict.fromkeys((*BACKGROUND_COLOURS, *OBJECT_COLOURS)),
+    _UNTINTED,
+    _NOTHING,
+)
+NUMBERS = slice(0, _N_NUMBERS)  # of WORDS; the number itself is the place
+WORD_PLACES = {word: i for i, word in enumerate(WORDS)}
+NOTHING_PLACE = WORD_PLACES[_NOTHING]
+
+
+def list_object_places(each: SceneObject) -> list[int]:
+    """The places in `WORDS` of an object's six words."""
+    return [WORD_PLACES[each.kind], WORD_PLACES[each.colour or _UNTINTED], *each.box_percent]
+
+
+def list_scene_places(scene: Scene) -> tuple[int, int]:
+    """The places in `WORDS` of the two words that no object has to itself."""
+    overlaps = find_overlaps(scene)
+    front = WORD_PLACES[overlaps[0][1].kind] if overlaps else NOTHING_PLACE
+    return WORD_PLACES[scene.background.colour], front
+
+
+def fill_slots(scene: Scene, groups: Sequence[int]) -> np.ndarray:
+    """All words of a scene.
+
+    Args:
+        scene: up to five objects.
+        groups: the group that each object takes, no group twice.
+
+    Returns:
+        (32,) places in `WORDS`.
+    """
+    slots = np.full(N_SLOTS, NOTHING_PLACE)
+    slots[:2] = list_scene_places(scene)
+    for group, each in zip(groups, scene.objects, strict=True):
+        start = 2 + group * GROUP_SIZE
+        slots[start : start + GROUP_SIZE] = list_object_places(each)
+    return slots
