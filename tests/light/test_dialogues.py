@@ -1,4 +1,4 @@
-"""Dialogues about a scene: single questions of different tasks, now and then one of several turns."""
+"""Dialogues about a scene: single questions of different tasks, now and then several turns."""
 
 from weights.training.dialogues import make_dialogues
 from weights.training.placement import make_scene

@@ -14,6 +14,7 @@ from tinyv_cli.tokenizer import Tokenizer
 from weights.checkpoint import open_weights
 from weights.sources import make_checkpoint_name, resolve_sources
 from weights.training.__main__ import main
+from weights.training.ablation import PARTS
 from weights.training.examples import Example, make_stage_loss
 from weights.training.glyphs import open_glyphs
 from weights.training.network import load_for_training
@@ -233,3 +234,28 @@ def test_a_phase_that_the_recipe_lacks_is_refused(tmp_path, capsys):
         main([str(recipe), "--out", str(tmp_path), "--only", "seeing"])
     assert stop.value.code == ExitCode.USAGE
     assert "stage2" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not has_font(), reason="Noto Color Emoji is not installed")
+@pytest.mark.parametrize("part", PARTS)
+def test_without_a_part_only_a_log_and_a_state_are_written(part, tmp_path):
+    folder = write_tiny(tmp_path / "sources", stage=1)
+    there = {path.name for path in folder.iterdir()}
+    recipe = write_recipe(tmp_path, (2, 1))
+    flags = ["--out", str(folder), "--without", part, "--stop-at", "1"]
+    main([str(recipe), *flags])
+    assert {path.name for path in folder.iterdir()} == there | {"training"}
+    names = {path.name for path in (folder / "training").iterdir()}
+    assert names == {f"stage2-without-{part}.state.pt", f"stage2-without-{part}.log.jsonl"}
+    state = torch.load(folder / "training" / f"stage2-without-{part}.state.pt", weights_only=True)
+    assert state["n_done"] == 1
+    trained = set(state["trained"])
+    lost = {
+        "qk-norm": "q_layernorm.weight",
+        "post-norm": "post_layernorm.weight",
+        "input-norms": "input_layernorm.weight",
+        "lora": ".a",
+    }[part]
+    assert not any(name.endswith(lost) for name in trained)
+    assert any(name.startswith("projection.") for name in trained)
+    assert any(name.endswith("final_layernorm.weight") for name in trained)

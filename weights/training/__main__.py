@@ -3,7 +3,8 @@
 `python -m weights.training RECIPE --out DIR` goes through the recipe's phases: `seeing`, `speaking`
 and `foundation`, which writes the sources that both have made, then `stage1` to `stage4`. A run
 that was stopped goes on where it was. A recipe without a foundation starts from sources that DIR
-holds already. Needs the font Noto Color Emoji.
+holds already. With `--without` a stage is tried without a part of the network, and nothing but a
+log and a state is written. Needs the font Noto Color Emoji.
 """
 
 import argparse
@@ -23,11 +24,12 @@ from weights.sources import (
     read_tokenizer_json,
     resolve_sources,
 )
+from weights.training.ablation import PARTS, leave_out, select_trained
 from weights.training.devices import choose_device
 from weights.training.examples import make_stage_loss
 from weights.training.foundation import Foundation
 from weights.training.glyphs import open_glyphs
-from weights.training.network import load_for_training
+from weights.training.network import load_for_training, round_frozen
 from weights.training.publish import write_checkpoint
 from weights.training.recipe import Recipe, StageRecipe, read_recipe
 from weights.training.scene_corpus import SceneCorpus
@@ -73,46 +75,50 @@ def train(parsed: argparse.Namespace, console: Console) -> Path:
             foundation.write()
     for stage in recipe.stages:
         if f"stage{stage.number}" in wanted:
-            train_stage(folder, recipe, stage, console, parsed.font)
+            train_stage(recipe, stage, parsed, console)
     return folder
 
 
 def train_stage(
-    folder: Path, recipe: Recipe, wanted: StageRecipe, console: Console, font: Path | None
+    recipe: Recipe, wanted: StageRecipe, parsed: argparse.Namespace, console: Console
 ) -> None:
-    """Trains one stage and writes its checkpoint.
+    """Trains one stage and writes its checkpoint, unless a part of the network was left out.
 
     Args:
-        folder: of the sources.
         recipe: the whole training.
         wanted: the stage's part of it.
+        parsed: as `main` documents it.
         console: shows how far it is.
-        font: to draw with, if another than the installed one.
 
     Raises:
         WeightsError: a checkpoint of this stage is there that this training did not write.
     """
     stage = find_stage(wanted.number)
-    name = f"stage{stage.number}"
-    target = folder / make_checkpoint_name(stage.number)
-    state = folder / STATES_FOLDER / f"{name}.state.pt"
-    if target.exists() and wanted.start != stage.number and not state.exists():
+    name = f"stage{stage.number}" + (f"-without-{parsed.without}" if parsed.without else "")
+    files = resolve_sources(parsed.out, wanted.start)
+    target = parsed.out / make_checkpoint_name(stage.number)
+    states = parsed.out / STATES_FOLDER
+    is_foreign = wanted.start != stage.number and not (states / f"{name}.state.pt").exists()
+    if target.exists() and is_foreign and not parsed.without:
         raise WeightsError(
             f"{target} is there already", f"go on from it with `start = {stage.number}`"
         )
-    files = resolve_sources(folder, wanted.start)
     with open_weights(files, wanted.image_px) as weights:
         model, spec = load_for_training(weights, stage, wanted.lora_rank, recipe.seed)
         alpha = weights.lora_alpha
+    leave_out(model.language, parsed.without)
+    trained = select_trained(thaw(model, stage), parsed.without)
+    if recipe.bfloat16:
+        round_frozen(model, trained)
     model.to(choose_device())
-    seed = recipe.seed + 1 + stage.number
-    schedule = wanted.schedule
-    corpus = SceneCorpus(seed, wanted, open_glyphs(font))
+    corpus = SceneCorpus(recipe.seed + 1 + stage.number, wanted, open_glyphs(parsed.font))
     compute_loss = make_stage_loss(model, corpus, _read_tokenizer(files))
-    with console.progress(f"training stage {stage.number}", schedule.steps) as bar:
-        trainer = Trainer(name, thaw(model, stage), compute_loss, folder / STATES_FOLDER)
-        trainer.run(make_options(recipe, schedule), bar.advance)
-    write_checkpoint(target, model, spec, alpha)
+    steps = wanted.schedule.steps
+    with console.progress(f"training stage {stage.number}", steps) as bar:
+        trainer = Trainer(name, trained, compute_loss, states)
+        done = trainer.run(make_options(recipe, wanted.schedule), bar.advance, parsed.stop_at)
+    if done == steps and not parsed.without:
+        write_checkpoint(target, model, spec, alpha)
 
 
 def _read_tokenizer(files: SourceFiles) -> Tokenizer:
@@ -129,6 +135,8 @@ def _make_parser() -> argparse.ArgumentParser:
     add("recipe", type=Path, metavar="RECIPE", help="a TOML file, such as weights/demo/recipe.toml")
     add("--out", type=Path, required=True, metavar="DIR", help="the folder of sources")
     add("--only", metavar="PHASE", help="one phase; else all")
+    add("--without", choices=PARTS, metavar="PART", help="of stages: " + ", ".join(PARTS))
+    add("--stop-at", type=int, metavar="N", help="ends each stage after N steps of it")
     add("--font", type=Path, help="NotoColorEmoji.ttf")
     return parser
 

@@ -16,7 +16,7 @@ from tinyv_cli.console import Console
 from tinyv_cli.errors import InputError
 from weights.module_command import run_command
 
-_RUNS = ("seeing", "speaking", "stage1", "stage2", "stage3", "stage4")
+RUNS = ("seeing", "speaking", "stage1", "stage2", "stage3", "stage4")
 _N_SMOOTHED = 50  # steps that one point of the line is the mean of
 
 
@@ -36,7 +36,7 @@ def draw_curves(folder: Path) -> Figure:
     Raises:
         InputError: there is no log.
     """
-    logs = {name: folder / f"{name}.log.jsonl" for name in _RUNS}
+    logs = {name: folder / f"{name}.log.jsonl" for name in RUNS}
     found = {name: log for name, log in logs.items() if log.is_file()}
     if not found:
         raise InputError(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tinyv_cli.console import Console
 from tinyv_cli.errors import UsageError
+from tinyv_cli.model.phi import PhiLanguage
 from tinyv_cli.model.tinygptv import TinyGptV
 from tinyv_cli.spec import ModelSpec
 from tinyv_cli.tokenizer import Tokenizer
@@ -21,35 +22,65 @@ from weights.training.publish import write_network
 from weights.training.reading import list_texts
 from weights.training.recipe import FoundationRecipe, Recipe
 from weights.training.seeing import SeeingHeads, SeeingOptions, make_seeing_loss
+from weights.training.slots import GROUP_SIZE
 from weights.training.speaking import make_speaking_loss
 from weights.training.trainer import Trainer, make_options
 from weights.training.vocabulary import learn_merges
 
-_SPREAD = 0.02  # of the language model's new weights, as Phi-2's configuration has it
+_QUERY_SPREAD = 0.02  # of the learned queries, which a norm follows
+_LOOK_BACK, _N_TURNS = 12.0, 5  # of biases that look back: how strong, and of how many rotations
+_SHARPENED = 2.0  # weight of the norm of queries in layers that look back
 _FASTEST, _SLOWEST = torch.pi / 2, torch.pi / 32  # waves of positions, radians a patch
 
 
 def make_fresh_model(spec: ModelSpec, seed: int) -> TinyGptV:
     """A network of random weights; norms one and biases zero.
 
-    Vision tower and Q-Former start with a spread of 1/√(inputs) and with positions told by waves:
-    from a spread of 0.02 everywhere they took far longer to learn where things are (DESIGN.md).
+    Matrices have a spread of 1/√(inputs), embeddings of tokens one of 1, so that a token is not
+    drowned by what attention, normed to 1, adds to it; positions are told by waves. With 0.02
+    everywhere, as Phi-2's and BERT's configurations have it, it took far longer to learn where
+    things are (DESIGN.md).
     """
     model = TinyGptV(spec)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
-                is_seeing = name.startswith(("vision.", "qformer.bert."))
-                spread = parameter[0].numel() ** -0.5 if is_seeing else _SPREAD
-                parameter.normal_(0, spread, generator=generator)
+                parameter.normal_(0, _choose_spread(name, parameter), generator=generator)
             else:
                 parameter.fill_(1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0)
         nn.init.ones_(model.vision.ln_vision.weight)
         side = spec.vision.image_px // spec.vision.patch_px
         positions = model.vision.get_parameter("embeddings.position_embedding")
         positions[0, 1:] = make_waves(side, spec.vision.width)
+        look_back(model.language)
     return model
+
+
+def look_back(language: PhiLanguage) -> None:
+    """Lets the first heads begin with looking 1, 2, … tokens back, as many as a group has words.
+
+    Biases of queries and keys hold a wave of each of the fastest rotations, whose phases meet where
+    the key stands so many positions before. To find out alone that a box's edges belong to the kind
+    a few words before them took the language model over 2,000 steps (DESIGN.md).
+    """
+    spec = language.spec
+    half = spec.rotary_width // 2
+    turns = spec.rope_base ** (-torch.arange(_N_TURNS) / half)  # radians a position
+    for back in range(1, GROUP_SIZE):
+        layer, head = divmod(back - 1, spec.n_heads)
+        biases = language.layers[layer].attention.qkv.bias.view(3, spec.n_heads, -1)
+        query, key = biases[0, head], biases[1, head]  # (d), in halves that are turned together
+        key[:_N_TURNS] = _LOOK_BACK
+        query[:_N_TURNS] = _LOOK_BACK * (turns * back).cos()
+        query[half : half + _N_TURNS] = -_LOOK_BACK * (turns * back).sin()
+        language.layers[layer].attention.q_layernorm.weight.fill_(_SHARPENED)
+
+
+def _choose_spread(name: str, parameter: nn.Parameter) -> float:
+    if name.endswith("embed_tokens.weight"):
+        return 1.0
+    return _QUERY_SPREAD if name.endswith("query_tokens") else parameter[0].numel() ** -0.5
 
 
 def make_waves(side: int, width: int) -> Tensor:
@@ -145,4 +176,9 @@ class Foundation:
         return {f"{part}.{n}": p for part, m in parts.items() for n, p in m.named_parameters()}
 
     def _list_speaking(self) -> dict[str, nn.Parameter]:
-        return {f"language.{n}": p for n, p in self._model.language.named_parameters()}
+        """All of the language model but two biases that the public files have no place for."""
+        return {
+            f"language.{name}": parameter
+            for name, parameter in self._model.language.named_parameters()
+            if not name.endswith(("q_layernorm.bias", "k_layernorm.bias"))
+        }

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from tinyv_cli.model.tinygptv import TinyGptV, load_model
 from tinyv_cli.spec import ModelSpec
@@ -34,3 +35,16 @@ def load_for_training(
             pairs[name] = there or make_pair(linear, rank, generator)
         add_lora(model.language, pairs, weights.lora_alpha)
     return model, replace(weights.spec, stage=stage.number)
+
+
+def round_frozen(model: nn.Module, trained: dict[str, nn.Parameter]) -> None:
+    """Keeps frozen matrices in bfloat16, half the memory; products round them to it anyhow.
+
+    Args:
+        model: changed in place; norms and embeddings stay float32.
+        trained: what stays float32 too.
+    """
+    kept = {id(parameter) for parameter in trained.values()}
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) and id(module.weight) not in kept:
+            module.to(torch.bfloat16)
