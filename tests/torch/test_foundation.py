@@ -13,6 +13,7 @@ from tests.light.test_recipe import MINIATURE
 from tests.torch.test_training import has_font
 from tinyv_cli.app import main as run_tinyv
 from tinyv_cli.errors import InputError, UsageError
+from tinyv_cli.model.phi import make_rotary
 from tinyv_cli.model.tinygptv import load_model
 from tinyv_cli.spec import make_tiny_spec
 from tinyv_cli.tokenizer import Tokenizer, derive_stop_ids
@@ -22,10 +23,11 @@ from weights.tokenizer_files import make_small_merges, write_tokenizer
 from weights.training.__main__ import main as run_training
 from weights.training.curve import draw_curves
 from weights.training.curve import main as draw_curve
-from weights.training.foundation import make_fresh_model, make_waves
+from weights.training.fresh import make_fresh_model, make_waves, relate_tokens
 from weights.training.placement import make_scene
 from weights.training.publish import write_network
 from weights.training.reading import list_texts, number_words, read_scene
+from weights.training.recipe import read_recipe
 from weights.training.scene import NOTHING, label_patches
 from weights.training.seeing import (
     SceneLabels,
@@ -41,6 +43,7 @@ from weights.training.speaking import make_speaking_loss
 from weights.training.splits import make_generator
 from weights.training.vocabulary import learn_merges
 
+MINIATURE_SPEC = read_recipe(MINIATURE).foundation.spec
 _TINY = make_tiny_spec(1)
 SPEC = replace(
     _TINY,
@@ -168,6 +171,37 @@ def test_a_tower_sees_pictures_of_another_side():
     assert see(vision, torch.zeros(1, 3, 112, 112)).shape == (1, 1 + 64, SPEC.vision.width)
 
 
+@pytest.mark.parametrize("back", range(1, GROUP_SIZE))
+def test_first_heads_look_back_by_as_many_words_as_a_group_has(back):
+    language = make_fresh_model(MINIATURE_SPEC, seed=0).language
+    layer, head = divmod(back - 1, MINIATURE_SPEC.language.n_heads)
+    attention = language.layers[layer].attention
+    normed = torch.randn(1, 90, MINIATURE_SPEC.language.width)
+    q, k, _ = attention._split(attention.qkv(normed))
+    rotary = make_rotary(MINIATURE_SPEC.language, torch.arange(90)[None], torch.float32)
+    q, k = attention._rotate(attention.q_layernorm(q), attention.k_layernorm(k), rotary)
+    scores = (q @ k.transpose(2, 3))[0, head].masked_fill(torch.ones(90, 90).triu(1) > 0, -1e9)
+    found = torch.arange(90) - scores.argmax(-1)
+    assert (found[10:] == back).float().mean() > 0.8
+
+
+def test_tokens_that_mean_the_same_begin_alike(tokenizer):
+    language = make_fresh_model(MINIATURE_SPEC, seed=0).language
+    relate_tokens(language, tokenizer)
+    embeddings = language.embed_tokens.weight.detach()
+
+    def compare(one: str, other: str) -> float:
+        (a,), (b,) = tokenizer.encode(one), tokenizer.encode(other)
+        return torch.cosine_similarity(embeddings[a], embeddings[b], dim=0).item()
+
+    assert compare(" 41", "41") > compare(" 41", " 42") > compare(" 41", " 47") + 0.1
+    assert abs(compare(" 41", " 90")) < 0.3
+    assert compare(" cat", "cat") > 0.5 > abs(compare(" cat", " dog"))
+    given_back = language.lm_head(embeddings[: tokenizer.vocab_size]).argmax(-1).tolist()
+    texts = [(tokenizer.decode([i]), tokenizer.decode([j])) for i, j in enumerate(given_back)]
+    assert sum(one.strip() == other.strip() for one, other in texts) > 0.98 * len(texts)
+
+
 def test_waves_tell_every_place_apart():
     waves = make_waves(8, 192)
     assert waves.shape == (64, 192)
@@ -226,8 +260,15 @@ def test_a_network_written_as_sources_reads_back(tmp_path):
 def test_from_nothing_to_an_answer(tmp_path, capsys):
     folder, recipe = tmp_path / "sources", tmp_path / "recipe.toml"
     text = MINIATURE.read_text("utf-8")
-    for name, number in (("steps", 2), ("batch", 4), ("warm_up", 1), ("large_from", 1)):
+    for name, number in (
+        ("steps", 2),
+        ("batch", 4),
+        ("warm_up", 1),
+        ("large_from", 1),
+        ("dialogues", 2),
+    ):
         text = re.sub(rf"^{name} = \d+", f"{name} = {number}", text, flags=re.MULTILINE)
+    text = text.replace("vocabulary_scenes = 3000", "vocabulary_scenes = 700")
     recipe.write_text(text, "utf-8")
     for _ in range(2):  # the second run finds all done
         run_training([str(recipe), "--out", str(folder)])

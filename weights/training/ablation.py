@@ -18,12 +18,11 @@ def leave_out(language: PhiLanguage, part: str | None) -> None:
         language: changed in place.
         part: `qk-norm` or `post-norm` (the added RMSNorm); others take nothing out.
     """
-    for block in language.layers:
-        if part == "qk-norm":
-            block.attention.q_layernorm = nn.Identity()
-            block.attention.k_layernorm = nn.Identity()
-        elif part == "post-norm":
-            block.post_layernorm = nn.Identity()
+    names = {"qk-norm": ("q_layernorm", "k_layernorm"), "post-norm": ("post_layernorm",)}
+    for module in list(language.modules()):
+        for name in names.get(part or "", ()):
+            if hasattr(module, name):
+                setattr(module, name, nn.Identity())
 
 
 def select_trained(trained: dict[str, nn.Parameter], part: str | None) -> dict[str, nn.Parameter]:
