@@ -122,12 +122,20 @@ def _round_groups(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes (R, group) at a given scale and zero point (R, 1), and their squared error (R, 1)."""
     codes = (groups / scale).round_().add_(zero).clamp_(0, top)
-    error = ((codes - zero).mul_(scale).sub_(groups)).square_().sum(1, keepdim=True)
-    return codes, error
+    squares = ((codes - zero).mul_(scale).sub_(groups)).square_()
+    return codes, _add_up(squares)
 
 
 def _fit_scale(groups: torch.Tensor, steps: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """The scale of least squared error for given whole steps: Σw·n / Σn²."""
-    power = steps.square().sum(1, keepdim=True)
-    fitted = (groups * steps).sum(1, keepdim=True) / power
+    power = _add_up(steps.square())
+    fitted = (_add_up(groups * steps) / power).float()
     return torch.where((power > 0) & (fitted > 0), fitted, scale)
+
+
+def _add_up(rows: torch.Tensor) -> torch.Tensor:
+    """Sums (R, group) → (R, 1) in float64.
+
+    Processors add in different orders; in float64 that no longer reaches the bits of a scale.
+    """
+    return rows.sum(1, keepdim=True, dtype=torch.float64)

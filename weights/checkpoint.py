@@ -127,11 +127,13 @@ class MergedWeights:
     def _read_lora(self, name: str, parts: Mapping[Part, Origin]) -> torch.Tensor:
         """(α / r) · B · A, multiplied in the order of B's rows so that its bits know no layout.
 
+        In float64, so that they know no processor either.
+
         Source: arXiv 2106.09685, section 4.1.
         """
-        a = _read_float32(parts[Part.LORA_A])  # (r, K)
-        b = _read_float32(parts[Part.LORA_B])  # (out, r)
-        delta = (b @ a).mul_(self._lora_scale)  # (out, K)
+        a = _read_float32(parts[Part.LORA_A]).double()  # (r, K)
+        b = _read_float32(parts[Part.LORA_B]).double()  # (out, r)
+        delta = (b @ a).mul_(self._lora_scale).float()  # (out, K)
         return self._to_thirds(delta) if ".qkv." in name else delta
 
     def _to_thirds(self, rows: torch.Tensor) -> torch.Tensor:
@@ -287,6 +289,8 @@ def resize_positions(positions: torch.Tensor, n_tokens: int) -> torch.Tensor:
         return positions
     old, new = math.isqrt(positions.shape[1] - 1), math.isqrt(n_tokens - 1)
     grid = positions[:, 1:].reshape(1, old, old, -1).permute(0, 3, 1, 2)  # (1, D, g, g)
-    resized = functional.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
-    patches = resized.permute(0, 2, 3, 1).flatten(1, 2)  # (1, G², D)
+    resized = functional.interpolate(
+        grid.double(), size=(new, new), mode="bicubic", align_corners=False
+    )
+    patches = resized.to(positions.dtype).permute(0, 2, 3, 1).flatten(1, 2)  # (1, G², D)
     return torch.cat([positions[:, :1], patches], dim=1)

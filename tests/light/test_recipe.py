@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.demo import DEMO
 from tinyv_cli.errors import InputError
 from tinyv_cli.spec import make_full_spec
 from weights.training.recipe import read_recipe
 from weights.training.slots import N_SLOTS
 
 ROOT = Path(__file__).parents[2]
-MINIATURE = ROOT / "weights/demo/recipe.toml"
+MINIATURE = DEMO / "recipe.toml"
 PUBLISHED = ROOT / "weights/training/published.toml"
 
 
