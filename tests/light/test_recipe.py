@@ -21,7 +21,6 @@ def test_the_miniature_is_the_same_network_only_smaller():
     small, full = recipe.foundation.spec, make_full_spec(4)
     assert small.qformer.n_queries == full.qformer.n_queries == N_SLOTS
     assert small.qformer.cross_attention_every == full.qformer.cross_attention_every
-    assert small.language.head_width == full.language.head_width
     assert small.language.rotary_width == full.language.rotary_width
     assert small.vision.patch_px == full.vision.patch_px
     assert [stage.number for stage in recipe.stages] == [1, 2, 3, 4]
