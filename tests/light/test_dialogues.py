@@ -34,3 +34,11 @@ def test_about_half_of_the_scenes_have_a_conversation():
 def test_a_conversation_learns_any_turn_but_the_first():
     lengths = {len(each.turns) for number in range(200) for each in draw(number, 3)}
     assert lengths == {0, 1, 2, 3}
+
+
+def test_yes_and_no_are_asked_more_often_than_boxes():
+    questions = [each.question for number in range(100) for each in draw(number, 12)]
+    starts = [question.removeprefix("[vqa] ").lower() for question in questions]
+    n_exists = sum(start.startswith(("is there", "are there any")) for start in starts)
+    n_boxes = sum(question.startswith("[grounding]") for question in questions)
+    assert n_exists > n_boxes

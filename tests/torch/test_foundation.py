@@ -270,8 +270,11 @@ def test_from_nothing_to_an_answer(tmp_path, capsys):
         text = re.sub(rf"^{name} = \d+", f"{name} = {number}", text, flags=re.MULTILINE)
     text = text.replace("vocabulary_scenes = 3000", "vocabulary_scenes = 700")
     recipe.write_text(text, "utf-8")
+    vocabularies = []
     for _ in range(2):  # the second run finds all done
         run_training([str(recipe), "--out", str(folder)])
+        vocabularies.append((folder / "phi-2" / "merges.txt").stat().st_mtime_ns)
+    assert vocabularies[0] == vocabularies[1]
     for name in ("seeing", "speaking", "stage1", "stage4"):
         log = (folder / "training" / f"{name}.log.jsonl").read_text("utf-8").splitlines()
         assert [json.loads(line)["step"] for line in log] == [0, 1]

@@ -9,6 +9,8 @@ from weights.training.rows import Dialogue
 from weights.training.scene import Scene
 
 _CONVERSATION_CHANCE = 0.5
+_N_ROUNDS = 3  # of questions, of which later ones are asked only for the tasks below
+_OFTEN = ("exists", "count")  # an answer of few bits teaches little; these were learnt last
 
 
 def make_dialogues(scene: Scene, generator: np.random.Generator, count: int) -> list[Dialogue]:
@@ -20,6 +22,10 @@ def make_dialogues(scene: Scene, generator: np.random.Generator, count: int) -> 
         count: of dialogues at most; a scene answers 5 or more.
     """
     asked = make_questions(scene, generator)
+    for _ in range(_N_ROUNDS - 1):
+        said = {each.question for each in asked}
+        again = [each for each in make_questions(scene, generator) if each.task in _OFTEN]
+        asked += [each for each in again if each.question not in said]
     dialogues = [
         Dialogue((), asked[i].question, asked[i].answer)
         for i in generator.permutation(len(asked))[:count]

@@ -32,15 +32,18 @@ def prepare_tokenizer(folder: Path, recipe: Recipe, foundation: FoundationRecipe
         UsageError: the network has fewer embeddings than there are tokens.
     """
     phi = folder / PHI_FOLDER
-    phi.mkdir(parents=True, exist_ok=True)
-    texts = list_texts(recipe.seed, foundation.vocabulary_scenes)
-    n_tokens = write_tokenizer(phi, learn_merges(texts, foundation.merges))
+    if not (phi / TOKENIZER_FILE).exists():
+        phi.mkdir(parents=True, exist_ok=True)
+        texts = list_texts(recipe.seed, foundation.vocabulary_scenes)
+        write_tokenizer(phi, learn_merges(texts, foundation.merges))
+    tokenizer = Tokenizer(phi / TOKENIZER_FILE)
+    n_tokens = tokenizer.vocab_size
     if n_tokens > foundation.spec.language.vocab_size:
         raise UsageError(
             f"the vocabulary has {n_tokens} tokens",
             "raise vocab_size in the recipe, or lower merges",
         )
-    return Tokenizer(phi / TOKENIZER_FILE)
+    return tokenizer
 
 
 class Foundation:
