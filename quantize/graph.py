@@ -16,13 +16,13 @@ from onnx import TensorProto, helper
 
 from quantize.groupwise import round_matrix
 from quantize.packing import to_matmul_nbits
+from quantize.plan import PAGE_BYTES, SMALL_ALIGN_BYTES
 from quantize.recipe import Recipe
 
 OPSET = 21
 IR_VERSION = 10
 MICROSOFT = "com.microsoft"
 _INLINE_BYTES = 1024  # below this a tensor stays in the graph, where the runtime can fold it
-_ALIGN_BYTES = 4096  # a page: mapped tensors start on one
 
 ReadTensor: TypeAlias = Callable[[str], torch.Tensor]
 Attribute: TypeAlias = int | float | str | list[int]
@@ -107,9 +107,9 @@ class GraphWriter:
     def linear(self, x: str, tensors: str) -> str:
         """Computes x · Wᵀ + b with `tensors`.weight (N, K), rounded as told, and `tensors`.bias."""
         name = f"{tensors}.weight"
-        rounding = self._recipe.rounding(name)
         bias, out = self.weight(f"{tensors}.bias"), f"{tensors}.out"
         matrix = self.read(name)
+        rounding = self._recipe.rounding(name).fit(matrix.shape[1])
         if rounding.is_exact:
             product = self.apply("MatMul", [x, self.constant(name, matrix.T.numpy())], f"{out}.mul")
             return self.apply("Add", [product, bias], out)
@@ -153,8 +153,9 @@ class GraphWriter:
         onnx.save(model, self.path)
 
     def _append(self, tensor: TensorProto, values: np.ndarray) -> None:
-        """Puts the numbers at the next page of the data file and their place into the tensor."""
-        offset = -(-self._data.tell() // _ALIGN_BYTES) * _ALIGN_BYTES
+        """Puts the numbers next into the data file and their place into the tensor."""
+        align = PAGE_BYTES if values.nbytes >= PAGE_BYTES else SMALL_ALIGN_BYTES
+        offset = -(-self._data.tell() // align) * align
         self._data.write(b"\0" * (offset - self._data.tell()))
         self._data.write(values.data.cast("B"))
         tensor.data_location = TensorProto.EXTERNAL

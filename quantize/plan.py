@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from quantize.recipe import Recipe
+from quantize.recipe import Recipe, Rounding
 from tinyv_cli.memory import PACKED_SHARE, estimate_run_bytes
 from tinyv_cli.spec import ModelSpec
 
@@ -19,8 +19,9 @@ FILES = {  # role → name, in the order of the manifest
     "embeddings-scales": "embeddings.scales.npy",
     "tokenizer": "tokenizer.json",
 }
+PAGE_BYTES = 4096  # mapped tensors of a page or more start on one
+SMALL_ALIGN_BYTES = 64  # what is smaller starts on a cache line
 _GRAPH_BYTES_PER_TENSOR = 700  # of an `.onnx` file: name, place in the data file, its node
-_PAGE_BYTES = 4096
 _FLOAT_BYTES = 4
 _PROGRAM_BYTES = 400_000_000  # interpreter, torch and the runtime
 
@@ -118,8 +119,7 @@ def _estimate_quantise_bytes(size_bytes: int, vision_bytes: int, largest: int) -
 
 def _plan_part(name: str, shapes: Shapes, recipe: Recipe) -> PlannedPart:
     size_bytes = sum(
-        _stored_bytes(shape, recipe.rounding(tensor).bits, recipe.rounding(tensor).group)
-        + _GRAPH_BYTES_PER_TENSOR
+        _stored_bytes(shape, recipe.rounding(tensor)) + _GRAPH_BYTES_PER_TENSOR
         for tensor, shape in shapes.items()
     )
     roles = [name, f"{name}-data", f"{name}-scales"]
@@ -129,16 +129,22 @@ def _plan_part(name: str, shapes: Shapes, recipe: Recipe) -> PlannedPart:
     return PlannedPart(name, files, _count(shapes.values()), size_bytes)
 
 
-def _stored_bytes(shape: tuple[int, ...], bits: int, group: int) -> int:
+def _stored_bytes(shape: tuple[int, ...], rounding: Rounding) -> int:
     """Bytes of one tensor in a data file, the wait for the next page included."""
-    if bits == 32:
-        return 4 * math.prod(shape) + (_PAGE_BYTES // 2 if math.prod(shape) > 256 else 0)
+    if rounding.is_exact:
+        return _add_wait(4 * math.prod(shape))
     n_rows, n_columns = shape
+    group = rounding.fit(n_columns).group
     n_groups = -(-n_columns // group)
-    codes = n_rows * n_groups * group * bits // 8
+    codes = n_rows * n_groups * group * rounding.bits // 8
     scales = 4 * n_rows * n_groups
-    zero_points = n_rows * -(-n_groups * bits // 8)
-    return codes + scales + zero_points + 3 * (_PAGE_BYTES // 2)
+    zero_points = n_rows * -(-n_groups * rounding.bits // 8)
+    return sum(_add_wait(n_bytes) for n_bytes in (codes, scales, zero_points))
+
+
+def _add_wait(n_bytes: int) -> int:
+    """Bytes with the mean of what is left empty before them."""
+    return n_bytes + (PAGE_BYTES if n_bytes >= PAGE_BYTES else SMALL_ALIGN_BYTES) // 2
 
 
 def _count(shapes: Iterable[tuple[int, ...]]) -> int:

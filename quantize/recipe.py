@@ -1,6 +1,6 @@
 """A tensor's name becomes the rounding it gets: recipes as data; knows no arithmetic."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -21,6 +21,16 @@ class Rounding:
     def is_exact(self) -> bool:
         """Whether nothing is rounded."""
         return self.bits == 32
+
+    def fit(self, n_columns: int) -> "Rounding":
+        """The same with a smaller group where that leaves no column over: 128, 64 or 32.
+
+        A row of 192 columns takes two groups of 128, a quarter of them empty, or three of 64.
+        """
+        for group in (self.group, self.group // 2, self.group // 4):
+            if n_columns % group == 0:
+                return replace(self, group=group)
+        return self
 
     def bits_per_weight(self) -> float:
         """Bits stored for one weight: a code, its share of a float32 scale and of a zero point."""

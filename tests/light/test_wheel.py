@@ -1,3 +1,5 @@
+"""A wheel carries the miniature, and nothing that was packed for one machine."""
+
 import shutil
 import subprocess
 import sys

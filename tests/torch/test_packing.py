@@ -20,6 +20,13 @@ def test_nibbles_open_in_the_order_they_were_closed_in():
     assert np.array_equal(from_nibbles(zero_points.reshape(3, 1)), rounded.zero_points.numpy())
 
 
+@pytest.mark.parametrize(
+    ("n_columns", "group"), [(2560, 128), (1408, 128), (192, 64), (160, 32), (300, 128), (16, 128)]
+)
+def test_a_group_leaves_no_column_over_where_it_can(n_columns, group):
+    assert Rounding(4).fit(n_columns) == Rounding(4, group)
+
+
 @pytest.mark.parametrize("n_columns", [128, 160, 384, 300])
 @pytest.mark.parametrize("bits", [4, 8, 32])
 def test_a_linear_of_the_graph_is_the_rounded_matrix_times_its_input(tmp_path, bits, n_columns):
@@ -38,7 +45,7 @@ def test_a_linear_of_the_graph_is_the_rounded_matrix_times_its_input(tmp_path, b
     out = session.run(None, {"x": x.numpy()})[0]
     matrix = tensors["m.weight"]
     if bits < 32:
-        matrix = round_matrix(matrix, Rounding(bits)).to_matrix()
+        matrix = round_matrix(matrix, Rounding(bits).fit(n_columns)).to_matrix()
     expected = (x @ matrix.T + tensors["m.bias"]).numpy()
     # The kernel rounds activations to 8 bits by group: 0.6 % of their norm, measured.
     limit = 1e-6 if bits == 32 else 0.01
