@@ -288,7 +288,14 @@ def test_a_real_interrupt_leaves_no_variant_and_the_next_run_cleans_up(sources, 
     output = tmp_path / "variants" / "new"
     words = ["quantize", "--sources", str(sources), "-o", str(output)]
     command = [sys.executable, "-m", "tinyv_cli", *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell lets what it starts in the background ignore interrupts, and so its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     wait_for_file(output, "decoder.data", process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()

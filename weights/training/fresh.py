@@ -54,7 +54,7 @@ def look_back(language: PhiLanguage) -> None:
     spec = language.spec
     half = spec.rotary_width // 2
     turns = spec.rope_base ** (-torch.arange(_N_TURNS) / half)  # radians a position
-    for back in range(1, GROUP_SIZE):
+    for back in range(1, min(GROUP_SIZE, spec.n_layers * spec.n_heads + 1)):
         layer, head = divmod(back - 1, spec.n_heads)
         path = f"layers.{layer}.attention"
         biases = language.get_parameter(f"{path}.qkv.bias").view(3, spec.n_heads, -1)
