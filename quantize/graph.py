@@ -109,12 +109,13 @@ class GraphWriter:
         name = f"{tensors}.weight"
         bias, out = self.weight(f"{tensors}.bias"), f"{tensors}.out"
         matrix = self.read(name)
-        rounding = self._recipe.rounding(name).fit(matrix.shape[1])
+        rounding = self._recipe.rounding(name)
         if rounding.is_exact:
             product = self.apply("MatMul", [x, self.constant(name, matrix.T.numpy())], f"{out}.mul")
             return self.apply("Add", [product, bias], out)
         n_rows, n_columns = matrix.shape
-        codes, scales, zero_points = to_matmul_nbits(round_matrix(matrix, rounding, self._threads))
+        rounded = round_matrix(matrix, rounding, self._threads)
+        codes, scales, zero_points = to_matmul_nbits(rounded)
         inputs = [
             x,
             self.constant(f"{name}.codes", codes),
@@ -131,7 +132,7 @@ class GraphWriter:
             N=n_rows,
             K=n_columns,
             bits=rounding.bits,
-            block_size=rounding.group,
+            block_size=rounded.rounding.group,
             accuracy_level=4,  # activations are rounded to 8 bits by group: the fast kernels
         )
 

@@ -32,7 +32,7 @@ class GroupedCodes:
         codes: (N, G · group) uint8; columns past K hold the zero point of their group.
         scales: (N, G) float32.
         zero_points: (N, G) uint8.
-        rounding: what was asked for.
+        rounding: what was asked for, the group fitted.
         n_columns: K.
     """
 
@@ -54,13 +54,14 @@ def round_matrix(matrix: torch.Tensor, rounding: Rounding, threads: int = 1) -> 
 
     Args:
         matrix: (N, K) float32, finite.
-        rounding: 2 to 8 bits.
+        rounding: 2 to 8 bits; the group is fitted to K.
         threads: how many runs of rows are searched at once; the result does not depend on it.
 
     Returns:
         Codes whose `to_matrix` is near the matrix.
     """
     n_rows, n_columns = matrix.shape
+    rounding = rounding.fit(n_columns)
     n_groups = -(-n_columns // rounding.group)
     padding = n_groups * rounding.group - n_columns
     codes = torch.empty(n_rows, n_groups, rounding.group, dtype=torch.uint8)

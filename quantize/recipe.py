@@ -11,7 +11,8 @@ class Rounding:
 
     Attributes:
         bits: bits of a code; 32 leaves the matrix in float32.
-        group: neighbouring columns of a row that share one scale and one zero point.
+        group: neighbouring columns of a row that share one scale and one zero point; `fit` makes
+            it smaller for some matrices.
     """
 
     bits: int

@@ -13,6 +13,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -287,15 +288,10 @@ def test_a_real_interrupt_leaves_no_variant_and_the_next_run_cleans_up(sources, 
     # The exit code is held below: a signal at this moment has ended in an abort (DESIGN.md).
     output = tmp_path / "variants" / "new"
     words = ["quantize", "--sources", str(sources), "-o", str(output)]
-    command = [sys.executable, "-m", "tinyv_cli", *words]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell lets what it starts in the background ignore interrupts, and so its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # A shell lets what it starts in the background ignore interrupts, and so its children.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen([sys.executable, "-m", "tinyv_cli", *words], **pipe, preexec_fn=heed)
     wait_for_file(output, "decoder.data", process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()

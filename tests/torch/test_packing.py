@@ -45,7 +45,7 @@ def test_a_linear_of_the_graph_is_the_rounded_matrix_times_its_input(tmp_path, b
     out = session.run(None, {"x": x.numpy()})[0]
     matrix = tensors["m.weight"]
     if bits < 32:
-        matrix = round_matrix(matrix, Rounding(bits).fit(n_columns)).to_matrix()
+        matrix = round_matrix(matrix, Rounding(bits)).to_matrix()
     expected = (x @ matrix.T + tensors["m.bias"]).numpy()
     # The kernel rounds activations to 8 bits by group: 0.6 % of their norm, measured.
     limit = 1e-6 if bits == 32 else 0.01

@@ -34,10 +34,9 @@ from weights.training.publish import write_checkpoint
 from weights.training.recipe import Recipe, StageRecipe, read_recipe
 from weights.training.scene_corpus import SceneCorpus
 from weights.training.stages import find_stage, thaw
-from weights.training.trainer import Trainer, make_options
+from weights.training.trainer import STATES_FOLDER, Trainer, make_options
 
 _FOUNDATION_PHASES = ("seeing", "speaking", "foundation")
-STATES_FOLDER = "training"  # of the sources: states, logs
 
 
 def list_phases(recipe: Recipe) -> list[str]:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from tinyv_cli.console import Console
 from tinyv_cli.errors import InputError
 from weights.module_command import run_command
+from weights.training.trainer import STATES_FOLDER
 
 RUNS = ("seeing", "speaking", "stage1", "stage2", "stage3", "stage4")
 _N_SMOOTHED = 50  # steps that one point of the line is the mean of
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _draw_asked(parsed: argparse.Namespace, _: Console) -> Path:
-    folder: Path = parsed.sources / "training"
+    folder: Path = parsed.sources / STATES_FOLDER
     target = folder / "loss.png"
     draw_curves(folder).savefig(target, dpi=110)
     return target

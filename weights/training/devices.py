@@ -1,4 +1,4 @@
-"""What there is to train on."""
+"""This computer becomes the device that is trained on."""
 
 import torch
 

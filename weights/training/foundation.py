@@ -21,7 +21,7 @@ from weights.training.reading import list_texts
 from weights.training.recipe import FoundationRecipe, Recipe
 from weights.training.seeing import SeeingHeads, SeeingOptions, make_seeing_loss
 from weights.training.speaking import make_speaking_loss
-from weights.training.trainer import Trainer, make_options
+from weights.training.trainer import STATES_FOLDER, Trainer, make_options
 from weights.training.vocabulary import learn_merges
 
 
@@ -63,11 +63,13 @@ class Foundation:
         self, folder: Path, recipe: Recipe, foundation: FoundationRecipe, device: torch.device
     ) -> None:
         self._folder = folder
+        self._states = folder / STATES_FOLDER
         self._recipe = recipe
         self._foundation = foundation
         self._tokenizer = prepare_tokenizer(folder, recipe, foundation)
-        self._model = make_fresh_model(foundation.spec, recipe.seed).to(device)
+        self._model = make_fresh_model(foundation.spec, recipe.seed)
         relate_tokens(self._model.language, self._tokenizer)
+        self._model.to(device)
         torch.manual_seed(recipe.seed)
         self._heads = SeeingHeads(foundation.spec).to(device)
 
@@ -82,7 +84,7 @@ class Foundation:
         )
         loss = make_seeing_loss(self._model, self._heads, open_glyphs(font), options)
         with console.progress("learning to see", schedule.steps) as bar:
-            trainer = Trainer("seeing", self._list_seeing(), loss, self._folder / "training")
+            trainer = Trainer("seeing", self._list_seeing(), loss, self._states)
             trainer.run(make_options(self._recipe, schedule), bar.advance)
 
     def speak(self, console: Console) -> None:
@@ -96,7 +98,7 @@ class Foundation:
             schedule.dialogues,
         )
         with console.progress("learning to speak", schedule.steps) as bar:
-            trainer = Trainer("speaking", self._list_speaking(), loss, self._folder / "training")
+            trainer = Trainer("speaking", self._list_speaking(), loss, self._states)
             trainer.run(make_options(self._recipe, schedule), bar.advance)
 
     def write(self) -> None:

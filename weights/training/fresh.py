@@ -1,6 +1,7 @@
 """A network's numbers become its first weights: random, with what would be slow to find out.
 
-Nothing here knows a scene; what is prepared is where things are, what numbers are, and copying.
+Knows no scene but how its words lie (`slots.py`): what is prepared is where things are, what
+numbers are, and copying.
 """
 
 import torch

@@ -24,6 +24,7 @@ from weights.sources import (
     resolve_sources,
 )
 from weights.training.curve import RUNS, draw_curves
+from weights.training.trainer import STATES_FOLDER
 
 _EVERY = 20  # steps between two lines of the kept log
 
@@ -52,7 +53,7 @@ def keep_sources(parsed: argparse.Namespace, console: Console) -> Path:
     for name in (VISION_FILE, QFORMER_FILE, make_checkpoint_name(files.stage)):
         content = torch.load(files.folder / name, weights_only=True)
         torch.save(round_tensors(content), target / name)
-    logs = files.folder / "training"
+    logs = files.folder / STATES_FOLDER
     (parsed.demo / "log.jsonl").write_text("".join(thin_logs(logs)), "utf-8")
     draw_curves(logs).savefig(parsed.demo / "loss.png", dpi=80)
     return target

@@ -9,6 +9,7 @@ Source: Carion et al., arXiv 2005.12872 (DETR), section 3.1, for the matching.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -222,6 +223,7 @@ def compute_word_loss(
     return _WORD_WEIGHT * word_loss + _BOX_WEIGHT * torch.cat(box_losses).mean()
 
 
+@cache
 def _make_targets(device: torch.device) -> Tensor:
     """(W, W): the wanted distribution for each word; numbers lend some to their neighbours."""
     targets = torch.eye(len(WORDS))

@@ -21,6 +21,7 @@ from tinyv_cli.errors import UsageError, WeightsError
 from weights.training.recipe import Recipe, Schedule
 from weights.training.stages import compute_rate
 
+STATES_FOLDER = "training"  # of a folder of sources: states and logs of its runs
 _BETAS = (0.9, 0.999)  # source: MiniGPT-4's configurations, which TinyGPT-V's follow
 _WEIGHT_DECAY = 0.05
 _MAX_GRADIENT_NORM = 1.0
