@@ -44,6 +44,7 @@ def test_the_published_recipe_starts_from_public_files():
         ("steps = 1000", "steps = 0", "steps, batch and dialogues"),
         ("rates = [1e-6, 3e-5, 1e-5]", "rates = [1e-6]", "rates are three"),
         ("rates = [1e-6, 3e-5, 1e-5]", "rates = [1e-6, -1, 1]", "rates are three"),
+        ('optimizer = "adamw"', 'optimizer = "sgd"', "optimizer is one of adamw, muon"),
         ('"train-inst"', '"prose"', "templates are one or more of"),
         ("[[stages]]", "[[stages", "is not a recipe"),
     ],

@@ -1,6 +1,7 @@
 """Stages on a toy network: what is trained, what is frozen, what is written, and resuming."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from weights.training.ablation import PARTS
 from weights.training.examples import Example, make_stage_loss
 from weights.training.glyphs import open_glyphs
 from weights.training.network import load_for_training
+from weights.training.optimizers import make_optimizers
 from weights.training.publish import write_checkpoint
 from weights.training.rows import Dialogue
 from weights.training.stages import STAGES, compute_rate, thaw
@@ -64,8 +66,8 @@ def load(folder: Path, stage: int) -> tuple[TinyGptV, float, object]:
 def train(folder, stage, tokenizer, state, *, options=OPTIONS, stop_at=None):
     model, alpha, spec = load(folder, stage)
     loss = make_stage_loss(model, ToyCorpus(), tokenizer)
-    trainer = Trainer(f"stage{stage}", thaw(model, STAGES[stage]), loss, state)
-    trainer.run(options, lambda _: None, stop_at)
+    trainer = Trainer(f"stage{stage}", thaw(model, STAGES[stage]), loss, state, options)
+    trainer.run(lambda _: None, stop_at)
     return model, alpha, spec
 
 
@@ -97,14 +99,36 @@ def test_a_few_steps_lower_the_loss(sources, tokenizer, tmp_path):
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:3])
 
 
-@pytest.mark.parametrize("stop_at", [3, 5])
-def test_a_stopped_run_goes_on_to_the_same_numbers(stop_at, sources, tokenizer, tmp_path):
-    whole = copy_tensors(train(sources[1], 2, tokenizer, tmp_path / "whole")[0])
-    train(sources[1], 2, tokenizer, tmp_path / "parts", stop_at=stop_at)
-    rest = copy_tensors(train(sources[1], 2, tokenizer, tmp_path / "parts")[0])
+@pytest.mark.parametrize(("stop_at", "optimizer"), [(3, "adamw"), (5, "adamw"), (3, "muon")])
+def test_a_stopped_run_goes_on_to_the_same_numbers(
+    stop_at, optimizer, sources, tokenizer, tmp_path
+):
+    how = replace(OPTIONS, optimizer=optimizer)
+    whole = copy_tensors(train(sources[1], 2, tokenizer, tmp_path / "whole", options=how)[0])
+    train(sources[1], 2, tokenizer, tmp_path / "parts", options=how, stop_at=stop_at)
+    rest = copy_tensors(train(sources[1], 2, tokenizer, tmp_path / "parts", options=how)[0])
     assert all(torch.equal(whole[name], rest[name]) for name in whole)
     logs = [(tmp_path / name / "stage2.log.jsonl").read_text() for name in ("whole", "parts")]
     assert logs[0] == logs[1]
+
+
+def test_muon_moves_matrices_and_adamw_the_rest():
+    trained = {
+        "qkv.weight": torch.nn.Parameter(torch.zeros(8, 4)),
+        "embed_tokens.weight": torch.nn.Parameter(torch.zeros(8, 4)),
+        "norm.weight": torch.nn.Parameter(torch.zeros(4)),
+    }
+    muon, adamw = make_optimizers(trained, "muon")
+    by_muon = [each for group in muon.param_groups for each in group["params"]]
+    by_adamw = [each for group in adamw.param_groups for each in group["params"]]
+    assert [id(each) for each in by_muon] == [id(trained["qkv.weight"])]
+    assert {id(each) for each in by_adamw} == {id(p) for n, p in trained.items() if n[0] != "q"}
+
+
+def test_without_muon_a_newer_torch_is_asked_for(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(UsageError, match="no Muon"):
+        make_optimizers({}, "muon")
 
 
 def test_steps_after_the_last_state_are_taken_again(sources, tokenizer, tmp_path):
@@ -185,6 +209,7 @@ lora_rank = 4
 templates = ["train-inst", "inst"]
 [stages.schedule]
 steps = 2
+optimizer = "adamw"
 warm_up = 0
 rates = [1e-4, 1e-3, 1e-4]
 batch = 2

@@ -114,8 +114,9 @@ def train_stage(
     compute_loss = make_stage_loss(model, corpus, _read_tokenizer(files))
     steps = wanted.schedule.steps
     with console.progress(f"training stage {stage.number}", steps) as bar:
-        trainer = Trainer(name, trained, compute_loss, states)
-        done = trainer.run(make_options(recipe, wanted.schedule), bar.advance, parsed.stop_at)
+        options = make_options(recipe, wanted.schedule)
+        trainer = Trainer(name, trained, compute_loss, states, options)
+        done = trainer.run(bar.advance, parsed.stop_at)
     if done == steps and not parsed.without:
         write_checkpoint(target, model, spec, alpha)
 

@@ -4,10 +4,11 @@ A tokenizer, a ViT and a Q-Former that have learnt to see, a language model that
 answer from text, and a checkpoint of stage 1 in which nothing was trained yet.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tinyv_cli.console import Console
 from tinyv_cli.errors import UsageError
@@ -18,7 +19,7 @@ from weights.training.fresh import make_fresh_model, relate_tokens
 from weights.training.glyphs import open_glyphs
 from weights.training.publish import write_network
 from weights.training.reading import list_texts
-from weights.training.recipe import FoundationRecipe, Recipe
+from weights.training.recipe import FoundationRecipe, Recipe, Schedule
 from weights.training.seeing import SeeingHeads, SeeingOptions, make_seeing_loss
 from weights.training.speaking import make_speaking_loss
 from weights.training.trainer import STATES_FOLDER, Trainer, make_options
@@ -84,8 +85,7 @@ class Foundation:
         )
         loss = make_seeing_loss(self._model, self._heads, open_glyphs(font), options)
         with console.progress("learning to see", schedule.steps) as bar:
-            trainer = Trainer("seeing", self._list_seeing(), loss, self._states)
-            trainer.run(make_options(self._recipe, schedule), bar.advance)
+            self._train("seeing", self._list_seeing(), loss, schedule, bar.advance)
 
     def speak(self, console: Console) -> None:
         """Teaches the language model, from where an earlier run stopped."""
@@ -98,12 +98,22 @@ class Foundation:
             schedule.dialogues,
         )
         with console.progress("learning to speak", schedule.steps) as bar:
-            trainer = Trainer("speaking", self._list_speaking(), loss, self._states)
-            trainer.run(make_options(self._recipe, schedule), bar.advance)
+            self._train("speaking", self._list_speaking(), loss, schedule, bar.advance)
 
     def write(self) -> None:
         """Writes what was learnt as sources; both phases are done."""
         write_network(self._folder, self._model, self._foundation.spec)
+
+    def _train(
+        self,
+        name: str,
+        trained: dict[str, nn.Parameter],
+        loss: Callable[[int], Tensor],
+        schedule: Schedule,
+        advance: Callable[[int], None],
+    ) -> None:
+        options = make_options(self._recipe, schedule)
+        Trainer(name, trained, loss, self._states, options).run(advance)
 
     def _list_seeing(self) -> dict[str, nn.Parameter]:
         parts = {"vision": self._model.vision, "qformer": self._model.qformer, "heads": self._heads}

@@ -17,7 +17,8 @@ _QUERY_SPREAD = 0.02  # of the learned queries, which a norm follows
 _LOOK_BACK, _N_TURNS = 12.0, 5  # of biases that look back: how strong, and of how many rotations
 _NUMBER_SHARE = 2.0  # of a number's value in its first embedding, beside what is its own
 _HEAD_GAIN = 4.0  # first logit of a token for its own embedding
-_SHARPENED = 2.0  # weight of the norm of queries in layers that look back
+_MATCHING_TO = 12  # heads from the first on that look back or find alike tokens
+_SHARPENED = 2.0  # weight of the norm of queries in layers with such heads
 _FASTEST, _SLOWEST = torch.pi / 2, torch.pi / 32  # waves of positions, radians a patch
 
 
@@ -42,6 +43,7 @@ def make_fresh_model(spec: ModelSpec, seed: int) -> TinyGptV:
         positions = model.vision.get_parameter("embeddings.position_embedding")
         positions[0, 1:] = make_waves(side, spec.vision.width)
         look_back(model.language)
+        find_same(model.language)
     return model
 
 
@@ -64,6 +66,23 @@ def look_back(language: PhiLanguage) -> None:
         query[:_N_TURNS] = _LOOK_BACK * (turns * back).cos()
         query[half : half + _N_TURNS] = -_LOOK_BACK * (turns * back).sin()
         language.get_parameter(f"{path}.q_layernorm.weight").fill_(_SHARPENED)
+
+
+def find_same(language: PhiLanguage) -> None:
+    """Lets the next heads, of the second and third layer, begin with finding alike tokens.
+
+    Their queries and keys are the same products of what no rotation touches, so that a name or a
+    number in a question looks at the same one in the picture, where the heads before have put what
+    stands beside it. Without it each of 64 kinds was learnt for itself (DESIGN.md).
+    """
+    spec = language.spec
+    for head in range(GROUP_SIZE, min(_MATCHING_TO, spec.n_layers * spec.n_heads)):
+        layer, place = divmod(head, spec.n_heads)
+        weight = language.get_parameter(f"layers.{layer}.attention.qkv.weight")
+        queries, keys, _ = weight.view(3, spec.n_heads, spec.head_width, spec.width)
+        queries[place] = keys[place]
+        queries[place, : spec.rotary_width] = 0.0
+        language.get_parameter(f"layers.{layer}.attention.q_layernorm.weight").fill_(_SHARPENED)
 
 
 def _choose_spread(name: str, parameter: nn.Parameter) -> float:

@@ -7,15 +7,19 @@ what is there before it has ever seen an image token. Draws nothing.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from tinyv_cli.errors import UsageError
 from tinyv_cli.prompt import TEMPLATES, make_prompt
 from tinyv_cli.tokenizer import STOP_MARK, Tokenizer
 from weights.training.dialogues import make_dialogues
 from weights.training.placement import make_scene
 from weights.training.rows import Dialogue
-from weights.training.slots import N_GROUPS, WORDS, fill_slots
+from weights.training.scene import Scene
+from weights.training.slots import N_GROUPS, WORDS, fill_slots, order_objects
 from weights.training.splits import make_generator
 
+_DISORDER_CHANCE = 0.15  # of groups that objects take at random; some query tokens do
 READ_TEMPLATES = ("human", "human-system", "train-inst", "inst")
 
 
@@ -38,10 +42,17 @@ def read_scene(seed: int, number: int, count: int) -> Reading:
     """The text of a training scene's number with `count` dialogues, always the same."""
     generator = make_generator("train", seed, number)
     scene = make_scene(generator, "train")
-    groups = [int(group) for group in generator.permutation(N_GROUPS)[: len(scene.objects)]]
+    groups = _choose_groups(scene, generator)
     template = READ_TEMPLATES[int(generator.integers(len(READ_TEMPLATES)))]
     dialogues = make_dialogues(scene, generator, count)
     return Reading(fill_slots(scene, groups).tolist(), dialogues, template)
+
+
+def _choose_groups(scene: Scene, generator: np.random.Generator) -> list[int]:
+    """The group of each object: mostly its place from left to right, as query tokens have it."""
+    if generator.random() < _DISORDER_CHANCE:
+        return [int(group) for group in generator.permutation(N_GROUPS)[: len(scene.objects)]]
+    return order_objects(scene)
 
 
 def list_texts(seed: int, count: int) -> Iterator[str]:

@@ -10,6 +10,8 @@ from tinyv_cli.prompt import TEMPLATES
 from tinyv_cli.spec import ModelSpec
 from tinyv_cli.typed_json import to_dataclass
 
+OPTIMIZERS = ("adamw", "muon")
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -21,6 +23,7 @@ class Schedule:
         rates: learning rate at the first step, at its peak, at the end.
         batch: scenes a step.
         dialogues: at most so many about each scene; where nothing is asked it counts for nothing.
+        optimizer: one of `OPTIMIZERS`; what they do is in `optimizers.py`.
     """
 
     steps: int
@@ -28,8 +31,11 @@ class Schedule:
     rates: tuple[float, ...]
     batch: int
     dialogues: int
+    optimizer: str
 
     def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer is one of {', '.join(OPTIMIZERS)}")
         if min(self.steps, self.batch, self.dialogues) < 1 or self.warm_up < 0:
             raise ValueError("steps, batch and dialogues are 1 or more, warm_up 0 or more")
         if len(self.rates) != 3 or min(self.rates) <= 0:

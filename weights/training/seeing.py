@@ -34,6 +34,7 @@ from weights.training.slots import (
     WORDS,
     list_object_places,
     list_scene_places,
+    order_objects,
 )
 from weights.training.splits import make_generator
 
@@ -65,11 +66,10 @@ class SceneLabels:
 
 def label_scene(scene: Scene, grid: int) -> SceneLabels:
     """Reads labels off a scene for a tower of grid × grid patches."""
-    boxes = sorted(each.box_percent for each in scene.objects)
     return SceneLabels(
         owners=torch.from_numpy(label_patches(scene, grid).flatten()),
         objects=torch.tensor([list_object_places(each) for each in scene.objects]),
-        order=torch.tensor([boxes.index(each.box_percent) for each in scene.objects]),
+        order=torch.tensor(order_objects(scene)),
         whole=torch.tensor(list_scene_places(scene)),
     )
 

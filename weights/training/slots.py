@@ -47,6 +47,12 @@ def list_scene_places(scene: Scene) -> tuple[int, int]:
     return WORD_PLACES[scene.background.colour], front
 
 
+def order_objects(scene: Scene) -> list[int]:
+    """Each object's place from left to right, as captions name them."""
+    boxes = sorted(each.box_percent for each in scene.objects)
+    return [boxes.index(each.box_percent) for each in scene.objects]
+
+
 def fill_slots(scene: Scene, groups: Sequence[int]) -> np.ndarray:
     """All words of a scene.
 

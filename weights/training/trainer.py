@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tinyv_cli.errors import UsageError, WeightsError
+from weights.training.optimizers import make_optimizers
 from weights.training.recipe import Recipe, Schedule
 from weights.training.stages import compute_rate
 
 STATES_FOLDER = "training"  # of a folder of sources: states and logs of its runs
-_BETAS = (0.9, 0.999)  # source: MiniGPT-4's configurations, which TinyGPT-V's follow
-_WEIGHT_DECAY = 0.05
 _MAX_GRADIENT_NORM = 1.0
 _CUDA_KERNELS = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
 
@@ -38,6 +37,7 @@ class TrainOptions:
         rates: learning rate at the first step, at its peak, at the end.
         save_every: steps between two states on disk.
         bfloat16: computes products in bfloat16; weights, norms and sums stay float32.
+        optimizer: one of `recipe.OPTIMIZERS`.
     """
 
     n_steps: int
@@ -45,6 +45,7 @@ class TrainOptions:
     rates: tuple[float, float, float]
     save_every: int = 100
     bfloat16: bool = False
+    optimizer: str = "adamw"
 
     def __post_init__(self) -> None:
         if self.n_steps < 1 or self.save_every < 1:
@@ -55,7 +56,12 @@ def make_options(recipe: Recipe, schedule: Schedule) -> TrainOptions:
     """How a phase of a recipe goes."""
     first, peak, last = schedule.rates
     return TrainOptions(
-        schedule.steps, schedule.warm_up, (first, peak, last), recipe.save_every, recipe.bfloat16
+        schedule.steps,
+        schedule.warm_up,
+        (first, peak, last),
+        recipe.save_every,
+        recipe.bfloat16,
+        schedule.optimizer,
     )
 
 
@@ -67,6 +73,10 @@ class Trainer:
         trained: parameters by name, trained in place.
         compute_loss: the loss of a step, from 0; draws the step's batch.
         folder: keeps `{name}.state.pt` and `{name}.log.jsonl`; made if need be.
+        options: of the whole run, the same for all that go on in one folder.
+
+    Raises:
+        UsageError: this torch does not have the optimizer.
     """
 
     def __init__(
@@ -75,21 +85,20 @@ class Trainer:
         trained: dict[str, nn.Parameter],
         compute_loss: Callable[[int], Tensor],
         folder: Path,
+        options: TrainOptions,
     ) -> None:
+        self._options = options
         self._trained = trained
         self._compute_loss = compute_loss
-        self._optimizer = _make_optimizer(trained)
+        self._optimizers = make_optimizers(trained, options.optimizer)
         self._state_path = folder / f"{name}.state.pt"
         self._log_path = folder / f"{name}.log.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
 
-    def run(
-        self, options: TrainOptions, advance: Callable[[int], None], stop_at: int | None = None
-    ) -> int:
+    def run(self, advance: Callable[[int], None], stop_at: int | None = None) -> int:
         """Trains from where an earlier run stopped.
 
         Args:
-            options: the same for all runs in one folder.
             advance: is told how many steps are done, those of earlier runs first.
             stop_at: ends after so many steps of the whole, as a kill would, but with its state.
 
@@ -100,19 +109,21 @@ class Trainer:
             UsageError: the folder holds the state of a run with other options.
             WeightsError: the state is damaged.
         """
-        start = self._resume(options)
+        options = self._options
+        start = self._resume()
         advance(start)
         end = options.n_steps if stop_at is None else min(stop_at, options.n_steps)
         for step in range(start, end):
-            self._take_step(step, options)
+            self._take_step(step)
             advance(1)
             if (step + 1) % options.save_every == 0 or step + 1 == end:
-                self._save(step + 1, options)
+                self._save(step + 1)
         return max(start, end)
 
-    def _take_step(self, step: int, options: TrainOptions) -> None:
+    def _take_step(self, step: int) -> None:
+        options = self._options
         rate = compute_rate(step, options.n_steps, options.n_warm_up, options.rates)
-        for group in self._optimizer.param_groups:
+        for group in [each for one in self._optimizers for each in one.param_groups]:
             group["lr"] = rate
         device = next(iter(self._trained.values())).device.type
         # On a CPU fused attention goes back at half the speed of its parts (DESIGN.md).
@@ -125,21 +136,23 @@ class Trainer:
             # RMSNorm of bfloat16 by a float32 weight is meant, and as right as it is slow.
             warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
             loss = self._compute_loss(step)
-        self._optimizer.zero_grad(set_to_none=True)
+        for each in self._trained.values():
+            each.grad = None
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         nn.utils.clip_grad_norm_(self._trained.values(), _MAX_GRADIENT_NORM)
-        self._optimizer.step()
+        for optimizer in self._optimizers:
+            optimizer.step()
         line = json.dumps({"step": step, "loss": round(loss.item(), 6), "rate": rate})
         with self._log_path.open("a", encoding="utf-8") as log:
             log.write(line + "\n")
 
-    def _save(self, n_done: int, options: TrainOptions) -> None:
+    def _save(self, n_done: int) -> None:
         """Exchanges the state as a whole, so that a kill leaves the old one or the new."""
         state = {
             "n_done": n_done,
-            "options": asdict(options),
+            "options": asdict(self._options),
             "trained": {name: tensor.detach() for name, tensor in self._trained.items()},
-            "optimizer": self._optimizer.state_dict(),
+            "optimizers": [each.state_dict() for each in self._optimizers],
         }
         fresh = self._state_path.with_name(f"{self._state_path.name}.writing-{os.getpid()}")
         try:
@@ -148,13 +161,13 @@ class Trainer:
         finally:
             fresh.unlink(missing_ok=True)
 
-    def _resume(self, options: TrainOptions) -> int:
+    def _resume(self) -> int:
         """Loads the state, if there is one, and drops what was logged after it."""
         if not self._state_path.exists():
             self._log_path.unlink(missing_ok=True)
             return 0
         state = self._read_state()
-        if state["options"] != asdict(options):
+        if state["options"] != asdict(self._options):
             raise UsageError(
                 f"{self._state_path} is of a run with other options",
                 "use the same ones, or remove it to start again",
@@ -162,7 +175,8 @@ class Trainer:
         with torch.no_grad():
             for name, tensor in state["trained"].items():
                 self._trained[name].copy_(tensor)
-        self._optimizer.load_state_dict(state["optimizer"])
+        for optimizer, kept in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
         n_done: int = state["n_done"]
         lines = self._log_path.read_text("utf-8").splitlines(keepends=True)
         self._log_path.write_text("".join(lines[:n_done]), "utf-8")
@@ -176,14 +190,3 @@ class Trainer:
                 f"{self._state_path} is damaged", "remove it to start again"
             ) from error
         return state
-
-
-def _make_optimizer(trained: dict[str, nn.Parameter]) -> torch.optim.AdamW:
-    """AdamW; what is no matrix does not decay."""
-    matrices = [each for each in trained.values() if each.ndim > 1]
-    others = [each for each in trained.values() if each.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": _WEIGHT_DECAY},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, betas=_BETAS, fused=True)
