@@ -7,6 +7,7 @@ from tinyv_cli.evaluation.divergence import compute_divergences
 from tinyv_cli.evaluation.figures import make_mean, make_share
 from tinyv_cli.evaluation.scoring import (
     TASKS,
+    agree,
     check_reference,
     count_things,
     is_right,
@@ -140,6 +141,32 @@ def test_a_reference_that_is_let_pass_is_right_by_itself(task):
     reference = {"caption": "a cat", "grounding": f"<p>a cat</p> {BOX}"}.get(task, BOX)
     check_reference(task, reference)
     assert is_right(task, reference, reference)
+
+
+NEAR = "{<10><10><50><52>}"
+
+
+@pytest.mark.parametrize(
+    ("task", "one", "other", "do"),
+    [
+        ("what", "a cat", "A cat.", True),
+        ("what", "a cat", "a dog", False),
+        ("refer", BOX, NEAR, True),
+        ("refer", BOX, FAR, False),
+        ("refer", f"{BOX}{FAR}", f"{BOX}{FAR}", True),
+        ("refer", "nowhere", "not there", False),
+        ("refer", BOX, "not there", False),
+        ("detection", f"<p>cat</p> {BOX}{FAR}", f"<p>cat</p> {FAR}{NEAR}", True),
+        ("detection", BOX, f"{BOX}{FAR}", False),
+        ("grounding", f"<p>a cat</p> {BOX}", f"<p>a dog</p> {BOX}", False),
+        ("caption", "a red cat on a blue background", "a cat", True),
+        ("caption", "two cats", "a cat", False),
+        ("caption", "no idea", "who knows", False),
+        ("identify", "", "", True),
+    ],
+)
+def test_answers_agree_where_each_is_right_by_the_other(task, one, other, do):
+    assert agree(task, one, other) is agree(task, other, one) is do
 
 
 def test_wilsons_interval_is_the_published_one():

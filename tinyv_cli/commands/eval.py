@@ -83,6 +83,7 @@ def to_document(tasks: Mapping[str, TaskFigures], distance: Distance | None) -> 
             "low": figures.accuracy.low,
             "high": figures.accuracy.high,
             **_to_keys("agreement", figures.agreement),
+            **_to_keys("same_text", figures.same_text),
         }
         for name, figures in tasks.items()
     }
@@ -107,9 +108,9 @@ def to_tables(tasks: Mapping[str, TaskFigures], distance: Distance | None) -> st
     rows = [[name, str(each.n), *_to_share_cells(each.accuracy)] for name, each in tasks.items()]
     if distance is None:
         return to_table(header, rows)
-    header += ["same answer", "95 %"]
+    header += ["same answer", "95 %", "same text"]
     for row, each in zip(rows, tasks.values(), strict=True):
-        row += _to_share_cells(each.agreement)
+        row += [*_to_share_cells(each.agreement), _to_share_cells(each.same_text)[0]]
     kl = distance.kl_nats
     measured = [
         ["logits KL (nats)", f"{kl.value:.4f}", f"{kl.low:.4f}-{kl.high:.4f}"],

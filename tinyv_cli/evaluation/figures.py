@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tinyv_cli.evaluation.ledger import Answered, Compared
 from tinyv_cli.evaluation.questions import Question
-from tinyv_cli.evaluation.scoring import TASKS, is_right
+from tinyv_cli.evaluation.scoring import TASKS, agree, is_right
 
 ALL = "all"
 Z = 1.959964  # of the normal distribution: 2.5 % lie above
@@ -31,12 +31,15 @@ class TaskFigures:
     Attributes:
         n: questions.
         accuracy: share answered rightly.
-        agreement: share that both variants gave the same text to; None without a second one.
+        agreement: share where both variants' answers are right by each other, as the task measures
+            it: boxes that overlap enough, the same things counted; None without a second one.
+        same_text: share where they are the same to the letter; None without a second one.
     """
 
     n: int
     accuracy: Figure
     agreement: Figure | None
+    same_text: Figure | None
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,14 @@ def _score(
 ) -> TaskFigures:
     """The figures of some questions."""
     n = len(questions)
-    n_right = sum(is_right(q.task, answers[q.index].answer, q.reference) for q in questions)
-    agreement = None
-    if others is not None:
-        n_same = sum(answers[q.index].answer == others[q.index].answer for q in questions)
-        agreement = make_share(n_same / n, n)
-    return TaskFigures(n, make_share(n_right / n, n), agreement)
+    said = [(q.task, answers[q.index].answer, q.reference) for q in questions]
+    accuracy = make_share(sum(is_right(*each) for each in said) / n, n)
+    if others is None:
+        return TaskFigures(n, accuracy, None, None)
+    pairs = [(q.task, answers[q.index].answer, others[q.index].answer) for q in questions]
+    n_agreed = sum(agree(*each) for each in pairs)
+    n_same = sum(one == other for _, one, other in pairs)
+    return TaskFigures(n, accuracy, make_share(n_agreed / n, n), make_share(n_same / n, n))
 
 
 def make_distance(questions: Sequence[Question], compared: Mapping[int, Compared]) -> Distance:

@@ -94,6 +94,24 @@ def is_right(task: str, answer: str, reference: str) -> bool:
     return _SCORERS[task](answer, reference)
 
 
+def agree(task: str, one: str, other: str) -> bool:
+    """Tells whether two answers say the same: the same text, or each is right by the other.
+
+    Args:
+        task: one of `TASKS`; decides what of an answer counts.
+        one: what a model said.
+        other: what another said; either may be anything.
+    """
+    if _has_same_text(one, other):
+        return True
+    try:
+        check_reference(task, one)
+        check_reference(task, other)
+    except ValueError:  # of what names nothing, only the text can be compared
+        return False
+    return is_right(task, one, other)
+
+
 def check_reference(task: str, reference: str) -> None:
     """Refuses a reference that no answer could be right by.
 
