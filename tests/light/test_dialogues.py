@@ -5,10 +5,10 @@ from weights.training.placement import make_scene
 from weights.training.splits import make_generator
 
 
-def draw(number: int, count: int):
+def draw(number: int, count: int, only_short: bool = False):
     generator = make_generator("train", 3, number)
     scene = make_scene(generator, "train")
-    return make_dialogues(scene, generator, count)
+    return make_dialogues(scene, generator, count, only_short)
 
 
 def test_the_same_scene_is_asked_the_same():
@@ -37,8 +37,18 @@ def test_a_conversation_learns_any_turn_but_the_first():
 
 
 def test_yes_and_no_are_asked_more_often_than_boxes():
-    questions = [each.question for number in range(100) for each in draw(number, 12)]
-    starts = [question.removeprefix("[vqa] ").lower() for question in questions]
-    n_exists = sum(start.startswith(("is there", "are there any")) for start in starts)
-    n_boxes = sum(question.startswith("[grounding]") for question in questions)
-    assert n_exists > n_boxes
+    dialogues = [each for number in range(100) for each in draw(number, 12) if not each.turns]
+    n_yes_or_no = sum(each.answer in ("yes", "no") for each in dialogues)
+    n_boxes = sum(each.question.startswith("[grounding]") for each in dialogues)
+    assert n_yes_or_no > 1.5 * n_boxes
+
+
+def test_short_answers_can_be_had_alone():
+    for number in range(60):
+        dialogues = draw(number, 12, only_short=True)
+        assert len(dialogues) >= 4
+        assert not any(each.turns for each in dialogues)
+        assert all(len(each.answer.split()) <= 3 for each in dialogues)
+        assert not any("{" in each.answer for each in dialogues)
+    answers = [each.answer for number in range(20) for each in draw(number, 12)]
+    assert any("{" in answer for answer in answers)

@@ -39,7 +39,7 @@ from weights.training.seeing import (
     see,
 )
 from weights.training.slots import GROUP_SIZE, N_GROUPS, N_SLOTS, NUMBERS, WORD_PLACES, WORDS
-from weights.training.speaking import make_speaking_loss
+from weights.training.speaking import SpeakingOptions, make_speaking_loss
 from weights.training.splits import make_generator
 from weights.training.vocabulary import learn_merges
 
@@ -239,7 +239,9 @@ def test_a_few_steps_of_seeing_lower_the_loss(scenes):
 
 def test_a_few_steps_of_speaking_lower_the_loss(tokenizer):
     language = make_fresh_model(SPEC, seed=0).language
-    compute_loss = make_speaking_loss(language, tokenizer, seed=1, batch=2, n_dialogues=3)
+    compute_loss = make_speaking_loss(
+        language, tokenizer, SpeakingOptions(1, batch=2, n_dialogues=3)
+    )
     assert compute_loss(0).item() == compute_loss(0).item() != compute_loss(1).item()
     losses = train(language.parameters(), lambda: compute_loss(0), 25)
     assert losses[-1] < 0.6 * losses[0]
@@ -280,6 +282,7 @@ def test_from_nothing_to_an_answer(tmp_path, capsys):
         ("batch", 4),
         ("warm_up", 1),
         ("large_from", 1),
+        ("long_from", 1),
         ("dialogues", 2),
     ):
         text = re.sub(rf"^{name} = \d+", f"{name} = {number}", text, flags=re.MULTILINE)

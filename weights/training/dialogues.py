@@ -9,28 +9,33 @@ from weights.training.rows import Dialogue
 from weights.training.scene import Scene
 
 _CONVERSATION_CHANCE = 0.5
-_N_ROUNDS = 3  # of questions, of which later ones are asked only for the tasks below
-_OFTEN = ("exists", "count")  # an answer of few bits teaches little; these were learnt last
+# An answer of few bits teaches little and is learnt last: these are asked twice about a scene.
+_OFTEN = ("what", "count", "exists", "relation", "identify")
+_SHORT = (*_OFTEN, "colour")
 
 
-def make_dialogues(scene: Scene, generator: np.random.Generator, count: int) -> list[Dialogue]:
+def make_dialogues(
+    scene: Scene, generator: np.random.Generator, count: int, only_short: bool = False
+) -> list[Dialogue]:
     """Draws dialogues about a scene.
 
     Args:
         scene: to be asked about.
         generator: the same state gives the same dialogues.
-        count: of dialogues at most; a scene answers 5 or more.
+        count: of dialogues at most; a scene answers 4 or more.
+        only_short: asks for no caption, no box and no conversation.
     """
     asked = make_questions(scene, generator)
-    for _ in range(_N_ROUNDS - 1):
-        said = {each.question for each in asked}
-        again = [each for each in make_questions(scene, generator) if each.task in _OFTEN]
-        asked += [each for each in again if each.question not in said]
+    said = {each.question for each in asked}
+    again = [each for each in make_questions(scene, generator) if each.task in _OFTEN]
+    asked += [each for each in again if each.question not in said]
+    if only_short:
+        asked = [each for each in asked if each.task in _SHORT]
     dialogues = [
         Dialogue((), asked[i].question, asked[i].answer)
         for i in generator.permutation(len(asked))[:count]
     ]
-    if generator.random() < _CONVERSATION_CHANCE:
+    if not only_short and generator.random() < _CONVERSATION_CHANCE:
         turns = [Turn(*turn) for turn in make_conversation(scene, generator)]
         learnt = int(generator.integers(1, len(turns)))
         asked_last = turns[learnt]

@@ -21,7 +21,7 @@ from weights.training.publish import write_network
 from weights.training.reading import list_texts
 from weights.training.recipe import FoundationRecipe, Recipe, Schedule
 from weights.training.seeing import SeeingHeads, SeeingOptions, make_seeing_loss
-from weights.training.speaking import make_speaking_loss
+from weights.training.speaking import SpeakingOptions, make_speaking_loss
 from weights.training.trainer import STATES_FOLDER, Trainer, make_options
 from weights.training.vocabulary import learn_merges
 
@@ -90,13 +90,10 @@ class Foundation:
     def speak(self, console: Console) -> None:
         """Teaches the language model, from where an earlier run stopped."""
         schedule = self._foundation.speaking
-        loss = make_speaking_loss(
-            self._model.language,
-            self._tokenizer,
-            self._recipe.seed + 1,
-            schedule.batch,
-            schedule.dialogues,
+        options = SpeakingOptions(
+            self._recipe.seed + 1, schedule.batch, schedule.dialogues, self._foundation.long_from
         )
+        loss = make_speaking_loss(self._model.language, self._tokenizer, options)
         with console.progress("learning to speak", schedule.steps) as bar:
             self._train("speaking", self._list_speaking(), loss, schedule, bar.advance)
 

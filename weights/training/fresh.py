@@ -11,6 +11,7 @@ from tinyv_cli.model.phi import PhiLanguage
 from tinyv_cli.model.tinygptv import TinyGptV
 from tinyv_cli.spec import ModelSpec
 from tinyv_cli.tokenizer import Tokenizer
+from weights.training.kinds import KINDS
 from weights.training.slots import GROUP_SIZE, NUMBERS, WORDS
 
 _QUERY_SPREAD = 0.02  # of the learned queries, which a norm follows
@@ -18,6 +19,7 @@ _LOOK_BACK, _N_TURNS = 12.0, 5  # of biases that look back: how strong, and of h
 _NUMBER_SHARE = 2.0  # of a number's value in its first embedding, beside what is its own
 _HEAD_GAIN = 4.0  # first logit of a token for its own embedding
 _MATCHING_TO = 12  # heads from the first on that look back or find alike tokens
+_KEPT_SHARE = 4  # of channels, one in so many holds tokens as they began
 _SHARPENED = 2.0  # weight of the norm of queries in layers with such heads
 _FASTEST, _SLOWEST = torch.pi / 2, torch.pi / 32  # waves of positions, radians a patch
 
@@ -71,18 +73,25 @@ def look_back(language: PhiLanguage) -> None:
 def find_same(language: PhiLanguage) -> None:
     """Lets the next heads, of the second and third layer, begin with finding alike tokens.
 
-    Their queries and keys are the same products of what no rotation touches, so that a name or a
-    number in a question looks at the same one in the picture, where the heads before have put what
+    Some channels are written by no layer up to there: they still hold what tokens began as. Queries
+    and keys are the same products of them that no rotation touches, so that a name or a number in a
+    question looks at itself and at the same one in the picture, where earlier heads have put what
     stands beside it. Without it each of 64 kinds was learnt for itself (DESIGN.md).
     """
     spec = language.spec
+    n_kept, n_turned = spec.width // _KEPT_SHARE, spec.rotary_width
     for head in range(GROUP_SIZE, min(_MATCHING_TO, spec.n_layers * spec.n_heads)):
         layer, place = divmod(head, spec.n_heads)
-        weight = language.get_parameter(f"layers.{layer}.attention.qkv.weight")
+        path = f"layers.{layer}.attention"
+        weight = language.get_parameter(f"{path}.qkv.weight")
         queries, keys, _ = weight.view(3, spec.n_heads, spec.head_width, spec.width)
+        keys[place, n_turned:, n_kept:] = 0.0
+        keys[place, n_turned:] *= _KEPT_SHARE**0.5
         queries[place] = keys[place]
-        queries[place, : spec.rotary_width] = 0.0
-        language.get_parameter(f"layers.{layer}.attention.q_layernorm.weight").fill_(_SHARPENED)
+        queries[place, :n_turned] = 0.0
+        language.get_parameter(f"{path}.q_layernorm.weight").fill_(_SHARPENED)
+        for written in (f"layers.{layer - 1}.attention.dense", f"layers.{layer - 1}.mlp.fc2"):
+            language.get_parameter(f"{written}.weight")[:n_kept] = 0.0
 
 
 def _choose_spread(name: str, parameter: nn.Parameter) -> float:
@@ -94,9 +103,9 @@ def _choose_spread(name: str, parameter: nn.Parameter) -> float:
 def relate_tokens(language: PhiLanguage, tokenizer: Tokenizer) -> None:
     """Lets tokens that mean the same begin alike, and the head begin with giving back what it sees.
 
-    Numbers begin as waves of their value. A word with a space before it and one without share half
-    of what they begin with. Rows of the head are the embeddings, so that to copy a word need not be
-    learnt for each word alone (DESIGN.md).
+    Numbers begin as waves of their value. A plural and its singular share half of what they begin
+    with, as do a word with a space before it and one without. Rows of the head are the embeddings,
+    so that to copy a word need not be learnt for each word alone (DESIGN.md).
     """
     embeddings = language.embed_tokens.weight
     width = embeddings.shape[1]
@@ -107,9 +116,12 @@ def relate_tokens(language: PhiLanguage, tokenizer: Tokenizer) -> None:
                 value = torch.tensor([float(text)])
                 embeddings[token] += _NUMBER_SHARE * make_line_waves(value, width)[0]
                 embeddings[token] /= (1 + _NUMBER_SHARE**2) ** 0.5
-            bare = ids.get(text.removeprefix(" "))
-            if bare not in (None, token):
-                embeddings[bare] = (embeddings[bare] + embeddings[token]) / 2**0.5
+        pairs = [(f" {kind.name}", f" {kind.plural}") for kind in KINDS]
+        pairs += [(text, text.removeprefix(" ")) for text in ids if text.startswith(" ")]
+        for text, other in pairs:
+            if text != other and text in ids and other in ids:
+                mixed = embeddings[ids[text]] + embeddings[ids[other]]
+                embeddings[ids[other]] = mixed / 2**0.5
         language.lm_head.weight.copy_(_HEAD_GAIN / width * embeddings)
 
 

@@ -38,13 +38,20 @@ class Reading:
     template: str
 
 
-def read_scene(seed: int, number: int, count: int) -> Reading:
-    """The text of a training scene's number with `count` dialogues, always the same."""
+def read_scene(seed: int, number: int, count: int, only_short: bool = False) -> Reading:
+    """The text of a training scene's number, always the same.
+
+    Args:
+        seed: of the scenes.
+        number: of the scene.
+        count: of dialogues at most.
+        only_short: leaves out what has long answers, as `make_dialogues` does.
+    """
     generator = make_generator("train", seed, number)
     scene = make_scene(generator, "train")
     groups = _choose_groups(scene, generator)
     template = READ_TEMPLATES[int(generator.integers(len(READ_TEMPLATES)))]
-    dialogues = make_dialogues(scene, generator, count)
+    dialogues = make_dialogues(scene, generator, count, only_short)
     return Reading(fill_slots(scene, groups).tolist(), dialogues, template)
 
 

@@ -52,6 +52,7 @@ class FoundationRecipe:
         merges: of the vocabulary.
         large_px: side of the large pictures that the vision tower also sees.
         large_from: the step of seeing from which every other step has large pictures.
+        long_from: the step of speaking from which there are long answers too.
         seeing: of vision tower and Q-Former.
         speaking: of the language model.
     """
@@ -61,6 +62,7 @@ class FoundationRecipe:
     merges: int
     large_px: int
     large_from: int
+    long_from: int
     seeing: Schedule
     speaking: Schedule
 

@@ -1,6 +1,7 @@
 """A language model learns to answer from words that tell a scene; it sees no picture."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,17 +12,33 @@ from weights.training.reading import number_words, read_scene
 from weights.training.rows import compute_answer_loss, tokenize
 
 
+@dataclass(frozen=True)
+class SpeakingOptions:
+    """What a step of speaking reads.
+
+    Attributes:
+        seed: of the scenes that are told.
+        batch: scenes a step.
+        n_dialogues: about a scene, at most.
+        long_from: the step from which there are captions, boxes and conversations too. They drown
+            what is in short answers, which is learnt sooner alone (DESIGN.md).
+    """
+
+    seed: int
+    batch: int
+    n_dialogues: int
+    long_from: int = 0
+
+
 def make_speaking_loss(
-    language: PhiLanguage, tokenizer: Tokenizer, seed: int, batch: int, n_dialogues: int
+    language: PhiLanguage, tokenizer: Tokenizer, options: SpeakingOptions
 ) -> Callable[[int], Tensor]:
     """The loss of a step, as a `Trainer` wants it.
 
     Args:
         language: is trained whole.
         tokenizer: of the sources.
-        seed: of the scenes that are told.
-        batch: scenes a step.
-        n_dialogues: about a scene, at most.
+        options: what is read.
 
     Raises:
         UsageError: the vocabulary has no single token for a word that an image token stands for.
@@ -29,8 +46,11 @@ def make_speaking_loss(
     word_ids = torch.tensor(number_words(tokenizer))
 
     def compute_step(step: int) -> Tensor:
-        numbers = range(step * batch, (step + 1) * batch)
-        readings = [read_scene(seed, number, n_dialogues) for number in numbers]
+        first, is_short = step * options.batch, step < options.long_from
+        readings = [
+            read_scene(options.seed, number, options.n_dialogues, is_short)
+            for number in range(first, first + options.batch)
+        ]
         rows = [tokenize(each.dialogues, tokenizer, each.template) for each in readings]
         slots = torch.tensor([each.slots for each in readings])  # (B, 32)
         words = language.embed_tokens(word_ids[slots].to(language.embed_tokens.weight.device))
