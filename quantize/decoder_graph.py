@@ -44,9 +44,7 @@ def write_decoder(graph: GraphWriter, spec: LanguageSpec, advance: Callable[[], 
         spec: the language model's numbers.
         advance: called after each layer, and after the head.
     """
-    cosines, sines = make_rotary_tables(spec)
-    graph.constant("rotary.cosines", cosines)
-    graph.constant("rotary.sines", sines)
+    _write_rotary_tables(graph, spec)
     x = "embeddings"  # (B, T, D)
     for layer in range(spec.n_layers):
         x = _write_block(graph, spec, layer, x)
@@ -59,15 +57,24 @@ def write_decoder(graph: GraphWriter, spec: LanguageSpec, advance: Callable[[], 
     advance()
 
 
-def make_rotary_tables(spec: LanguageSpec) -> tuple[np.ndarray, np.ndarray]:
+def _write_rotary_tables(graph: GraphWriter, spec: LanguageSpec) -> None:
     """Cosines and sines of every position, each (C, rotary_width / 2) float32.
+
+    The runtime computes them once, when it opens the graph; files of small networks have better
+    use for the room.
 
     Source: RoFormer, arXiv 2104.09864, equation 15.
     """
     exponents = np.arange(0, spec.rotary_width, 2, dtype=np.float32) / spec.rotary_width
     frequencies = (1.0 / np.float32(spec.rope_base) ** exponents).astype(np.float32)
-    angles = np.outer(np.arange(spec.context_length, dtype=np.float32), frequencies)
-    return np.cos(angles), np.sin(angles)
+    limits = {"start": 0, "end": spec.context_length, "step": 1}
+    ends = [graph.constant(f"rotary.{k}", np.array(n, np.float32)) for k, n in limits.items()]
+    places = graph.apply("Range", ends, "rotary.places")  # (C)
+    column = graph.reshape(places, (-1, 1), "rotary.column")
+    row = graph.constant("rotary.frequencies", frequencies[None])
+    angles = graph.apply("Mul", [column, row], "rotary.angles")
+    graph.apply("Cos", [angles], "rotary.cosines")
+    graph.apply("Sin", [angles], "rotary.sines")
 
 
 def _write_block(graph: GraphWriter, spec: LanguageSpec, layer: int, x: str) -> str:

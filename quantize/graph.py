@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from quantize.groupwise import round_matrix
 from quantize.packing import to_matmul_nbits
 from quantize.plan import PAGE_BYTES, SMALL_ALIGN_BYTES
-from quantize.recipe import Recipe
+from quantize.recipe import FLOAT16_BITS, Recipe
 
 OPSET = 21
 IR_VERSION = 10
@@ -63,7 +63,7 @@ class GraphWriter:
         """Adds a tensor once; a second call with the same name gives the first back."""
         if name in self._constants:
             return name
-        values = np.ascontiguousarray(values)
+        values = np.asarray(values, order="C")
         tensor = TensorProto(name=name, dims=values.shape)
         tensor.data_type = helper.np_dtype_to_tensor_dtype(values.dtype)
         if values.nbytes < _INLINE_BYTES:
@@ -74,8 +74,14 @@ class GraphWriter:
         return name
 
     def weight(self, name: str) -> str:
-        """Adds a canonical tensor in float32."""
-        return name if name in self._constants else self.constant(name, self.read(name).numpy())
+        """Adds a canonical tensor, kept in float32 or float16, and gives it in float32."""
+        if self._recipe.rounding(name).bits != FLOAT16_BITS:
+            return name if name in self._constants else self.constant(name, self.read(name).numpy())
+        kept, wide = f"{name}.half", name
+        if kept not in self._constants:
+            self.constant(kept, self.read(name).half().numpy())
+            self.apply("Cast", [kept], wide, to=TensorProto.FLOAT)
+        return wide
 
     def node(
         self, operator: str, inputs: list[str], outputs: list[str], **attributes: Attribute
@@ -110,7 +116,7 @@ class GraphWriter:
         bias, out = self.weight(f"{tensors}.bias"), f"{tensors}.out"
         matrix = self.read(name)
         rounding = self._recipe.rounding(name)
-        if rounding.is_exact:
+        if not rounding.has_codes:
             product = self.apply("MatMul", [x, self.constant(name, matrix.T.numpy())], f"{out}.mul")
             return self.apply("Add", [product, bias], out)
         n_rows, n_columns = matrix.shape

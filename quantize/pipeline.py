@@ -201,7 +201,7 @@ def _write_embeddings(building: Path, recipe: Recipe, threads: int, read: ReadTe
     """Writes the embedding table: float32 rows, or codes and their scales and offsets."""
     rounding = recipe.rounding(EMBEDDINGS)
     table = read(EMBEDDINGS)
-    if rounding.is_exact:
+    if not rounding.has_codes:
         np.save(building / FILES["embeddings"], table.numpy())
         return
     rounded = round_matrix(table, rounding, threads)

@@ -123,7 +123,7 @@ def _plan_part(name: str, shapes: Shapes, recipe: Recipe) -> PlannedPart:
         for tensor, shape in shapes.items()
     )
     roles = [name, f"{name}-data", f"{name}-scales"]
-    if all(recipe.rounding(tensor).is_exact for tensor in shapes):
+    if all(not recipe.rounding(tensor).has_codes for tensor in shapes):
         roles.remove(f"{name}-scales")
     files = tuple(FILES[role] for role in roles if role in FILES)
     return PlannedPart(name, files, _count(shapes.values()), size_bytes)
@@ -131,8 +131,8 @@ def _plan_part(name: str, shapes: Shapes, recipe: Recipe) -> PlannedPart:
 
 def _stored_bytes(shape: tuple[int, ...], rounding: Rounding) -> int:
     """Bytes of one tensor in a data file, the wait for the next page included."""
-    if rounding.is_exact:
-        return _add_wait(4 * math.prod(shape))
+    if not rounding.has_codes:
+        return _add_wait(rounding.bits // 8 * math.prod(shape))
     n_rows, n_columns = shape
     group = rounding.fit(n_columns).group
     n_groups = -(-n_columns // group)

@@ -4,13 +4,15 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+FLOAT16_BITS = 16
+
 
 @dataclass(frozen=True)
 class Rounding:
-    """How one matrix is rounded.
+    """How one tensor is rounded.
 
     Attributes:
-        bits: bits of a code; 32 leaves the matrix in float32.
+        bits: bits of a code; 16 and 32 keep no codes but float16 or float32.
         group: neighbouring columns of a row that share one scale and one zero point; `fit` makes
             it smaller for some matrices.
     """
@@ -19,9 +21,9 @@ class Rounding:
     group: int = 128
 
     @property
-    def is_exact(self) -> bool:
-        """Whether nothing is rounded."""
-        return self.bits == 32
+    def has_codes(self) -> bool:
+        """Whether groups of numbers become codes, with a scale and a zero point."""
+        return self.bits < FLOAT16_BITS
 
     def fit(self, n_columns: int) -> "Rounding":
         """The same with a smaller group where that leaves no column over: 128, 64 or 32.
@@ -35,11 +37,12 @@ class Rounding:
 
     def bits_per_weight(self) -> float:
         """Bits stored for one weight: a code, its share of a float32 scale and of a zero point."""
-        return 32.0 if self.is_exact else self.bits + (32 + self.bits) / self.group
+        return self.bits + ((32 + self.bits) / self.group if self.has_codes else 0.0)
 
 
 INT4 = Rounding(4)
 INT8 = Rounding(8)
+FLOAT16 = Rounding(FLOAT16_BITS)
 FLOAT32 = Rounding(32)
 
 _LANGUAGE_MATRICES = (
@@ -58,6 +61,11 @@ _VISION_MATRICES = (
     "qformer.bert.encoder.layer.*.value.weight",
     "qformer.bert.encoder.layer.*.dense.weight",
     "projection.weight",
+)
+# No matrices to the runtime, so there are no codes for them. The public file has float16, too.
+_PATCHES = (
+    "vision.embeddings.patch_embedding.weight",
+    "vision.embeddings.position_embedding",
 )
 _TABLES = ("language.embed_tokens.weight", "language.lm_head.weight")
 
@@ -97,8 +105,9 @@ def _rules(rounding: Rounding, patterns: tuple[str, ...]) -> tuple[tuple[str, Ro
     return tuple((pattern, rounding) for pattern in patterns)
 
 
+_COMMON = _rules(INT8, _TABLES + _VISION_MATRICES) + _rules(FLOAT16, _PATCHES)
 RECIPES: dict[int, Recipe] = {
-    4: Recipe(4, _rules(INT4, _LANGUAGE_MATRICES) + _rules(INT8, _TABLES + _VISION_MATRICES)),
-    8: Recipe(8, _rules(INT8, _LANGUAGE_MATRICES + _TABLES + _VISION_MATRICES)),
+    4: Recipe(4, _rules(INT4, _LANGUAGE_MATRICES) + _COMMON),
+    8: Recipe(8, _rules(INT8, _LANGUAGE_MATRICES) + _COMMON),
     32: Recipe(32, ()),
 }

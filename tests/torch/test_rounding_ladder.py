@@ -77,7 +77,7 @@ def test_every_rounded_matrix_is_as_near_as_the_arithmetic_promises(case, bits):
     with open_weights(resolve_sources(GOLDEN / case)) as weights:
         for name in weights.names:
             rounding = RECIPES[bits].rounding(name)
-            if rounding.is_exact:
+            if not rounding.has_codes:
                 continue
             matrix = weights.read(name)
             rounded = round_matrix(matrix, rounding).to_matrix()
