@@ -46,6 +46,13 @@ def stamps_dir() -> Path:
     return home_dir() / "stamps"
 
 
+def image_cache_dir() -> Path:
+    """Where image tokens are kept, which can be computed again: under `TINYV_HOME` if it is set."""
+    if os.environ.get("TINYV_HOME"):
+        return home_dir() / "cache" / "images"
+    return Path(platformdirs.user_cache_dir("tinyv", appauthor=False)) / "images"
+
+
 def is_bare_name(name_or_path: str) -> bool:
     """Tells a variant's name from a path: a name has no separator and is not a dot."""
     separators = {"/", "\\", os.sep}

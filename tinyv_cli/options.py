@@ -163,6 +163,7 @@ CtxSize = Annotated[
     ),
 ]
 Json = Annotated[bool, _option("--json", help="One JSON document on stdout")]
+NoCache = Annotated[bool, _option("--no-cache", help="Encode the picture anew, keep nothing")]
 ShowPrompt = Annotated[bool, _option("--show-prompt", help="The exact prompt on stderr")]
 Stats = Annotated[bool, _option("--stats", help="Times and counts on stderr")]
 Sources = Annotated[
@@ -226,6 +227,7 @@ class AskArguments:
     device: Device = "auto"
     threads: Threads = None
     ctx_size: CtxSize = None
+    no_cache: NoCache = False
     json: Json = False
     show_prompt: ShowPrompt = False
     stats: Stats = False

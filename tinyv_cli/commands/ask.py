@@ -6,7 +6,7 @@ What is cheap to find wrong is looked at first: words, picture, variant. Then gi
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,8 @@ def answer_question(arguments: AskArguments) -> None:
     if arguments.show_prompt:
         console.write_report(make_prompt(template, (), question).text)
     device = BackendOptions(arguments.device, arguments.threads, arguments.ctx_size)
-    with open_session(variant, template, device, console) as (session, backend):
+    opened = open_session(variant, template, device, console, keeps_images=not arguments.no_cache)
+    with opened as (session, backend):
         session.show(picture, variant.manifest.spec.vision.image_px)
         reply = session.ask(question, options)
         if arguments.json:
@@ -78,15 +79,31 @@ def check_variant(variant: Variant, console: Console) -> None:
 
 @contextmanager
 def open_session(
-    variant: Variant, template: Template, options: "BackendOptions", console: Console
+    variant: Variant,
+    template: Template,
+    options: "BackendOptions",
+    console: Console,
+    *,
+    keeps_images: bool = False,
 ) -> "Iterator[tuple[Session, Backend]]":
-    """Opens a variant for one conversation and closes it after."""
+    """Opens a variant for one conversation and closes it after.
+
+    Args:
+        variant: whose files have been checked.
+        template: of the prompts.
+        options: where and how it computes.
+        console: takes notes.
+        keeps_images: uses image tokens that were computed before, and keeps new ones.
+    """
     from tinyv_cli.backends import open_backend
+    from tinyv_cli.image_cache import wrap_encoder
     from tinyv_cli.session import Session
     from tinyv_cli.tokenizer import Tokenizer
 
     tokenizer = Tokenizer(variant.path("tokenizer"))
-    with closing(open_backend(variant, options, console.write_note)) as backend:
+    with closing(open_backend(variant, options, console.write_note)) as opened:
+        kept = wrap_encoder(opened.encoder, variant, opened.device) if keeps_images else None
+        backend = replace(opened, encoder=kept or opened.encoder)
         stop_ids = variant.manifest.stop_ids
         session = Session(
             backend, tokenizer, template, notify=console.write_note, stop_ids=stop_ids
