@@ -12,7 +12,14 @@ import typer
 
 from tinyv_cli.console import Console, abandon_stdout
 from tinyv_cli.errors import DeviceError, ExitCode, TinyvError
-from tinyv_cli.options import AskArguments, EvalArguments, ListArguments, QuantizeArguments, takes
+from tinyv_cli.options import (
+    AskArguments,
+    BenchArguments,
+    EvalArguments,
+    ListArguments,
+    QuantizeArguments,
+    takes,
+)
 from tinyv_cli.usage import CommandLineError, Verbs, to_usage_error
 
 EXAMPLES = """Examples:
@@ -23,6 +30,7 @@ EXAMPLES = """Examples:
   tinyv ask cat.jpg "[caption]" --json | jq -r .answer
   tinyv list
   tinyv eval questions.jsonl -m 4bit --against 8bit
+  tinyv bench -m 4bit --json > before.json
 
 Each option can be set by a variable too: --max-tokens by TINYV_MAX_TOKENS. A flag wins. Variants
 lie in the folder that TINYV_HOME names, or where your system keeps such data. Where there is none
@@ -166,6 +174,19 @@ def eval_(arguments: EvalArguments) -> None:
     from tinyv_cli.commands.eval import evaluate_variant
 
     evaluate_variant(arguments)
+
+
+@app.command()
+@takes(BenchArguments)
+def bench(arguments: BenchArguments) -> None:
+    """Measure how fast a variant answers on this machine.
+
+    The table goes to stderr; with --json one document goes to stdout, which a later run compares
+    itself with by --against.
+    """
+    from tinyv_cli.commands.bench import measure_variant
+
+    measure_variant(arguments)
 
 
 @app.command("list")

@@ -207,6 +207,21 @@ Limit = Annotated[
 ]
 Fresh = Annotated[bool, _option("--fresh", help="Ask again, as after a change of pictures")]
 Quiet = Annotated[bool, _option("-q", "--quiet", help="Only errors on stderr")]
+Repeats = Annotated[
+    int | None,
+    _option(
+        "--repeats",
+        metavar="N",
+        help="Measure each so often; else 3 times, long steps less",
+        reads=_whole("--repeats", 1),
+    ),
+]
+EarlierRun = Annotated[
+    Path | None, _option("--against", metavar="FILE", help="Compare with this earlier document")
+]
+Chart = Annotated[
+    Path | None, _option("--chart", metavar="FILE.png", help="Draw the rates, by length and depth")
+]
 
 
 @dataclass(frozen=True)
@@ -259,6 +274,21 @@ class EvalArguments:
     max_tokens: MaxTokens = 256
     limit: Limit = None
     fresh: Fresh = False
+    device: Device = "auto"
+    threads: Threads = None
+    ctx_size: CtxSize = None
+    json: Json = False
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True)
+class BenchArguments:
+    """What can be typed after `tinyv bench`."""
+
+    model: Model = None
+    repeats: Repeats = None
+    against: EarlierRun = None
+    chart: Chart = None
     device: Device = "auto"
     threads: Threads = None
     ctx_size: CtxSize = None

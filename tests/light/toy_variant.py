@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.light.toy_decoder import ScriptedDecoder, ToyEncoder
 from tests.light.toy_tokenizer import make_tokenizer
-from tinyv_cli.backends import Backend
+from tinyv_cli.backends import Backend, ignore_encoder
 from tinyv_cli.manifest import FORMAT_VERSION, FileEntry, Manifest, MeasuredErrors
 from tinyv_cli.spec import make_tiny_spec
 
@@ -70,10 +70,12 @@ def make_script(text, stop=True):
 def make_open_backend(script, seen=None):
     """An `open_backend` whose decoder follows a script; notes what it was asked in `seen`."""
 
-    def open_backend(variant, options, notify):
+    def open_backend(variant, options, notify, meanwhile=ignore_encoder):
         if seen is not None:
             seen.update(variant=variant, options=options)
         decoder = ScriptedDecoder(script, options.context_length or 2048)
-        return Backend(ToyEncoder(), decoder, "toy", LOAD_S)
+        encoder = ToyEncoder()
+        meanwhile(encoder, "toy")
+        return Backend(encoder, decoder, "toy", LOAD_S)
 
     return open_backend

@@ -7,6 +7,7 @@ from tests.golden import CASES, needs_golden
 from tests.torch.conftest import open_variant
 from tinyv_cli.backends import Backend, BackendOptions, open_backend
 from tinyv_cli.backends import onnx_cpu as onnx_cpu_module
+from tinyv_cli.backends.onnx_sessions import open_session
 from tinyv_cli.errors import DeviceError, UsageError
 from tinyv_cli.generate import ImageTokens
 
@@ -103,3 +104,21 @@ def test_a_context_the_model_does_not_know_is_refused(context_length, golden_var
 def test_a_device_that_cannot_be_used_is_refused(device, kind, golden_variant):
     with pytest.raises(kind, match=device if kind is UsageError else "CUDA"):
         open_backend(golden_variant(CASES[1], 32), BackendOptions(device=device), print)
+
+
+def test_an_encoder_that_is_closed_stops_encoding_and_can_begin_anew(golden_variant):
+    variant = golden_variant(CASES[0], 32)
+    side = variant.manifest.spec.vision.image_px
+    pixels = np.zeros((1, 3, side, side), np.float32)
+    closing = [True, False]
+
+    def open_graph():
+        if closing.pop(0):
+            encoder.close()  # as another thread does
+        return open_session(variant.path("vision"), 1)
+
+    encoder = onnx_cpu_module.OnnxEncoder(open_graph)
+    with pytest.raises(Exception, match="terminate"):
+        encoder.encode(pixels)
+    encoder.close()
+    assert encoder.encode(pixels).shape[0] == 1

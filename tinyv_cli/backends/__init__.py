@@ -51,8 +51,18 @@ class Backend:
         self._close()
 
 
+Meanwhile = Callable[[ImageEncoder, str], None]  # is given the encoder and where it computes
+
+
+def ignore_encoder(encoder: ImageEncoder, device: str) -> None:
+    """What is done with an encoder that nobody wants before the decoder is open: nothing."""
+
+
 def open_backend(
-    variant: Variant, options: BackendOptions, notify: Callable[[str], None]
+    variant: Variant,
+    options: BackendOptions,
+    notify: Callable[[str], None],
+    meanwhile: Meanwhile = ignore_encoder,
 ) -> Backend:
     """Opens a variant on a device.
 
@@ -60,6 +70,7 @@ def open_backend(
         variant: a variant whose files have been checked.
         options: device, threads and context.
         notify: takes one line for the user.
+        meanwhile: is given the encoder before the decoder is opened, and may use it in a thread.
 
     Raises:
         DeviceError: the device cannot be used.
@@ -74,4 +85,4 @@ def open_backend(
         raise DeviceError("this version of tinyv has no CUDA backend", "use `--device cpu`")
     from tinyv_cli.backends.onnx_cpu import open_cpu
 
-    return open_cpu(variant, options, notify)
+    return open_cpu(variant, options, notify, meanwhile)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnxruntime as ort
 
-from tinyv_cli.backends import Backend, BackendOptions
+from tinyv_cli.backends import Backend, BackendOptions, Meanwhile, ignore_encoder
 from tinyv_cli.backends.onnx_sessions import open_session
 from tinyv_cli.backends.packed import resolve_graph
 from tinyv_cli.backends.threads import resolve_threads
@@ -35,6 +35,7 @@ class OnnxEncoder:
     def __init__(self, open_graph: Callable[[], ort.InferenceSession]) -> None:
         self._open_graph = open_graph
         self._session: ort.InferenceSession | None = None
+        self._run_options = ort.RunOptions()
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """Computes the image tokens of pictures.
@@ -48,13 +49,16 @@ class OnnxEncoder:
         Raises:
             WeightsError: the runtime cannot read the graph.
         """
+        run_options = self._run_options
         if self._session is None:
             self._session = self._open_graph()
-        tokens: np.ndarray = self._session.run(None, {"pixels": pixels})[0]
+        tokens: np.ndarray = self._session.run(None, {"pixels": pixels}, run_options)[0]
         return tokens
 
     def close(self) -> None:
-        """Frees the session; the next picture opens it again."""
+        """Frees the session, and stops what another thread encodes; the next picture opens anew."""
+        self._run_options.terminate = True
+        self._run_options = ort.RunOptions()
         self._session = None
 
 
@@ -159,13 +163,19 @@ def make_cache(spec: LanguageSpec, context_length: int) -> dict[str, np.ndarray]
     return dict(zip(names, np.frombuffer(memory, np.float32).reshape(shape), strict=True))
 
 
-def open_cpu(variant: Variant, options: BackendOptions, notify: Callable[[str], None]) -> Backend:
+def open_cpu(
+    variant: Variant,
+    options: BackendOptions,
+    notify: Callable[[str], None],
+    meanwhile: Meanwhile = ignore_encoder,
+) -> Backend:
     """Opens a variant on the CPU: the decoder now, the vision side with the first picture.
 
     Args:
         variant: a variant whose files have been checked.
         options: threads and context.
         notify: takes one line for the user.
+        meanwhile: is given the encoder before the decoder is opened.
 
     Raises:
         UsageError: the context is longer than the model's, or threads make no sense.
@@ -193,5 +203,10 @@ def open_cpu(variant: Variant, options: BackendOptions, notify: Callable[[str], 
         spec.width,
     )
     encoder = OnnxEncoder(lambda: open_part("vision"))
-    decoder = OnnxDecoder(open_part("decoder"), embeddings, spec, context_length)
+    meanwhile(encoder, "cpu")
+    try:
+        decoder = OnnxDecoder(open_part("decoder"), embeddings, spec, context_length)
+    except BaseException:
+        encoder.close()
+        raise
     return Backend(encoder, decoder, "cpu", time.perf_counter() - started, encoder.close)

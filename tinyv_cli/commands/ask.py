@@ -20,7 +20,10 @@ from tinyv_cli.options import AskArguments
 from tinyv_cli.prompt import TEMPLATES, Template, check_question, make_prompt
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from tinyv_cli.backends import Backend, BackendOptions
+    from tinyv_cli.generate import ImageEncoder
     from tinyv_cli.reply import Answer, Reply
     from tinyv_cli.session import AnswerOptions, Session
 
@@ -52,9 +55,11 @@ def answer_question(arguments: AskArguments) -> None:
     if arguments.show_prompt:
         console.write_report(make_prompt(template, (), question).text)
     device = BackendOptions(arguments.device, arguments.threads, arguments.ctx_size)
-    opened = open_session(variant, template, device, console, keeps_images=not arguments.no_cache)
+    keeps_images = not arguments.no_cache
+    opened = open_session(
+        variant, template, device, console, picture=picture, keeps_images=keeps_images
+    )
     with opened as (session, backend):
-        session.show(picture, variant.manifest.spec.vision.image_px)
         reply = session.ask(question, options)
         if arguments.json:
             _write_document(console, reply, variant, template, backend)
@@ -84,6 +89,7 @@ def open_session(
     options: "BackendOptions",
     console: Console,
     *,
+    picture: "Image | None" = None,
     keeps_images: bool = False,
 ) -> "Iterator[tuple[Session, Backend]]":
     """Opens a variant for one conversation and closes it after.
@@ -93,22 +99,41 @@ def open_session(
         template: of the prompts.
         options: where and how it computes.
         console: takes notes.
+        picture: is shown, and encoded while the decoder is being opened.
         keeps_images: uses image tokens that were computed before, and keeps new ones.
     """
     from tinyv_cli.backends import open_backend
+    from tinyv_cli.encode_ahead import EncoderAhead
+    from tinyv_cli.image import to_pixels
     from tinyv_cli.image_cache import wrap_encoder
     from tinyv_cli.session import Session
     from tinyv_cli.tokenizer import Tokenizer
 
     tokenizer = Tokenizer(variant.path("tokenizer"))
-    with closing(open_backend(variant, options, console.write_note)) as opened:
-        kept = wrap_encoder(opened.encoder, variant, opened.device) if keeps_images else None
-        backend = replace(opened, encoder=kept or opened.encoder)
-        stop_ids = variant.manifest.stop_ids
-        session = Session(
-            backend, tokenizer, template, notify=console.write_note, stop_ids=stop_ids
-        )
-        yield session, backend
+    image_px = variant.manifest.spec.vision.image_px
+    started: list[EncoderAhead] = []
+
+    def wrap(encoder: "ImageEncoder", device: str) -> "ImageEncoder":
+        return wrap_encoder(encoder, variant, device) if keeps_images else encoder
+
+    def start_encoding(encoder: "ImageEncoder", device: str) -> None:
+        if picture is not None:
+            pixels = to_pixels(picture, image_px)
+            started.append(EncoderAhead(wrap(encoder, device), pixels))
+
+    try:
+        opening = open_backend(variant, options, console.write_note, start_encoding)
+        with closing(opening) as opened:
+            encoder = started[0] if started else wrap(opened.encoder, opened.device)
+            backend = replace(opened, encoder=encoder)
+            notify, stop_ids = console.write_note, variant.manifest.stop_ids
+            session = Session(backend, tokenizer, template, notify=notify, stop_ids=stop_ids)
+            if picture is not None:
+                session.show(picture, image_px)
+            yield session, backend
+    finally:
+        for each in started:
+            each.wait()
 
 
 def _make_answer_options(arguments: AskArguments) -> "AnswerOptions":

@@ -1,0 +1,59 @@
+"""Free memory and a number of threads become the rate at which this machine reads memory."""
+
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+
+import numpy as np
+import psutil
+
+from tinyv_cli.benchmark.spread import Clock, Spread, make_spread, to_rate
+
+ARRAY_BYTES = 256_000_000  # more than most caches hold
+_SHARE_OF_FREE = 4  # at most a quarter of the free memory is taken
+_SMALLEST_BYTES = 8_000_000
+_N_PASSES = 7
+_BYTES_PER_GB = 1e9
+
+
+def choose_array_bytes(free_bytes: int) -> int:
+    """How large an array to read: `ARRAY_BYTES`, or less where memory is scarce.
+
+    Args:
+        free_bytes: memory that can be had without swapping.
+
+    Returns:
+        A multiple of 8.
+    """
+    size_bytes = min(ARRAY_BYTES, max(_SMALLEST_BYTES, free_bytes // _SHARE_OF_FREE))
+    return size_bytes // 8 * 8
+
+
+def measure_bandwidth(
+    threads: int, size_bytes: int | None = None, clock: Clock = perf_counter
+) -> Spread:
+    """Measures how fast memory is read, in GB (10⁹ bytes) a second.
+
+    Each thread adds up a part of one float32 array, whose bits are taken for whole numbers: adding
+    floats takes longer than reading them does. NumPy lets other threads run meanwhile.
+
+    Args:
+        threads: that read at the same time, at least 1.
+        size_bytes: of the array, a multiple of 8; None chooses by the free memory.
+        clock: tells the time in seconds.
+
+    Returns:
+        The spread of several passes. What disturbs a pass only slows it down, so `max` is what the
+        machine can do.
+    """
+    if size_bytes is None:
+        size_bytes = choose_array_bytes(psutil.virtual_memory().available)
+    # Ones are written, so that every page is there; zeros would all be one page.
+    array = np.ones(size_bytes // 4, np.float32).view(np.int64)
+    parts = np.array_split(array, threads)
+    rates = []
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(_N_PASSES):
+            started = clock()
+            list(pool.map(np.sum, parts))
+            rates.append(to_rate(size_bytes / _BYTES_PER_GB, clock() - started))
+    return make_spread(rates)

@@ -1,0 +1,257 @@
+"""Figures become one document and a table, beside an earlier document's; measures nothing."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from tinyv_cli.benchmark.measure import Measured
+from tinyv_cli.benchmark.spread import Spread
+from tinyv_cli.console import to_size, to_table
+from tinyv_cli.errors import InputError
+from tinyv_cli.typed_json import read_object, to_dataclass
+
+PREFILL_LENGTH = 128  # what `prefill_tok_s` is of, or the length nearest to it
+DECODE_DEPTH = 64  # what `decode_tok_s` is of, or the depth nearest to it
+HOW_TO_KEEP_ONE = "keep one with `tinyv bench --json > FILE`"
+
+_BYTES_PER_GB = 1e9
+_SAME = 0.005  # ratios that round to 1.00
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The figures that every document has; medians, but for `read_gb_s`.
+
+    Attributes:
+        load_s: opening the decoder.
+        encode_s: a picture to image tokens, once the vision side is open.
+        prefill_tok_s: positions a second of a prompt of `PREFILL_LENGTH`.
+        decode_tok_s: tokens a second behind `DECODE_DEPTH` positions.
+        first_token_s: from a question about a new picture to the first token.
+        peak_rss_bytes: of the process; None where it cannot be told.
+        bytes_per_token: that decoding one token reads.
+        achieved_gb_s: `bytes_per_token` times `decode_tok_s`, in 10⁹ bytes a second.
+        read_gb_s: the best that this machine reads with as many threads.
+    """
+
+    load_s: float
+    encode_s: float
+    prefill_tok_s: float
+    decode_tok_s: float
+    first_token_s: float
+    peak_rss_bytes: int | None
+    bytes_per_token: int
+    achieved_gb_s: float
+    read_gb_s: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table: a figure's name, where a document has it, and how it reads."""
+
+    label: str
+    name: str
+    key: str | None = None  # length or depth
+
+    @property
+    def more_is_better(self) -> bool:
+        """Whether the larger of two values is the better one."""
+        return self.name.endswith(("tok_s", "gb_s"))
+
+    def find(self, document: Mapping[str, Any]) -> float | None:
+        """The value in a document of this or an earlier run; None where there is none."""
+        value: object = self.find_spread(document).get("median")
+        if self.key is None:
+            value = document.get(self.name, value)
+        return value if _is_figure(value) else None
+
+    def find_spread(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The figure's details in a document; empty where there are none."""
+        found: object = document
+        for step in ("details", self.name, *([] if self.key is None else [self.key])):
+            found = found.get(step) if isinstance(found, dict) else None
+        return found if isinstance(found, dict) else {}
+
+    def show(self, value: object) -> str:
+        """A value in a cell."""
+        if not _is_figure(value):
+            return "-"
+        if self.name.endswith("_bytes") or self.name.startswith("bytes_"):
+            return to_size(int(value))
+        return f"{value:.1f}" if self.more_is_better else f"{value:.3f}"
+
+
+def make_document(
+    measured: Measured,
+    start_s: Spread,
+    read_gb_s: Spread,
+    bytes_per_token: Mapping[int, int],
+) -> dict[str, Any]:
+    """Joins figures in what `--json` prints: the headline, and the rest in `details`.
+
+    Args:
+        measured: of the variant.
+        start_s: of the program.
+        read_gb_s: of the machine.
+        bytes_per_token: by the depths that were measured.
+    """
+    length = find_nearest(measured.prefill_tok_s, PREFILL_LENGTH)
+    depth = find_nearest(measured.decode_tok_s, DECODE_DEPTH)
+    decode_tok_s = measured.decode_tok_s[depth].median
+    achieved_gb_s = bytes_per_token[depth] * decode_tok_s / _BYTES_PER_GB
+    headline = Headline(
+        load_s=measured.load_s.median,
+        encode_s=measured.encode_s.median,
+        prefill_tok_s=measured.prefill_tok_s[length].median,
+        decode_tok_s=decode_tok_s,
+        first_token_s=measured.first_token_s.median,
+        peak_rss_bytes=measured.peak_rss_bytes,
+        bytes_per_token=bytes_per_token[depth],
+        achieved_gb_s=achieved_gb_s,
+        read_gb_s=read_gb_s.max,
+    )
+    details = asdict(measured) | {
+        "start_s": asdict(start_s),
+        "read_gb_s": asdict(read_gb_s),
+        "prefill_tok_s": _to_text_keys(measured.prefill_tok_s),
+        "decode_tok_s": _to_text_keys(measured.decode_tok_s),
+        "prefill_length": length,
+        "decode_depth": depth,
+        "achieved_share": achieved_gb_s / read_gb_s.max,
+    }
+    del details["peak_rss_bytes"]
+    return asdict(headline) | {"details": details}
+
+
+def find_nearest(figures: Mapping[int, Spread], wanted: int) -> int:
+    """The length or depth nearest to the one wanted; of two as near, the shorter one."""
+    return min(figures, key=lambda each: (abs(each - wanted), each))
+
+
+def read_earlier(path: Path) -> dict[str, Any]:
+    """Reads the document of an earlier run.
+
+    Raises:
+        InputError: the file cannot be read, or is no such document.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"cannot read {path}: {reason}", HOW_TO_KEEP_ONE) from error
+    try:
+        document = read_object(content)
+        for name, value in asdict(to_dataclass(Headline, document)).items():
+            if value is not None and not _is_figure(value):
+                raise ValueError(f"{name} is {value}")
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} is no document of `tinyv bench`: {error}", HOW_TO_KEEP_ONE
+        ) from error
+    return document
+
+
+def compare(document: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, float | None]:
+    """Each figure of the headline, now divided by then; None where one of them is missing."""
+    lines = [Line(name, name) for name in Headline.__dataclass_fields__]
+    return {line.name: _to_ratio(line.find(document), line.find(earlier)) for line in lines}
+
+
+def list_differences(document: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[str]:
+    """What an earlier run was of that this one is not: variant, machine, versions."""
+
+    def collect(each: Mapping[str, Any]) -> dict[str, object]:
+        machine = each.get("machine")
+        return {"model": each.get("model"), **(machine if isinstance(machine, dict) else {})}
+
+    now, then = collect(document), collect(earlier)
+    return [f"{name} {then.get(name)}" for name in now if then.get(name) != now[name]]
+
+
+def to_report(document: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> str:
+    """The table for people.
+
+    Args:
+        document: as `make_document` makes it.
+        earlier: adds what was measured then, now divided by then, and which is better: the same
+            where the earlier value lies within this run's spread.
+    """
+    header = ["", "median", "min", "max", "repeats"]
+    if earlier is not None:
+        header += ["then", "now/then", "better"]
+    rows = [_to_row(line, document, earlier) for line in _list_lines(document)]
+    share = document["details"]["achieved_share"]
+    tokens = ", ".join(map(str, document["details"]["answer_tokens"]))
+    notes = [
+        f"decoding reads at {100 * share:.0f} % of what this machine can read",
+        f"tokens of the answers: {tokens}",
+    ]
+    return "\n".join([to_table(header, rows), *notes])
+
+
+def _list_lines(document: Mapping[str, Any]) -> Iterator[Line]:
+    """The lines of the table, in the order of an answer."""
+    details = document["details"]
+    yield Line("start (s)", "start_s")
+    yield Line("load (s)", "load_s")
+    yield Line("first picture (s)", "first_encode_s")
+    yield Line("picture (s)", "encode_s")
+    for length in details["prefill_tok_s"]:
+        yield Line(f"prompt of {length} (tokens/s)", "prefill_tok_s", length)
+    for depth in details["decode_tok_s"]:
+        yield Line(f"decoding at {depth} (tokens/s)", "decode_tok_s", depth)
+    yield Line("first token (s)", "first_token_s")
+    yield Line("answer (s)", "total_s")
+    yield Line("peak memory", "peak_rss_bytes")
+    yield Line("read for a token", "bytes_per_token")
+    yield Line("read when decoding (GB/s)", "achieved_gb_s")
+    yield Line("memory, best pass (GB/s)", "read_gb_s")
+
+
+def _to_row(
+    line: Line, document: Mapping[str, Any], earlier: Mapping[str, Any] | None
+) -> list[str]:
+    """The cells of one line."""
+    now, spread = line.find(document), line.find_spread(document)
+    cells = [line.label, *map(line.show, (now, spread.get("min"), spread.get("max")))]
+    cells.append(str(spread.get("repeats", "-")))
+    if earlier is not None:
+        then = line.find(earlier)
+        ratio = _to_ratio(now, then)
+        cells += [line.show(then), "-" if ratio is None else f"{ratio:.2f}"]
+        is_within = then is not None and _lies_within(then, spread)
+        cells.append("same" if is_within else _tell_better(ratio, line.more_is_better))
+    return cells
+
+
+def _to_ratio(now: float | None, then: float | None) -> float | None:
+    """Now divided by then."""
+    return None if now is None or then is None else now / then
+
+
+def _lies_within(value: float, spread: Mapping[str, Any]) -> bool:
+    """Whether an earlier value is one that this run has measured too."""
+    return bool(spread) and spread["min"] <= value <= spread["max"]
+
+
+def _tell_better(ratio: float | None, more_is_better: bool) -> str:
+    """Which of the two runs is the better one."""
+    if ratio is None:
+        return "-"
+    if abs(ratio - 1) < _SAME:
+        return "same"
+    return "now" if (ratio > 1) == more_is_better else "then"
+
+
+def _to_text_keys(figures: Mapping[int, Spread]) -> dict[str, dict[str, Any]]:
+    """Figures by length or depth as JSON has them."""
+    return {str(key): asdict(spread) for key, spread in figures.items()}
+
+
+def _is_figure(value: object) -> TypeGuard[float]:
+    """Whether this is a number that can be measured: finite and above zero."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and value > 0
