@@ -5,7 +5,7 @@ token tells is then the same thing, and two linear projections can carry one ove
 
 A scene has 2 + 5 × 6 slots: the background's colour, the kind of the object that hides a part of
 another, then five groups of kind, tint and the four edges of a box in hundredths. A group that no
-object takes holds "nothing" six times. Which object takes which group says nothing.
+object takes holds "nothing" six times. Objects take groups from left to right, mostly.
 """
 
 from collections.abc import Sequence
