@@ -259,13 +259,12 @@ def _try_out(
     tokenizer = Tokenizer(variant.path("tokenizer"))
     with progress("packing for this machine"):
         backend = open_backend(variant, BackendOptions("cpu", options.threads), lambda _: None)
+        answer = _answer_once(backend, tokenizer, variant)
     with progress("measuring against full precision"):
         errors = measure_errors(
             weights.spec, weights.read, backend, tokenizer, variant.manifest.template
         )
     _check_error(errors, options.max_error)
-    answer = _answer_once(backend, tokenizer, variant)
-    backend.close()
     return _write_manifest(variant.folder, replace(variant.manifest, errors=errors)), answer
 
 

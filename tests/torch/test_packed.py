@@ -16,8 +16,10 @@ from quantize.graph import GraphWriter
 from quantize.recipe import Recipe, Rounding
 from tests.golden import CASES, needs_golden
 from tinyv_cli.backends import packed as packed_module
+from tinyv_cli.backends.apart import run_apart
 from tinyv_cli.backends.onnx_sessions import open_session, save_packed
 from tinyv_cli.backends.packed import PackedPart, resolve_graph
+from tinyv_cli.errors import DeviceError, WeightsError
 from tinyv_cli.manifest import Variant, read_variant
 
 PARTS = ("vision", "decoder")
@@ -205,3 +207,29 @@ def test_what_a_killed_process_left_is_removed(variant):
     (left_over / "decoder.data").write_bytes(b"half")
     resolve_graph(variant, "decoder", 1, lambda _: None)
     assert not left_over.exists()
+
+
+def test_large_parts_are_packed_in_a_process_of_their_own(variant, monkeypatch):
+    here = PackedPart(variant, "decoder")
+    here.build(1)
+    expected = here.graph.read_bytes()
+    shutil.rmtree(here.folder)
+    monkeypatch.setattr(packed_module, "_WORTH_A_PROCESS_BYTES", 0)
+    monkeypatch.setattr(packed_module, "save_packed", fail_here)
+    with pytest.raises(WeightsError, match=rf"not in {os.getpid()}") as caught:
+        here.build(1)  # an error of the other process arrives whole
+    assert caught.value.hint == "try again"
+    monkeypatch.undo()
+    monkeypatch.setattr(packed_module, "_WORTH_A_PROCESS_BYTES", 0)
+    here.build(1)
+    assert here.is_current()
+    assert here.graph.read_bytes() == expected
+
+
+def fail_here(*_: object) -> None:
+    raise WeightsError(f"not in {os.getppid()}", "try again")
+
+
+def test_a_killed_process_is_said_to_want_memory():
+    with pytest.raises(DeviceError, match="was killed"):
+        run_apart(os._exit, 9)

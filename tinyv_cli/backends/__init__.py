@@ -44,11 +44,15 @@ class Backend:
     decoder: Decoder
     device: str
     load_s: float
-    _close: Callable[[], None] = field(default=lambda: None, repr=False)
+    _close_encoder: Callable[[], None] = field(default=lambda: None, repr=False)
+
+    def close_encoder(self) -> None:
+        """Gives memory and files of the vision side back; the next picture opens it again."""
+        self._close_encoder()
 
     def close(self) -> None:
         """Gives memory and mapped files back."""
-        self._close()
+        self.close_encoder()
 
 
 Meanwhile = Callable[[ImageEncoder, str], None]  # is given the encoder and where it computes

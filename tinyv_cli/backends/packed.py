@@ -20,6 +20,7 @@ from tempfile import mkdtemp
 
 import psutil
 
+from tinyv_cli.backends.apart import run_apart
 from tinyv_cli.backends.onnx_sessions import RUNTIME, save_packed
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.hashes import check_hashes, hash_file, remember_hashes
@@ -31,6 +32,7 @@ FOLDER = "packed"
 _RECORD = "packed.json"
 _BUILDING = ".building-"
 _WORTH_TELLING_BYTES = 100_000_000  # less than this is packed before anybody notices
+_WORTH_A_PROCESS_BYTES = 100_000_000  # less than this need not be given back at once
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,11 @@ class PackedPart:
         Raises:
             OSError: the folder cannot be written, or the disk is full; nothing is left behind.
             WeightsError: the runtime cannot read the portable graph.
+            DeviceError: memory does not suffice.
         """
         building = self._start_building()
         try:
-            save_packed(self.variant.path(self.role), building / self.graph.name, threads)
+            self._save(building / self.graph.name, threads)
             building.chmod(0o755)  # mkdtemp keeps others out, who may read the variant
             files = [
                 FileEntry(path.name, path.stat().st_size, hash_file(path), self.role)
@@ -110,6 +113,14 @@ class PackedPart:
         finally:
             shutil.rmtree(building, ignore_errors=True)
         self._remove_others()
+
+    def _save(self, target: Path, threads: int) -> None:
+        """Lets the runtime write the copy; large ones in a process that then gives memory back."""
+        source = self.variant.path(self.role)
+        if self.variant.path(f"{self.role}-data").stat().st_size < _WORTH_A_PROCESS_BYTES:
+            save_packed(source, target, threads)
+        else:
+            run_apart(save_packed, source, target, threads)
 
     def _start_building(self) -> Path:
         """Makes a folder of this process, and drops those that killed processes left.
