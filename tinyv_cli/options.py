@@ -6,6 +6,7 @@ also `TINYV_MAX_TOKENS`; a flag wins) and its help; a dataclass lists those of o
 
 import inspect
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -89,6 +90,19 @@ def _real(flag: str, low: float, high: float = math.inf) -> Callable[[str], floa
     return read_real
 
 
+def _bytes(flag: str) -> Callable[[str], int]:
+    """Reads bytes for a flag: a number with B, KB, MB, GB or binary kin, as 6GB or 900MiB."""
+
+    def read_bytes(text: str) -> int:
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
+        if found is None or not float(found[1]):
+            raise _make_value_error(flag, text, "a size, such as 6GB or 900MiB")
+        exponent = " kmgt".index(found[2] or " ")
+        return int(float(found[1]) * (1024 if found[3] else 1000) ** exponent)
+
+    return read_bytes
+
+
 def _make_value_error(flag: str, text: str, expected: str) -> UsageError:
     """A value that an option cannot have."""
     return UsageError(
@@ -163,6 +177,15 @@ CtxSize = Annotated[
     ),
 ]
 Json = Annotated[bool, _option("--json", help="One JSON document on stdout")]
+MemoryBudget = Annotated[
+    int | None,
+    _option(
+        "--memory-budget",
+        metavar="SIZE",
+        help="Memory to do with, as 6GB; else what is free",
+        reads=_bytes("--memory-budget"),
+    ),
+]
 NoCache = Annotated[bool, _option("--no-cache", help="Encode the picture anew, keep nothing")]
 ShowPrompt = Annotated[bool, _option("--show-prompt", help="The exact prompt on stderr")]
 Stats = Annotated[bool, _option("--stats", help="Times and counts on stderr")]
@@ -242,6 +265,7 @@ class AskArguments:
     device: Device = "auto"
     threads: Threads = None
     ctx_size: CtxSize = None
+    memory_budget: MemoryBudget = None
     no_cache: NoCache = False
     json: Json = False
     show_prompt: ShowPrompt = False

@@ -155,7 +155,7 @@ def test_without_flags_the_answer_is_greedy(asked):
 
 def test_every_flag_reaches_the_command(asked):
     words = "-m NAME --template human -n 7 --temp 0.5 --top-p 0.9 --top-k 50 --min-p 0.1"
-    more = "--repeat-penalty 1.05 --seed 3 --device cpu -t 2 -c 512"
+    more = "--repeat-penalty 1.05 --seed 3 --device cpu -t 2 -c 512 --memory-budget 6GB"
     switches = "--no-cache --json --show-prompt --stats"
     given = f"{words} {more} {switches}".split()
     assert main(["ask", "cat.jpg", "what?", *given]) == ExitCode.OK
@@ -175,6 +175,7 @@ def test_every_flag_reaches_the_command(asked):
         "device": "cpu",
         "threads": 2,
         "ctx_size": 512,
+        "memory_budget": 6_000_000_000,
         "no_cache": True,
         "json": True,
         "show_prompt": True,

@@ -9,7 +9,7 @@ import pytest
 from tests.light.toy_decoder import ToyDecoder, ToyEncoder
 from tests.light.toy_tokenizer import make_tokenizer
 from tests.light.toy_variant import make_manifest
-from tinyv_cli import home
+from tinyv_cli import home, memory
 from tinyv_cli.backends import Backend
 from tinyv_cli.benchmark import bandwidth, machine
 from tinyv_cli.benchmark import measure as measuring
@@ -242,12 +242,12 @@ def test_reading_takes_time():
 
 
 def test_the_peak_of_memory_grows_with_what_is_touched():
-    before = machine.read_peak_rss_bytes()
+    before = memory.read_peak_rss_bytes()
     if before is None:
         pytest.skip("this system does not tell")
     assert before > 10_000_000
     array = np.ones(before // 4 + 50_000_000 // 4, np.float32)
-    assert machine.read_peak_rss_bytes() >= before + 40_000_000
+    assert memory.read_peak_rss_bytes() >= before + 40_000_000
     assert array[0] == 1
 
 
@@ -255,7 +255,7 @@ def test_the_peak_of_memory_grows_with_what_is_touched():
 def test_the_peak_of_memory_is_not_that_of_the_process_before():
     array = np.ones(50_000_000, np.float32)
     code = (
-        "from tinyv_cli.benchmark.machine import read_peak_rss_bytes as f; "
+        "from tinyv_cli.memory import read_peak_rss_bytes as f; "
         "import resource; print(f(), 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     done = subprocess.run(

@@ -151,7 +151,7 @@ def test_times_are_told_when_asked_for(toy, say, capsys):
     out, err = capsys.readouterr()
     assert out == "a red square\n"
     labels = [line.split("  ")[0] for line in err.splitlines()]
-    assert labels == ["load", "picture", "prompt", "answer", "first token", "total"]
+    assert labels == ["load", "picture", "prompt", "answer", "first token", "total", "memory"]
     assert "0.25 s" in err
 
 

@@ -1,11 +1,11 @@
-"""The machine and this process become names, versions and a peak of memory; times nothing."""
+"""The machine becomes names, numbers and versions; times nothing."""
 
 import platform
-import sys
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import psutil
+
+from tinyv_cli.memory import read_proc_line
 
 _PACKAGES = ("tinyv", "onnxruntime", "numpy")
 
@@ -32,37 +32,8 @@ def describe_machine(threads: int) -> dict[str, str | int | None]:
 
 def read_processor_name() -> str:
     """The processor's name as Linux tells it, else as Python does."""
-    name = _read_proc_line("/proc/cpuinfo", "model name")
+    name = read_proc_line("/proc/cpuinfo", "model name")
     return name or platform.processor() or platform.machine()
-
-
-def read_peak_rss_bytes() -> int | None:
-    """The most memory this process had resident until now; None on Windows.
-
-    Mapped files count as far as they were touched. On Linux `ru_maxrss` would be the peak of the
-    process that started this one, where that was larger: it is kept when a program is executed.
-
-    Source: proc_pid_status(5), `VmHWM` in kilobytes; getrusage(2), `ru_maxrss` in kilobytes on
-    Linux, in bytes on macOS.
-    """
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    number = _read_proc_line("/proc/self/status", "VmHWM").removesuffix("kB").strip()
-    if number.isdecimal():
-        return 1024 * int(number)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def _read_proc_line(path: str, name: str) -> str:
-    """What stands behind a name in a file of Linux; empty on other systems."""
-    try:
-        lines = Path(path).read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
 
 
 def _read_version(package: str) -> str | None:

@@ -15,6 +15,7 @@ from tinyv_cli.errors import InputError, UsageError, WeightsError
 from tinyv_cli.hashes import check_hashes
 from tinyv_cli.home import list_variants, resolve_variant
 from tinyv_cli.manifest import MAKE_AGAIN, Variant
+from tinyv_cli.memory import check_memory, read_peak_rss_bytes
 from tinyv_cli.miniature import is_brought_along, tell_miniature, to_damage
 from tinyv_cli.options import AskArguments
 from tinyv_cli.prompt import TEMPLATES, Template, check_question, make_prompt
@@ -52,8 +53,12 @@ def answer_question(arguments: AskArguments) -> None:
     _tell_choice(console, variant, arguments)
     tell_miniature(variant, console.write_note)
     check_variant(variant, console)
+    prompt = make_prompt(template, (), question).text
+    needed_bytes = check_memory(
+        variant, _count_positions(variant, prompt, arguments), arguments.memory_budget
+    )
     if arguments.show_prompt:
-        console.write_report(make_prompt(template, (), question).text)
+        console.write_report(prompt)
     device = BackendOptions(arguments.device, arguments.threads, arguments.ctx_size)
     keeps_images = not arguments.no_cache
     opened = open_session(
@@ -65,7 +70,14 @@ def answer_question(arguments: AskArguments) -> None:
             _write_document(console, reply, variant, template, backend)
         else:
             _write_text(console, reply)
-    _tell_end(console, reply.answer, backend, arguments)
+    _tell_end(console, reply.answer, arguments, backend.load_s, needed_bytes)
+
+
+def _count_positions(variant: Variant, prompt: str, arguments: AskArguments) -> int:
+    """Positions of prompt and answer at most: a token has one byte or more."""
+    spec = variant.manifest.spec
+    n_positions = spec.qformer.n_queries + len(prompt.encode()) + arguments.max_tokens
+    return min(n_positions, arguments.ctx_size or spec.language.context_length)
 
 
 def check_variant(variant: Variant, console: Console) -> None:
@@ -250,7 +262,11 @@ def make_document(
 
 
 def _tell_end(
-    console: Console, answer: "Answer", backend: "Backend", arguments: AskArguments
+    console: Console,
+    answer: "Answer",
+    arguments: AskArguments,
+    load_s: float,
+    needed_bytes: int,
 ) -> None:
     """Says on stderr that an answer was cut, and how long it took if that was asked for."""
     if answer.finish_reason == "length":
@@ -259,11 +275,17 @@ def _tell_end(
         way_out = f"`-n {2 * n}` allows more" if is_limit else "the context is full, see `-c`"
         console.write_note(f"the answer was cut after {n} tokens; {way_out}")
     if arguments.stats:
-        console.write_report(make_stats(answer, backend.load_s))
+        console.write_report(make_stats(answer, load_s, needed_bytes))
 
 
-def make_stats(answer: "Answer", load_s: float) -> str:
-    """A few lines of times and speeds."""
+def make_stats(answer: "Answer", load_s: float, needed_bytes: int) -> str:
+    """A few lines of times, speeds and memory.
+
+    Args:
+        answer: with its timings.
+        load_s: what opening took, in seconds.
+        needed_bytes: of memory, as estimated before.
+    """
     usage, timings = answer.usage, answer.timings
     n_computed = usage.prompt_tokens - usage.reused_tokens
     # The first token comes out of the prompt's pass.
@@ -276,8 +298,14 @@ def make_stats(answer: "Answer", load_s: float) -> str:
             f"answer       {timings.decode_s:8.2f} s  {_to_rate(n_decoded, timings.decode_s)}",
             f"first token  {timings.first_token_s or 0.0:8.2f} s",
             f"total        {timings.total_s:8.2f} s  without load",
+            f"memory       {_to_gb(read_peak_rss_bytes())} GB, {needed_bytes / 1e9:.2f} estimated",
         ]
     )
+
+
+def _to_gb(n_bytes: int | None) -> str:
+    """Bytes in 10⁹; a dash where they are not known."""
+    return f"{'-':>8}" if n_bytes is None else f"{n_bytes / 1e9:8.2f}"
 
 
 def _to_rate(n_tokens: int, elapsed_s: float) -> str:
