@@ -4,29 +4,24 @@ What is cheap to find wrong is looked at first: words, picture, variant. Then gi
 """
 
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tinyv_cli.commands.opening import check_variant, open_session, resolve_template
 from tinyv_cli.console import Console
-from tinyv_cli.errors import InputError, UsageError, WeightsError
-from tinyv_cli.hashes import check_hashes
+from tinyv_cli.errors import InputError, UsageError
 from tinyv_cli.home import list_variants, resolve_variant
-from tinyv_cli.manifest import MAKE_AGAIN, Variant
+from tinyv_cli.manifest import Variant
 from tinyv_cli.memory import check_memory, read_peak_rss_bytes
-from tinyv_cli.miniature import is_brought_along, tell_miniature, to_damage
+from tinyv_cli.miniature import tell_miniature
 from tinyv_cli.options import AskArguments
-from tinyv_cli.prompt import TEMPLATES, Template, check_question, make_prompt
+from tinyv_cli.prompt import Template, check_question, make_prompt
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from tinyv_cli.backends import Backend, BackendOptions
-    from tinyv_cli.generate import ImageEncoder
+    from tinyv_cli.backends import Backend
     from tinyv_cli.reply import Answer, Reply
-    from tinyv_cli.session import AnswerOptions, Session
+    from tinyv_cli.session import AnswerOptions
 
 STDIN = "-"
 
@@ -80,74 +75,6 @@ def _count_positions(variant: Variant, prompt: str, arguments: AskArguments) -> 
     return min(n_positions, arguments.ctx_size or spec.language.context_length)
 
 
-def check_variant(variant: Variant, console: Console) -> None:
-    """Looks that the files are what the variant says they are.
-
-    Raises:
-        WeightsError: a file is damaged, or cannot be read.
-    """
-    try:
-        check_hashes(variant.folder, variant.manifest.files, console.progress)
-    except WeightsError as error:
-        if is_brought_along(variant.folder):
-            raise to_damage(error) from error
-        raise
-
-
-@contextmanager
-def open_session(
-    variant: Variant,
-    template: Template,
-    options: "BackendOptions",
-    console: Console,
-    *,
-    picture: "Image | None" = None,
-    keeps_images: bool = False,
-) -> "Iterator[tuple[Session, Backend]]":
-    """Opens a variant for one conversation and closes it after.
-
-    Args:
-        variant: whose files have been checked.
-        template: of the prompts.
-        options: where and how it computes.
-        console: takes notes.
-        picture: is shown, and encoded while the decoder is being opened.
-        keeps_images: uses image tokens that were computed before, and keeps new ones.
-    """
-    from tinyv_cli.backends import open_backend
-    from tinyv_cli.encode_ahead import EncoderAhead
-    from tinyv_cli.image import to_pixels
-    from tinyv_cli.image_cache import wrap_encoder
-    from tinyv_cli.session import Session
-    from tinyv_cli.tokenizer import Tokenizer
-
-    tokenizer = Tokenizer(variant.path("tokenizer"))
-    image_px = variant.manifest.spec.vision.image_px
-    started: list[EncoderAhead] = []
-
-    def wrap(encoder: "ImageEncoder", device: str) -> "ImageEncoder":
-        return wrap_encoder(encoder, variant, device) if keeps_images else encoder
-
-    def start_encoding(encoder: "ImageEncoder", device: str) -> None:
-        if picture is not None:
-            pixels = to_pixels(picture, image_px)
-            started.append(EncoderAhead(wrap(encoder, device), pixels))
-
-    try:
-        opening = open_backend(variant, options, console.write_note, start_encoding)
-        with closing(opening) as opened:
-            encoder = started[0] if started else wrap(opened.encoder, opened.device)
-            backend = replace(opened, encoder=encoder)
-            notify, stop_ids = console.write_note, variant.manifest.stop_ids
-            session = Session(backend, tokenizer, template, notify=notify, stop_ids=stop_ids)
-            if picture is not None:
-                session.show(picture, image_px)
-            yield session, backend
-    finally:
-        for each in started:
-            each.wait()
-
-
 def _make_answer_options(arguments: AskArguments) -> "AnswerOptions":
     """Sampling and length, checked against their ranges."""
     from tinyv_cli.sampling import SamplingOptions
@@ -194,17 +121,6 @@ def _resolve_picture(name: str) -> Path | bytes:
 def _read_stdin() -> bytes:
     """Everything on stdin; nothing where stdin is closed."""
     return sys.stdin.buffer.read() if sys.stdin is not None else b""
-
-
-def resolve_template(variant: Variant, wanted: str | None) -> Template:
-    """The template asked for, else the variant's own."""
-    name = variant.manifest.template if wanted is None else wanted
-    if name in TEMPLATES:
-        return TEMPLATES[name]
-    problem, names = f"there is no template '{name}'", ", ".join(TEMPLATES)
-    if wanted is None:
-        raise WeightsError(f"{problem}, which variant {variant.name} asks for", MAKE_AGAIN)
-    raise UsageError(problem, f"use `--template` with one of {names}")
 
 
 def _tell_choice(console: Console, variant: Variant, arguments: AskArguments) -> None:

@@ -6,7 +6,7 @@ Words, variant and files named are looked at first; what is measured lies in `be
 import time
 from typing import TYPE_CHECKING, Any
 
-from tinyv_cli.commands.ask import check_variant, open_session, resolve_template
+from tinyv_cli.commands.opening import check_variant, open_session, resolve_template
 from tinyv_cli.console import Console
 from tinyv_cli.errors import InputError
 from tinyv_cli.home import resolve_variant

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tinyv_cli.commands.ask import check_variant, open_session, resolve_template
+from tinyv_cli.commands.opening import check_variant, open_session, resolve_template
 from tinyv_cli.console import Console, to_table
 from tinyv_cli.errors import UsageError
 from tinyv_cli.evaluation.figures import (
