@@ -46,8 +46,21 @@ PHRASINGS: dict[str, Phrasings] = {
             "which objects are these?",
             "what are these objects?",
             "tell me what these are.",
+            "what objects are in this image?",
+            "which objects are shown?",
+            "what objects can you see?",
+            "name the objects.",
+            "what things are these?",
+            "which objects are in the picture?",
+            "what objects are shown in the picture?",
+            "what are the things in this picture?",
         ),
-        ("what are the objects here?", "which objects do you see?"),
+        (
+            "what are the objects here?",
+            "which objects do you see?",
+            "what objects does the picture show?",
+            "tell me which objects these are.",
+        ),
     ),
     "what else": Phrasings(
         (
