@@ -5,7 +5,6 @@ from threading import Thread
 import numpy as np
 
 from tinyv_cli.generate import ImageEncoder
-from tinyv_cli.image import hash_pixels
 
 
 class EncoderAhead:
@@ -18,10 +17,10 @@ class EncoderAhead:
 
     def __init__(self, encoder: ImageEncoder, pixels: np.ndarray) -> None:
         self._encoder = encoder
-        self._name = hash_pixels(pixels)
+        self._pixels = pixels
         self._tokens: np.ndarray | None = None
         self._error: BaseException | None = None
-        self._thread = Thread(target=self._work, args=(pixels,), daemon=True)
+        self._thread = Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
@@ -33,7 +32,7 @@ class EncoderAhead:
         self._thread.join()
         if self._error is not None:
             raise self._error
-        if self._tokens is not None and hash_pixels(pixels) == self._name:
+        if self._tokens is not None and np.array_equal(pixels, self._pixels):
             return self._tokens
         return self._encoder.encode(pixels)
 
@@ -41,8 +40,8 @@ class EncoderAhead:
         """Waits for the thread, whatever comes of it."""
         self._thread.join()
 
-    def _work(self, pixels: np.ndarray) -> None:
+    def _work(self) -> None:
         try:
-            self._tokens = self._encoder.encode(pixels)
+            self._tokens = self._encoder.encode(self._pixels)
         except BaseException as error:  # noqa: BLE001 - is raised again where tokens are asked for
             self._error = error

@@ -80,6 +80,10 @@ class Manifest:
         """Bytes of all files together."""
         return sum(entry.size_bytes for entry in self.files)
 
+    def count_bytes(self, *roles: str) -> int:
+        """Bytes of the files of these roles; those that a variant lacks have none."""
+        return sum(entry.size_bytes for entry in self.files if entry.role in roles)
+
     def to_json(self) -> str:
         """Text for `manifest.json`, ASCII, with a final newline."""
         return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"

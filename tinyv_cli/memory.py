@@ -36,8 +36,7 @@ def estimate_answer_bytes(variant: Variant, n_positions: int) -> int:
         variant: whose weights are mapped; of the token embeddings, single rows are touched.
         n_positions: of prompt and answer together.
     """
-    sizes = {entry.role: entry.size_bytes for entry in variant.manifest.files}
-    weight_bytes = sizes.get("vision-data", 0) + sizes.get("decoder-data", 0)
+    weight_bytes = variant.manifest.count_bytes("vision-data", "decoder-data")
     return estimate_run_bytes(variant.manifest.spec, weight_bytes, n_positions)
 
 

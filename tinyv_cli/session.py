@@ -116,8 +116,11 @@ class Session:
             picture: mode RGB, as `image.read_picture` returns it.
             image_px: the side of the square that the vision tower sees.
         """
+        self.show_pixels(to_pixels(picture, image_px))
+
+    def show_pixels(self, pixels: np.ndarray) -> None:
+        """Does what `show` does, with a picture's pixels (1, 3, S, S) as `to_pixels` makes them."""
         self._close_reply()
-        pixels = to_pixels(picture, image_px)
         if self._image is not None and self._image.key != hash_pixels(pixels):
             self._image = None
         self._pixels = pixels

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnxruntime as ort
 
-from tinyv_cli.backends import Backend, BackendOptions, Meanwhile, ignore_encoder
+from tinyv_cli.backends import Backend, BackendOptions, Meanwhile
 from tinyv_cli.backends.onnx_sessions import open_session
 from tinyv_cli.backends.packed import resolve_graph
 from tinyv_cli.backends.threads import resolve_threads
@@ -167,7 +167,7 @@ def open_cpu(
     variant: Variant,
     options: BackendOptions,
     notify: Callable[[str], None],
-    meanwhile: Meanwhile = ignore_encoder,
+    meanwhile: Meanwhile,
 ) -> Backend:
     """Opens a variant on the CPU: the decoder now, the vision side with the first picture.
 

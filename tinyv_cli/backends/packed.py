@@ -20,7 +20,6 @@ from tempfile import mkdtemp
 
 import psutil
 
-from tinyv_cli.backends.apart import run_apart
 from tinyv_cli.backends.onnx_sessions import RUNTIME, save_packed
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.hashes import check_hashes, hash_file, remember_hashes
@@ -120,6 +119,8 @@ class PackedPart:
         if self.variant.path(f"{self.role}-data").stat().st_size < _WORTH_A_PROCESS_BYTES:
             save_packed(source, target, threads)
         else:
+            from tinyv_cli.backends.apart import run_apart  # slow to import, and rarely needed
+
             run_apart(save_packed, source, target, threads)
 
     def _start_building(self) -> Path:

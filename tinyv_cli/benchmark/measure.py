@@ -215,10 +215,8 @@ def count_bytes_per_token(manifest: Manifest, depth: int) -> int:
         depth: positions cached before the token.
     """
     spec = manifest.spec.language
-    sizes = {entry.role: entry.size_bytes for entry in manifest.files}
-    table_bytes = sizes.get("embeddings", 0) + sizes.get("embeddings-scales", 0)
-    row_bytes = table_bytes // spec.vocab_size
-    return sizes.get("decoder-data", 0) + row_bytes + cache_bytes(spec, depth)
+    row_bytes = manifest.count_bytes("embeddings", "embeddings-scales") // spec.vocab_size
+    return manifest.count_bytes("decoder-data") + row_bytes + cache_bytes(spec, depth)
 
 
 def make_picture(seed: int) -> Image.Image:

@@ -77,14 +77,14 @@ def open_session(
 
     tokenizer = Tokenizer(variant.path("tokenizer"))
     image_px = variant.manifest.spec.vision.image_px
+    pixels = None if picture is None else to_pixels(picture, image_px)
     started: list[EncoderAhead] = []
 
     def wrap(encoder: "ImageEncoder", device: str) -> "ImageEncoder":
         return wrap_encoder(encoder, variant, device) if keeps_images else encoder
 
     def start_encoding(encoder: "ImageEncoder", device: str) -> None:
-        if picture is not None:
-            pixels = to_pixels(picture, image_px)
+        if pixels is not None:
             started.append(EncoderAhead(wrap(encoder, device), pixels))
 
     try:
@@ -94,8 +94,8 @@ def open_session(
             backend = replace(opened, encoder=encoder)
             notify, stop_ids = console.write_note, variant.manifest.stop_ids
             session = Session(backend, tokenizer, template, notify=notify, stop_ids=stop_ids)
-            if picture is not None:
-                session.show(picture, image_px)
+            if pixels is not None:
+                session.show_pixels(pixels)
             yield session, backend
     finally:
         for each in started:

@@ -1,7 +1,7 @@
 """A network's numbers become its first weights: random, with what would be slow to find out.
 
-Knows no scene but how its words lie (`slots.py`): what is prepared is where things are, what
-numbers are, and copying.
+Knows no scene but its words and how they lie (`kinds.py`, `slots.py`): what is prepared is where
+things are, what numbers are, what is alike, and copying.
 """
 
 import torch
