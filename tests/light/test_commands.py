@@ -86,6 +86,22 @@ def test_the_document_holds_the_answer_and_how_it_came_about(toy, say, capsys):
     assert 0 < timings["prefill"] <= timings["first_token"] <= timings["total"]
 
 
+def test_a_question_too_long_for_a_name_is_no_mistake(toy, say, capsys):
+    say("yes")
+    assert main(["ask", "dog.png", "is it? " * 1000]) == ExitCode.INPUT
+    assert "there is no file dog.png" in capsys.readouterr().err
+
+
+def test_a_question_before_its_picture_is_put_right(toy, say, capsys):
+    say("never said")
+    assert main(["ask", "what is it?", "cat.png"]) == ExitCode.INPUT
+    assert capsys.readouterr() == (
+        "",
+        "error: there is no file what is it?\n"
+        "hint:  the picture comes first: `tinyv ask cat.png 'what is it?'`\n",
+    )
+
+
 def test_an_answer_that_reaches_its_limit_is_said_to_be_cut(toy, say, capsys):
     say(make_script("a red square", stop=False))
     assert main(["ask", "cat.png", "what is it?", "-n", "5"]) == ExitCode.OK

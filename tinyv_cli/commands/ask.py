@@ -3,7 +3,9 @@
 What is cheap to find wrong is looked at first: words, picture, variant. Then gigabytes are opened.
 """
 
+import shlex
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +46,7 @@ def answer_question(arguments: AskArguments) -> None:
     question = _read_question(arguments)
     variant = resolve_variant(arguments.model)
     template = resolve_template(variant, arguments.template)
-    picture = read_picture(_resolve_picture(arguments.picture))
+    picture = read_picture(_resolve_picture(arguments))
     _tell_choice(console, variant, arguments)
     tell_miniature(variant, console.write_note)
     check_variant(variant, console)
@@ -113,9 +115,20 @@ def _read_question(arguments: AskArguments) -> str:
     return question
 
 
-def _resolve_picture(name: str) -> Path | bytes:
-    """A file, or the bytes on stdin."""
-    return _read_stdin() if name == STDIN else Path(name)
+def _resolve_picture(arguments: AskArguments) -> Path | bytes:
+    """A file, or the bytes on stdin.
+
+    Raises:
+        InputError: picture and question were given the other way round.
+    """
+    name, question = arguments.picture, arguments.prompt
+    if name == STDIN:
+        return _read_stdin()
+    with suppress(OSError):  # a question is often too long for a file's name
+        if not Path(name).exists() and Path(question).is_file():
+            swapped = shlex.join(["tinyv", "ask", question, name])
+            raise InputError(f"there is no file {name}", f"the picture comes first: `{swapped}`")
+    return Path(name)
 
 
 def _read_stdin() -> bytes:
