@@ -171,8 +171,14 @@ def test_a_tower_sees_pictures_of_another_side():
     assert see(vision, torch.zeros(1, 3, 112, 112)).shape == (1, 1 + 64, SPEC.vision.width)
 
 
+def make_normed(n: int) -> torch.Tensor:
+    """Random positions, the same ones each time."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(n, MINIATURE_SPEC.language.width, generator=generator)
+
+
 def find_most_looked_at(head: int, normed: torch.Tensor) -> torch.Tensor:
-    """Where each of (T, D) positions looks most, with first weights; heads are numbered through."""
+    """Which earlier one each of (T, D) positions looks at most; heads are numbered through."""
     spec, n = MINIATURE_SPEC.language, len(normed)
     layer, place = divmod(head, spec.n_heads)
     attention = make_fresh_model(MINIATURE_SPEC, seed=0).language.layers[layer].attention
@@ -180,24 +186,22 @@ def find_most_looked_at(head: int, normed: torch.Tensor) -> torch.Tensor:
     rotary = make_rotary(spec, torch.arange(n)[None], torch.float32)
     q, k = attention._rotate(attention.q_layernorm(q), attention.k_layernorm(k), rotary)
     scores = (q @ k.transpose(2, 3))[0, place]
-    return scores.masked_fill(torch.ones(n, n).triu(1) > 0, -1e9).argmax(-1)
+    return scores.masked_fill(torch.ones(n, n).triu() > 0, -1e9).argmax(-1)
 
 
 @pytest.mark.parametrize("back", range(1, GROUP_SIZE))
 def test_first_heads_look_back_by_as_many_words_as_a_group_has(back):
-    normed = torch.randn(90, MINIATURE_SPEC.language.width)
+    normed = make_normed(90)
     found = torch.arange(90) - find_most_looked_at(back - 1, normed)
     assert (found[10:] == back).float().mean() > 0.8
 
 
 @pytest.mark.parametrize("head", range(GROUP_SIZE, 12))
 def test_the_next_heads_find_the_same_token(head):
-    words = torch.randn(40, MINIATURE_SPEC.language.width)
+    words = make_normed(40)
     normed = torch.cat((words, words.flip(0)))  # each twice, at all distances
     found = find_most_looked_at(head, normed)[40:]
-    places, earlier = torch.arange(40, 80), torch.arange(39, -1, -1)
-    assert ((found == places) | (found == earlier)).float().mean() > 0.9
-    assert (found == earlier).float().mean() > 0.2
+    assert (found == torch.arange(39, -1, -1)).float().mean() > 0.9
 
 
 def test_tokens_that_mean_the_same_begin_alike(tokenizer):
