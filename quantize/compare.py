@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from quantize.graph import ReadTensor
-from quantize.probes import PROBES, Probe, make_pictures
-from quantize.reference import compute_image_tokens, compute_logits
+from quantize.probes import PROBES, Probe
+from quantize.reference import compute_logits
+from quantize.vision_side import EncodedProbes
 from tinyv_cli.backends import Backend
 from tinyv_cli.evaluation.divergence import compute_divergences
 from tinyv_cli.generate import ImageTokens, Segment
-from tinyv_cli.image import to_pixels
 from tinyv_cli.manifest import MeasuredErrors
 from tinyv_cli.prompt import TEMPLATES, make_prompt
 from tinyv_cli.spec import ModelSpec
@@ -33,37 +33,37 @@ class ProbeIds:
 
 
 def measure_errors(
-    spec: ModelSpec, read: ReadTensor, backend: Backend, tokenizer: Tokenizer, template: str
+    spec: ModelSpec,
+    read: ReadTensor,
+    backend: Backend,
+    tokenizer: Tokenizer,
+    template: str,
+    images: EncodedProbes,
 ) -> MeasuredErrors:
     """Compares a variant with full precision on the probes, from pixels to logits.
 
     Args:
         spec: the model's numbers.
         read: gives the unrounded tensors.
-        backend: the variant, opened.
+        backend: the variant, opened; only its decoder is used.
         tokenizer: the variant's.
         template: name of the prompt template.
+        images: the probes' image tokens, of both.
 
     Returns:
         Cosine of the image tokens; divergence KL(reference ‖ variant) and agreement of the best
         token over all positions from the picture's end to the answer's.
     """
-    pictures = [to_pixels(picture, spec.vision.image_px) for picture in make_pictures()]
-    pixels = np.concatenate(pictures)
-    exact_images = compute_image_tokens(spec, read, pixels)
-    images = np.concatenate([backend.encoder.encode(picture) for picture in pictures])
-    backend.close_encoder()  # a third of the memory, and no picture follows
-    cosines = _cosines(exact_images, images)
     probes = [_to_ids(probe, tokenizer, template) for probe in PROBES]
-    exact_logits = _compute_exact_logits(spec, read, probes, exact_images)
+    exact_logits = _compute_exact_logits(spec, read, probes, images.exact)
     divergences, agreements = [], []
     for probe, exact in zip(probes, exact_logits, strict=True):
-        logits = _compute_variant_logits(backend, probe, images[probe.picture])
+        logits = _compute_variant_logits(backend, probe, images.rounded[probe.picture])
         divergences.append(compute_divergences(exact, logits))
         agreements.append(exact.argmax(-1) == logits.argmax(-1))
     return MeasuredErrors(
-        image_token_cosine_mean=round(float(cosines.mean()), _DIGITS),
-        image_token_cosine_min=round(float(cosines.min()), _DIGITS),
+        image_token_cosine_mean=round(float(images.cosines.mean()), _DIGITS),
+        image_token_cosine_min=round(float(images.cosines.min()), _DIGITS),
         logits_kl_nats=round(float(np.concatenate(divergences).mean()), _DIGITS),
         top1_agreement=round(float(np.concatenate(agreements).mean()), _DIGITS),
     )
@@ -100,10 +100,3 @@ def _compute_variant_logits(backend: Backend, probe: ProbeIds, image: np.ndarray
     logits = [decoder.extend([segment for segment in opening if len(segment)])]
     logits += [decoder.extend([(token,)]) for token in probe.after]
     return np.stack(logits)
-
-
-def _cosines(exact: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Cosine of each pair of vectors along the last axis."""
-    lengths = np.linalg.norm(exact, axis=-1) * np.linalg.norm(other, axis=-1)
-    cosines: np.ndarray = (exact * other).sum(-1, dtype=np.float64) / lengths
-    return cosines

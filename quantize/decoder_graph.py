@@ -1,5 +1,6 @@
-"""Phi-2 with its added norms becomes `decoder.onnx`: embeddings in, last position's logits out.
+"""Phi-2 with its added norms becomes graphs: embeddings in, last position's logits out.
 
+Several graphs of some layers each are opened in parallel, which one cannot be (DESIGN.md).
 Keys and values stand in buffers of the caller, (B, H, C, d) for each layer; the graph writes the
 new positions into them. Knows the network's order of operations, not how a matrix is rounded.
 
@@ -7,13 +8,13 @@ Source: MODEL.md's block is that of the published model; operators as documented
 ContribOperators.md (GroupQueryAttention, FastGelu, SimplifiedLayerNormalization).
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import TensorProto, ValueInfoProto
+from onnx.helper import make_tensor_value_info
 
-from quantize.graph import MICROSOFT, GraphWriter
+from quantize.graph import MICROSOFT, GraphWriter, divide
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.spec import LanguageSpec
 
@@ -36,25 +37,38 @@ def check_heads(spec: LanguageSpec) -> None:
         )
 
 
-def write_decoder(graph: GraphWriter, spec: LanguageSpec, advance: Callable[[], None]) -> None:
-    """Writes the decoder's graph and tensors.
+def write_decoder(
+    graphs: Sequence[GraphWriter], spec: LanguageSpec, advance: Callable[[], None]
+) -> None:
+    """Writes the decoder's graphs and tensors.
 
     Args:
-        graph: where to; its recipe rounds the matrices.
+        graphs: where to; each takes the hidden states that the one before gives. Their recipe
+            rounds the matrices.
         spec: the language model's numbers.
         advance: called after each layer, and after the head.
     """
-    _write_rotary_tables(graph, spec)
     x = "embeddings"  # (B, T, D)
-    for layer in range(spec.n_layers):
-        x = _write_block(graph, spec, layer, x)
-        advance()
+    for graph, layers in zip(graphs, divide(spec.n_layers, len(graphs)), strict=True):
+        entering = x
+        _write_rotary_tables(graph, spec)
+        for layer in layers:
+            x = _write_block(graph, spec, layer, x)
+            advance()
+        leaving = make_tensor_value_info(x, TensorProto.FLOAT, ["B", "T", spec.width])
+        if graph is graphs[-1]:
+            logits = _write_head(graph, spec, x)
+            leaving = make_tensor_value_info(logits, TensorProto.FLOAT, ["B", spec.vocab_size])
+        graph.save(*_list_values(spec, layers, entering, leaving))
+    advance()
+
+
+def _write_head(graph: GraphWriter, spec: LanguageSpec, x: str) -> str:
+    """Logits (B, V) of the last of (B, T, D) positions."""
     last = graph.apply("Slice", [x, *_last_position(graph)], "last")  # (B, 1, D)
     last = graph.layer_norm(last, "language.final_layernorm", spec.eps)
     logits = graph.linear(last, "language.lm_head")  # (B, 1, V)
-    graph.reshape(logits, (0, -1), "logits")  # (B, V)
-    graph.save(*_value_infos(spec))
-    advance()
+    return graph.reshape(logits, (0, -1), "logits")
 
 
 def _write_rotary_tables(graph: GraphWriter, spec: LanguageSpec) -> None:
@@ -134,18 +148,20 @@ def _last_position(graph: GraphWriter) -> list[str]:
     return [graph.constant(name, np.array([n], np.int64)) for name, n in limits.items()]
 
 
-def _value_infos(spec: LanguageSpec) -> tuple[list[Any], list[Any]]:
-    """What the graph takes and gives, with symbolic B, T and C."""
+def _list_values(
+    spec: LanguageSpec, layers: range, entering: str, leaving: ValueInfoProto
+) -> tuple[list[ValueInfoProto], list[ValueInfoProto]]:
+    """What the graph of these layers takes and gives, with symbolic B, T and C."""
     cache_shape = ["B", spec.n_heads, "C", spec.head_width]
     inputs = [
-        helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["B", "T", spec.width]),
-        helper.make_tensor_value_info("last_positions", TensorProto.INT32, ["B"]),
-        helper.make_tensor_value_info("total_length", TensorProto.INT32, []),
+        make_tensor_value_info(entering, TensorProto.FLOAT, ["B", "T", spec.width]),
+        make_tensor_value_info("last_positions", TensorProto.INT32, ["B"]),
+        make_tensor_value_info("total_length", TensorProto.INT32, []),
     ]
-    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["B", spec.vocab_size])]
-    for layer in range(spec.n_layers):
+    outputs = [leaving]
+    for layer in layers:
         for kind in ("key", "value"):
             for side, infos in (("past", inputs), ("present", outputs)):
                 name = f"{side}_{kind}.{layer}"
-                infos.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, cache_shape))
+                infos.append(make_tensor_value_info(name, TensorProto.FLOAT, cache_shape))
     return inputs, outputs

@@ -1,22 +1,23 @@
-"""Operators and tensors, named one after another, become an ONNX file and its data file.
+"""Operators and tensors, named one after another, become an ONNX file, their numbers a data file.
 
 Tensors go to disk as they come: the writer holds the graph, never the weights. It knows how a
 rounding is spelt in operators (`linear`), and nothing of the network.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper
 
+from quantize.channelwise import round_channels
+from quantize.data_file import DataFile
 from quantize.groupwise import round_matrix
 from quantize.packing import to_matmul_nbits
-from quantize.plan import PAGE_BYTES, SMALL_ALIGN_BYTES
 from quantize.recipe import FLOAT16_BITS, Recipe
 
 OPSET = 21
@@ -29,35 +30,26 @@ Attribute: TypeAlias = int | float | str | list[int]
 
 
 class GraphWriter:
-    """Writes `name.onnx` and `name.data`, node by node.
+    """Writes an `.onnx` file, node by node; its tensors go into a data file.
 
     Args:
-        path: the `.onnx` file; the data file stands beside it with the suffix `.data`.
+        path: the `.onnx` file.
+        data: an open file in the same folder; several graphs may share it.
         recipe: how each matrix is rounded.
         read: gives a canonical tensor in float32.
         threads: to round with.
     """
 
-    def __init__(self, path: Path, recipe: Recipe, read: ReadTensor, threads: int = 1) -> None:
+    def __init__(
+        self, path: Path, data: DataFile, recipe: Recipe, read: ReadTensor, threads: int = 1
+    ) -> None:
         self.path = path
-        self.data_path = path.with_suffix(".data")
         self.read = read
+        self._data = data
         self._recipe = recipe
         self._threads = threads
         self._nodes: list[Any] = []
         self._constants: dict[str, Any] = {}
-        self._data = self.data_path.open("wb")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._data.close()
 
     def constant(self, name: str, values: np.ndarray) -> str:
         """Adds a tensor once; a second call with the same name gives the first back."""
@@ -114,13 +106,28 @@ class GraphWriter:
         """Computes x · Wᵀ + b with `tensors`.weight (N, K), rounded as told, and `tensors`.bias."""
         name = f"{tensors}.weight"
         bias, out = self.weight(f"{tensors}.bias"), f"{tensors}.out"
-        matrix = self.read(name)
         rounding = self._recipe.rounding(name)
         if not rounding.has_codes:
-            product = self.apply("MatMul", [x, self.constant(name, matrix.T.numpy())], f"{out}.mul")
+            matrix = self.constant(name, self.read(name).T.numpy())
+            product = self.apply("MatMul", [x, matrix], f"{out}.mul")
             return self.apply("Add", [product, bias], out)
-        n_rows, n_columns = matrix.shape
-        rounded = round_matrix(matrix, rounding, self._threads)
+        if rounding.per_channel:
+            return self._multiply_per_channel(x, name, bias, out)
+        return self._multiply_grouped(x, name, bias, out)
+
+    def _multiply_per_channel(self, x: str, name: str, bias: str, out: str) -> str:
+        """X · Wᵀ + b with one scale an output channel, and one for all activations."""
+        rounded = round_channels(self.read(name))
+        codes = self.constant(f"{name}.codes", rounded.codes.T.numpy())  # (K, N)
+        scales = self.constant(f"{name}.scales", rounded.scales.numpy())
+        zero_points = np.zeros(len(rounded.scales), np.int8)
+        inputs = [x, codes, scales, self.constant(f"{name}.zero_points", zero_points), bias]
+        return self.apply("DynamicQuantizeMatMul", inputs, out, domain=MICROSOFT)
+
+    def _multiply_grouped(self, x: str, name: str, bias: str, out: str) -> str:
+        """X · Wᵀ + b with scales and zero points by group, of weights and of activations."""
+        matrix = self.read(name)
+        rounded = round_matrix(matrix, self._recipe.rounding(name), self._threads)
         codes, scales, zero_points = to_matmul_nbits(rounded)
         inputs = [
             x,
@@ -135,15 +142,15 @@ class GraphWriter:
             inputs,
             out,
             domain=MICROSOFT,
-            N=n_rows,
-            K=n_columns,
-            bits=rounding.bits,
+            N=matrix.shape[0],
+            K=matrix.shape[1],
+            bits=rounded.rounding.bits,
             block_size=rounded.rounding.group,
             accuracy_level=4,  # activations are rounded to 8 bits by group: the fast kernels
         )
 
     def save(self, inputs: list[Any], outputs: list[Any]) -> None:
-        """Writes the graph; the data file is already complete.
+        """Writes the graph; the data file already holds its tensors.
 
         Args:
             inputs: value infos of what is fed.
@@ -156,16 +163,18 @@ class GraphWriter:
         model = helper.make_model(
             graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="tinyv"
         )
-        self._data.flush()
         onnx.save(model, self.path)
 
     def _append(self, tensor: TensorProto, values: np.ndarray) -> None:
         """Puts the numbers next into the data file and their place into the tensor."""
-        align = PAGE_BYTES if values.nbytes >= PAGE_BYTES else SMALL_ALIGN_BYTES
-        offset = -(-self._data.tell() // align) * align
-        self._data.write(b"\0" * (offset - self._data.tell()))
-        self._data.write(values.data.cast("B"))
+        offset = self._data.append(values)
         tensor.data_location = TensorProto.EXTERNAL
-        place = {"location": self.data_path.name, "offset": offset, "length": values.nbytes}
+        place = {"location": self._data.path.name, "offset": offset, "length": values.nbytes}
         for key, value in place.items():
             tensor.external_data.add(key=key, value=str(value))
+
+
+def divide(n_layers: int, n_graphs: int) -> list[range]:
+    """Shares layers out among graphs, in order and as evenly as it goes."""
+    borders = [i * n_layers // n_graphs for i in range(n_graphs + 1)]
+    return [range(*pair) for pair in pairwise(borders)]

@@ -9,22 +9,19 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from quantize.compare import measure_errors
-from quantize.decoder_graph import check_heads, write_decoder
-from quantize.graph import GraphWriter, ReadTensor
-from quantize.groupwise import round_matrix
-from quantize.plan import EMBEDDINGS, FILES, Plan, make_plan
+from quantize.decoder_graph import check_heads
+from quantize.parts import PartWriter, SeenNames
+from quantize.plan import TOKENIZER, Plan, make_plan
 from quantize.probes import PROBES, make_pictures
 from quantize.recipe import RECIPES, Recipe
 from quantize.staging import build_beside, move_in
-from quantize.vision_graph import fold_projections, write_vision
+from quantize.vision_side import EncodedProbes, write_vision_side
 from tinyv_cli.backends import Backend, BackendOptions, open_backend
-from tinyv_cli.backends.packed import PackedPart
 from tinyv_cli.backends.threads import resolve_threads
 from tinyv_cli.errors import DeviceError, UsageError, WeightsError
-from tinyv_cli.hashes import forget_hashes, hash_file, remember_hashes
+from tinyv_cli.hashes import hash_file, remember_hashes
 from tinyv_cli.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
@@ -41,7 +38,6 @@ from tinyv_cli.tokenizer import Tokenizer, derive_stop_ids
 from weights.checkpoint import MergedWeights, open_weights
 from weights.sources import SourceFiles, read_tokenizer_json, resolve_sources
 
-_PACKED_ROLES = ("vision", "decoder")
 _SMOKE_TOKENS = 16
 
 
@@ -108,24 +104,14 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
     with open_weights(files) as weights, build_beside(target) as building:
         plan = _plan(weights, recipe)
         _check_disk(target, plan)
-        _write_parts(building, weights, recipe, resolve_threads(options.threads), progress)
-        (building / FILES["tokenizer"]).write_text(read_tokenizer_json(files), "utf-8")
-        variant = _describe(building, weights, recipe, progress)
-        variant, answer = _try_out(variant, weights, options, progress)
+        recipe, images = _write_parts(building, weights, plan, options, progress)
+        (building / plan.files[TOKENIZER]).write_text(read_tokenizer_json(files), "utf-8")
+        variant = _describe(building, weights, plan, recipe, progress)
+        variant, answer = _try_out(variant, weights, images, options, progress)
         move_in(building, target, replace=options.force)
-        forget_hashes(building)
-        for role in _PACKED_ROLES:
-            forget_hashes(PackedPart(variant, role).folder)
-    return QuantizeResult(_settle(target), plan, PROBES[0].question, answer)
-
-
-def _settle(target: Path) -> Variant:
-    """Reads the moved variant and notes that its files were hashed already."""
     variant = read_variant(target)
     remember_hashes(variant.folder, variant.manifest.files)
-    for role in _PACKED_ROLES:
-        PackedPart(variant, role).remember()
-    return variant
+    return QuantizeResult(variant, plan, PROBES[0].question, answer)
 
 
 def _resolve(options: QuantizeOptions) -> SourceFiles:
@@ -143,7 +129,7 @@ def _choose_recipe(options: QuantizeOptions) -> Recipe:
 
 def _plan(weights: MergedWeights, recipe: Recipe) -> Plan:
     check_heads(weights.spec.language)
-    return make_plan(weights.spec, {name: weights.shape(name) for name in weights.names}, recipe)
+    return make_plan(weights.spec, weights.shapes, recipe)
 
 
 def _check_target(target: Path, options: QuantizeOptions) -> None:
@@ -172,52 +158,33 @@ def _check_disk(target: Path, plan: Plan) -> None:
 
 
 def _write_parts(
-    building: Path, weights: MergedWeights, recipe: Recipe, threads: int, progress: Progress
-) -> None:
-    """Writes graphs, their data and the embeddings; every tensor is read once."""
-    seen: set[str] = set()
+    building: Path,
+    weights: MergedWeights,
+    plan: Plan,
+    options: QuantizeOptions,
+    progress: Progress,
+) -> tuple[Recipe, EncodedProbes]:
+    """Writes graphs, their data and the embeddings.
 
-    def read(name: str) -> torch.Tensor:
-        seen.add(name)
-        return weights.read(name)
-
-    spec = weights.spec
-    n_steps = spec.vision.n_layers + spec.qformer.n_layers
-    with (
-        GraphWriter(building / FILES["vision"], recipe, fold_projections(read), threads) as graph,
-        progress("rounding the vision side", n_steps) as bar,
-    ):
-        write_vision(graph, spec, bar.advance)
-    with (
-        GraphWriter(building / FILES["decoder"], recipe, read, threads) as graph,
-        progress("rounding the language model", spec.language.n_layers + 1) as bar,
-    ):
-        write_decoder(graph, spec.language, bar.advance)
-    _write_embeddings(building, recipe, threads, read)
-    assert seen == set(weights.names), "a tensor was read from the sources and written nowhere"
-
-
-def _write_embeddings(building: Path, recipe: Recipe, threads: int, read: ReadTensor) -> None:
-    """Writes the embedding table: float32 rows, or codes and their scales and offsets."""
-    rounding = recipe.rounding(EMBEDDINGS)
-    table = read(EMBEDDINGS)
-    if not rounding.has_codes:
-        np.save(building / FILES["embeddings"], table.numpy())
-        return
-    rounded = round_matrix(table, rounding, threads)
-    offsets = -rounded.zero_points.float() * rounded.scales
-    scales = np.stack([rounded.scales.numpy(), offsets.numpy()], axis=-1)
-    np.save(building / FILES["embeddings"], rounded.codes.numpy())
-    np.save(building / FILES["embeddings-scales"], scales)
+    Returns:
+        The recipe after the choices that were left to measurement, and the probes' image tokens.
+    """
+    read = SeenNames(weights.read)
+    threads = resolve_threads(options.threads)
+    writer = PartWriter(building, plan, plan.recipe, read, threads, progress)
+    recipe, images = write_vision_side(writer, weights)
+    writer.write_decoder()
+    writer.write_embeddings()
+    assert read.names == set(weights.names), "a tensor of the sources was written nowhere"
+    return recipe, images
 
 
 def _describe(
-    building: Path, weights: MergedWeights, recipe: Recipe, progress: Progress
+    building: Path, weights: MergedWeights, plan: Plan, recipe: Recipe, progress: Progress
 ) -> Variant:
     """Writes the manifest, its errors still unmeasured, and reads the variant back."""
     sources = weights.files.all_files
-    written = [(role, building / name) for role, name in FILES.items()]
-    written = [(role, path) for role, path in written if path.exists()]
+    written = [(role, building / name) for role, name in plan.files.items()]
     total_bytes = sum(path.stat().st_size for path in (*sources, *(p for _, p in written)))
     with progress("hashing", total_bytes, "bytes") as bar:
 
@@ -227,7 +194,7 @@ def _describe(
 
         files = tuple(describe(path, building, role) for role, path in written)
         origin = tuple(describe(path, weights.files.folder, "source") for path in sources)
-    tokenizer = Tokenizer(building / FILES["tokenizer"])
+    tokenizer = Tokenizer(building / plan.files[TOKENIZER])
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         bits=recipe.bits,
@@ -249,21 +216,25 @@ def _write_manifest(folder: Path, manifest: Manifest) -> Variant:
 
 
 def _try_out(
-    variant: Variant, weights: MergedWeights, options: QuantizeOptions, progress: Progress
+    variant: Variant,
+    weights: MergedWeights,
+    images: EncodedProbes,
+    options: QuantizeOptions,
+    progress: Progress,
 ) -> tuple[Variant, str]:
-    """Opens the variant, measures it against the sources and lets it answer once.
+    """Opens the variant, lets it answer once and measures it against the sources.
 
     Returns:
         The variant with its errors, and the answer.
     """
     tokenizer = Tokenizer(variant.path("tokenizer"))
-    with progress("packing for this machine"):
-        backend = open_backend(variant, BackendOptions("cpu", options.threads), lambda _: None)
-        answer = _answer_once(backend, tokenizer, variant)
+    weights.close()  # what was mapped to be rounded
+    with progress("answering a question"):
+        backend = open_backend(variant, BackendOptions("cpu", options.threads))
+        answer = _answer_once(replace(backend, encoder=_ProbeEncoder(images)), tokenizer, variant)
     with progress("measuring against full precision"):
-        errors = measure_errors(
-            weights.spec, weights.read, backend, tokenizer, variant.manifest.template
-        )
+        template = variant.manifest.template
+        errors = measure_errors(weights.spec, weights.read, backend, tokenizer, template, images)
     _check_error(errors, options.max_error)
     return _write_manifest(variant.folder, replace(variant.manifest, errors=errors)), answer
 
@@ -274,6 +245,20 @@ def _check_error(errors: MeasuredErrors, max_error: float | None) -> None:
             f"the logits diverge by {errors.logits_kl_nats:.4f} nats, more than {max_error:g}",
             "use more bits: `--bits 8`, or a larger `--max-error`",
         )
+
+
+@dataclass(frozen=True)
+class _ProbeEncoder:
+    """Gives the first probe's image tokens, which the variant computed before.
+
+    With the vision side opened again, making a variant would take a third more memory.
+    """
+
+    images: EncodedProbes
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """Gives (1, Q, D) whatever the pixels (1, 3, S, S) are."""
+        return self.images.rounded[[PROBES[0].picture]]
 
 
 def _answer_once(backend: Backend, tokenizer: Tokenizer, variant: Variant) -> str:

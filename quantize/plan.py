@@ -5,20 +5,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from quantize.recipe import Recipe, Rounding
-from tinyv_cli.memory import PACKED_SHARE, estimate_run_bytes
+from tinyv_cli.manifest import list_graph_roles, make_graph_role
+from tinyv_cli.memory import estimate_run_bytes
 from tinyv_cli.spec import ModelSpec
 
 Shapes = Mapping[str, tuple[int, ...]]
 EMBEDDINGS = "language.embed_tokens.weight"
-FILES = {  # role → name, in the order of the manifest
-    "vision": "vision.onnx",
-    "vision-data": "vision.data",
-    "decoder": "decoder.onnx",
-    "decoder-data": "decoder.data",
-    "embeddings": "embeddings.npy",
-    "embeddings-scales": "embeddings.scales.npy",
-    "tokenizer": "tokenizer.json",
-}
+TOKENIZER = "tokenizer"
+_ARRAYS = {"embeddings": "embeddings.npy", "embeddings-scales": "embeddings.scales.npy"}
+_MOST_GRAPHS = 4  # of one part; they are opened in parallel
+_LEAST_GRAPH_BYTES = 256 << 20  # of weights; below that there is nothing to gain
 PAGE_BYTES = 4096  # mapped tensors of a page or more start on one
 SMALL_ALIGN_BYTES = 64  # what is smaller starts on a cache line
 _GRAPH_BYTES_PER_TENSOR = 700  # of an `.onnx` file: name, place in the data file, its node
@@ -32,13 +28,13 @@ class PlannedPart:
 
     Attributes:
         name: `vision`, `decoder` or `embeddings`.
-        files: the names of its files.
+        files: role → name of its files, in the manifest's order.
         n_weights: numbers before rounding.
         size_bytes: bytes of its files, within a few per cent.
     """
 
     name: str
-    files: tuple[str, ...]
+    files: Mapping[str, str]
     n_weights: int
     size_bytes: int
 
@@ -58,7 +54,7 @@ class Plan:
         parts: of the variant.
         run_bytes: memory an answer takes with a full context.
         quantise_bytes: memory that making the variant takes at its peak.
-        disk_bytes: free disk that making the variant needs, packed copies included.
+        disk_bytes: free disk that making the variant needs.
     """
 
     spec: ModelSpec
@@ -72,6 +68,17 @@ class Plan:
     def size_bytes(self) -> int:
         """Bytes of the variant's files."""
         return sum(part.size_bytes for part in self.parts)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Role → name of all files, in the manifest's order."""
+        named = {role: name for part in self.parts for role, name in part.files.items()}
+        return named | {TOKENIZER: "tokenizer.json"}
+
+    def graph_files(self, part: str) -> list[str]:
+        """Names of a part's graphs, in the order in which they run."""
+        files = self.files
+        return [files[role] for role in list_graph_roles(part, files)]
 
 
 def make_plan(spec: ModelSpec, shapes: Shapes, recipe: Recipe) -> Plan:
@@ -88,13 +95,13 @@ def make_plan(spec: ModelSpec, shapes: Shapes, recipe: Recipe) -> Plan:
         "projection.weight": (spec.language.width, spec.qformer.width),
         "projection.bias": (spec.language.width,),
     }
+    vision_shapes = {**{n: shapes[n] for n in vision}, **projection}
     parts = (
-        _plan_part("vision", {**{n: shapes[n] for n in vision}, **projection}, recipe),
-        _plan_part("decoder", {n: shapes[n] for n in language}, recipe),
-        _plan_part("embeddings", {EMBEDDINGS: shapes[EMBEDDINGS]}, recipe),
+        _plan_part("vision", vision_shapes, recipe, spec.vision.n_layers),
+        _plan_part("decoder", {n: shapes[n] for n in language}, recipe, spec.language.n_layers),
+        _plan_part("embeddings", {EMBEDDINGS: shapes[EMBEDDINGS]}, recipe, 1),
     )
     size_bytes = sum(part.size_bytes for part in parts)
-    packed = PACKED_SHARE * sum(part.size_bytes for part in parts if part.name != "embeddings")
     largest = max(math.prod(shape) for shape in shapes.values())
     return Plan(
         spec=spec,
@@ -102,7 +109,7 @@ def make_plan(spec: ModelSpec, shapes: Shapes, recipe: Recipe) -> Plan:
         parts=parts,
         run_bytes=estimate_run_bytes(spec, size_bytes, spec.language.context_length),
         quantise_bytes=_estimate_quantise_bytes(size_bytes, parts[0].size_bytes, largest),
-        disk_bytes=int(size_bytes + packed),
+        disk_bytes=size_bytes,
     )
 
 
@@ -117,16 +124,24 @@ def _estimate_quantise_bytes(size_bytes: int, vision_bytes: int, largest: int) -
     return _PROGRAM_BYTES + max(rounding, measuring)
 
 
-def _plan_part(name: str, shapes: Shapes, recipe: Recipe) -> PlannedPart:
+def _plan_part(name: str, shapes: Shapes, recipe: Recipe, n_layers: int) -> PlannedPart:
     size_bytes = sum(
         _stored_bytes(shape, recipe.rounding(tensor)) + _GRAPH_BYTES_PER_TENSOR
         for tensor, shape in shapes.items()
     )
-    roles = [name, f"{name}-data", f"{name}-scales"]
+    n_graphs = min(_MOST_GRAPHS, n_layers, max(1, size_bytes // _LEAST_GRAPH_BYTES))
+    files = _name_files(name, n_graphs)
     if all(not recipe.rounding(tensor).has_codes for tensor in shapes):
-        roles.remove(f"{name}-scales")
-    files = tuple(FILES[role] for role in roles if role in FILES)
+        files.pop(f"{name}-scales", None)
     return PlannedPart(name, files, _count(shapes.values()), size_bytes)
+
+
+def _name_files(part: str, n_graphs: int) -> dict[str, str]:
+    """Role → name: the arrays of the embeddings; else graphs, and one file of numbers for all."""
+    if part in _ARRAYS:
+        return dict(_ARRAYS)
+    roles = [make_graph_role(part, place) for place in range(n_graphs)]
+    return {role: f"{role}.onnx" for role in roles} | {f"{part}-data": f"{part}.data"}
 
 
 def _stored_bytes(shape: tuple[int, ...], rounding: Rounding) -> int:
@@ -134,6 +149,8 @@ def _stored_bytes(shape: tuple[int, ...], rounding: Rounding) -> int:
     if not rounding.has_codes:
         return _add_wait(rounding.bits // 8 * math.prod(shape))
     n_rows, n_columns = shape
+    if rounding.per_channel:
+        return _add_wait(n_rows * n_columns) + _add_wait(_FLOAT_BYTES * n_rows)
     group = rounding.fit(n_columns).group
     n_groups = -(-n_columns // group)
     codes = n_rows * n_groups * group * rounding.bits // 8

@@ -1,5 +1,6 @@
 """A tensor's name becomes the rounding it gets: recipes as data; knows no arithmetic."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,12 +14,15 @@ class Rounding:
 
     Attributes:
         bits: bits of a code; 16 and 32 keep no codes but float16 or float32.
-        group: neighbouring columns of a row that share one scale and one zero point; `fit` makes
-            it smaller for some matrices.
+        group: neighbouring columns of a row that share one scale and one zero point, and so many
+            neighbouring activations one scale; `fit` makes it smaller for some matrices.
+        per_channel: instead, a row has one scale and no zero point, and all activations that meet
+            the matrix share one: the fast kind, at 8 bits only.
     """
 
     bits: int
     group: int = 128
+    per_channel: bool = False
 
     @property
     def has_codes(self) -> bool:
@@ -35,13 +39,10 @@ class Rounding:
                 return replace(self, group=group)
         return self
 
-    def bits_per_weight(self) -> float:
-        """Bits stored for one weight: a code, its share of a float32 scale and of a zero point."""
-        return self.bits + ((32 + self.bits) / self.group if self.has_codes else 0.0)
-
 
 INT4 = Rounding(4)
 INT8 = Rounding(8)
+INT8_PER_CHANNEL = Rounding(8, per_channel=True)
 FLOAT16 = Rounding(FLOAT16_BITS)
 FLOAT32 = Rounding(32)
 
@@ -89,16 +90,22 @@ class Recipe:
                 return rounding
         return FLOAT32
 
+    def replace_rounding(self, names: Iterable[str], rounding: Rounding) -> "Recipe":
+        """The same with another rounding for some tensors."""
+        return replace(self, rules=_rules(rounding, tuple(names)) + self.rules)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the manifest."""
         return {
             "bits": self.bits,
-            "rules": [
-                {"tensors": pattern, "bits": rounding.bits, "group": rounding.group}
-                for pattern, rounding in self.rules
-            ],
+            "rules": [{"tensors": pattern, **_describe(each)} for pattern, each in self.rules],
             "otherwise": "float32",
         }
+
+
+def _describe(rounding: Rounding) -> dict[str, int | str]:
+    group = "channel" if rounding.per_channel else rounding.group
+    return {"bits": rounding.bits, "group": group}
 
 
 def _rules(rounding: Rounding, patterns: tuple[str, ...]) -> tuple[tuple[str, Rounding], ...]:

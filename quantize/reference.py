@@ -15,14 +15,17 @@ from tinyv_cli.model.tinygptv import make_empty_model
 from tinyv_cli.spec import ModelSpec
 
 Read = Callable[[str], Tensor]
+Watch = Callable[[str, Tensor, Tensor], None]  # a matrix's name, its input (B, N, K), W (M, K)
 
 
 class _Stream:
     """Runs parts of a network, each filled when it is used and emptied right after."""
 
-    def __init__(self, spec: ModelSpec, read: Read) -> None:
+    def __init__(self, spec: ModelSpec, read: Read, watch: Watch | None = None) -> None:
         self._model = make_empty_model(spec)
         self._read = read
+        if watch is not None:
+            _watch_linears(self._model, watch)
 
     def run(
         self, part: str, *inputs: Sequence[Tensor], call: Callable[..., Tensor] | None = None
@@ -43,19 +46,33 @@ class _Stream:
         return outputs
 
 
+def _watch_linears(model: nn.Module, watch: Watch) -> None:
+    """Lets a function be told of all that enters a linear."""
+
+    def make_hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda linear, inputs: watch(name, inputs[0], linear.get_parameter("weight"))
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_pre_hook(make_hook(f"{name}.weight"))
+
+
 @torch.no_grad()
-def compute_image_tokens(spec: ModelSpec, read: Read, pixels: np.ndarray) -> np.ndarray:
+def compute_image_tokens(
+    spec: ModelSpec, read: Read, pixels: np.ndarray, watch: Watch | None = None
+) -> np.ndarray:
     """Computes what `TinyGptV.encode` does, to 1e-5 of its norm.
 
     Args:
         spec: the network's numbers.
         read: gives the float32 tensor of a name; called once a name.
         pixels: (B, 3, S, S) float32, normalised.
+        watch: is told of every matrix's input, picture by picture.
 
     Returns:
         (B, Q, D) float32.
     """
-    stream = _Stream(spec, read)
+    stream = _Stream(spec, read, watch)
     states = stream.run("vision.embeddings", [torch.tensor(each)[None] for each in pixels])
     for layer in range(spec.vision.n_layers):
         states = stream.run(f"vision.layers.{layer}", states)

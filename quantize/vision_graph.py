@@ -1,4 +1,4 @@
-"""ViT, ln_vision, Q-Former and folded projection become `vision.onnx`: pixels in, image tokens out.
+"""ViT, ln_vision, Q-Former and folded projection become graphs: pixels in, image tokens out.
 
 Knows the network's order of operations, not how a matrix is rounded. The values `features`,
 `query_tokens` and `image_tokens` carry these names in the graph, so that each part can be compared.
@@ -6,42 +6,59 @@ Knows the network's order of operations, not how a matrix is rounded. The values
 Source: operators as documented in onnxruntime's ContribOperators.md (MultiHeadAttention, Gelu).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto
+from onnx.helper import make_tensor_value_info
 
-from quantize.graph import MICROSOFT, GraphWriter, ReadTensor
+from quantize.graph import MICROSOFT, GraphWriter, ReadTensor, divide
 from tinyv_cli.spec import ModelSpec, QFormerSpec, VisionSpec
 
 _BERT = "qformer.bert"
 
 
-def write_vision(graph: GraphWriter, spec: ModelSpec, advance: Callable[[], None]) -> None:
-    """Writes the graph and tensors of the vision side.
+def write_vision(
+    graphs: Sequence[GraphWriter], spec: ModelSpec, advance: Callable[[], None]
+) -> None:
+    """Writes the graphs and tensors of the vision side.
 
     Args:
-        graph: where to; its recipe rounds the matrices. It must read `projection.*`, as
-            `fold_projections` makes it.
+        graphs: where to; each takes what the one before gives. Their recipe rounds the matrices.
+            They must read `projection.*`, as `fold_projections` makes it.
         spec: the model's numbers.
         advance: called after each ViT block and each Q-Former layer.
     """
-    x = _write_patches(graph, spec.vision)  # (B, N, Dv)
-    for layer in range(spec.vision.n_layers):
-        x = _write_vit_block(graph, spec.vision, layer, x)
-        advance()
+    side = spec.vision.image_px
+    entering = make_tensor_value_info("pixels", TensorProto.FLOAT, ["B", 3, side, side])
+    x = "pixels"
+    for graph, layers in zip(graphs, divide(spec.vision.n_layers, len(graphs)), strict=True):
+        if graph is graphs[0]:
+            x = _write_patches(graph, spec.vision)  # (B, N, Dv)
+        for layer in layers:
+            x = _write_vit_block(graph, spec.vision, layer, x)
+            advance()
+        shape = ["B", spec.vision.n_tokens, spec.vision.width]
+        if graph is graphs[-1]:
+            x = _write_image_tokens(graph, spec, x, advance)
+            shape = ["B", spec.qformer.n_queries, spec.language.width]
+        leaving = make_tensor_value_info(x, TensorProto.FLOAT, shape)
+        graph.save([entering], [leaving])
+        entering = leaving
+
+
+def _write_image_tokens(
+    graph: GraphWriter, spec: ModelSpec, x: str, advance: Callable[[], None]
+) -> str:
+    """ln_vision, Q-Former and projection, (B, N, Dv) → (B, Q, D)."""
     features = graph.layer_norm(x, "vision.ln_vision", spec.vision.ln_vision_eps)
-    tokens = _write_queries(graph, spec.qformer)  # (B, Q, Dq)
+    tokens = _write_queries(graph, spec.qformer, features)  # (B, Q, Dq)
     for layer in range(spec.qformer.n_layers):
         tokens = _write_qformer_layer(graph, spec.qformer, layer, tokens, features)
         advance()
-    image_tokens = graph.linear(tokens, "projection")  # (B, Q, D)
-    graph.apply("Identity", [image_tokens], "image_tokens")
-    side = spec.vision.image_px
-    pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["B", 3, side, side])
-    shape = ["B", spec.qformer.n_queries, spec.language.width]
-    graph.save([pixels], [helper.make_tensor_value_info("image_tokens", TensorProto.FLOAT, shape)])
+    image_tokens = graph.linear(tokens, "projection")
+    return graph.apply("Identity", [image_tokens], "image_tokens")
 
 
 def fold_projections(read: ReadTensor) -> ReadTensor:
@@ -71,7 +88,8 @@ def _write_patches(graph: GraphWriter, spec: VisionSpec) -> str:
     grid = graph.apply("Conv", ["pixels", *kernel], f"{at}.grid", kernel_shape=patch, strides=patch)
     channels_first = graph.reshape(grid, (0, spec.width, spec.n_patches), f"{at}.channels")
     patches = graph.apply("Transpose", [channels_first], f"{at}.patches", perm=[0, 2, 1])
-    token = _repeat_for_batch(graph, graph.weight(f"{at}.class_embedding"), (1, spec.width))
+    token = graph.weight(f"{at}.class_embedding")
+    token = _repeat_for_batch(graph, token, (1, spec.width), "pixels")
     tokens = graph.apply("Concat", [token, patches], f"{at}.tokens", axis=1)
     return graph.apply("Add", [tokens, graph.weight(f"{at}.position_embedding")], f"{at}.out")
 
@@ -104,7 +122,7 @@ def _write_attention(
     )
 
 
-def _write_queries(graph: GraphWriter, spec: QFormerSpec) -> str:
+def _write_queries(graph: GraphWriter, spec: QFormerSpec, features: str) -> str:
     """The learned queries after their LayerNorm, one set for each picture: (B, Q, Dq)."""
     normed = torch.nn.functional.layer_norm(
         graph.read("qformer.query_tokens"),
@@ -114,12 +132,12 @@ def _write_queries(graph: GraphWriter, spec: QFormerSpec) -> str:
         spec.eps,
     )
     queries = graph.constant("queries", normed.numpy())
-    return _repeat_for_batch(graph, queries, (spec.n_queries, spec.width))
+    return _repeat_for_batch(graph, queries, (spec.n_queries, spec.width), features)
 
 
-def _repeat_for_batch(graph: GraphWriter, x: str, shape: tuple[int, ...]) -> str:
-    """Repeats (1, *shape) once for each picture."""
-    batch = graph.apply("Shape", ["pixels"], f"{x}.batch", start=0, end=1)
+def _repeat_for_batch(graph: GraphWriter, x: str, shape: tuple[int, ...], like: str) -> str:
+    """Repeats (1, *shape) once for each picture that `like` has."""
+    batch = graph.apply("Shape", [like], f"{x}.batch", start=0, end=1)
     tail = graph.constant(f"{x}.tail", np.array(shape, np.int64))
     full = graph.apply("Concat", [batch, tail], f"{x}.shape", axis=0)
     return graph.apply("Expand", [x, full], f"{x}.repeated")

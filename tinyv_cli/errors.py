@@ -33,10 +33,6 @@ class TinyvError(Exception):
         self.problem = problem
         self.hint = hint
 
-    def __reduce__(self) -> tuple[type["TinyvError"], tuple[str, str]]:
-        """Lets an error of another process arrive whole."""
-        return type(self), (self.problem, self.hint)
-
 
 class UsageError(TinyvError):
     """The command line asks for something that does not exist or does not go together."""

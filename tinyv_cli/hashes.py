@@ -56,12 +56,6 @@ def remember_hashes(folder: Path, entries: Sequence[FileEntry]) -> None:
     _write_stamps(folder, {entry.path: _make_stamp(folder, entry) for entry in entries})
 
 
-def forget_hashes(folder: Path) -> None:
-    """Drops the stamps of a folder that is gone."""
-    with suppress(OSError):
-        _stamps_path(folder).unlink(missing_ok=True)
-
-
 def hash_file(path: Path, bar: Bar | None = None) -> str:
     """SHA-256 of a file as 64 hexadecimal digits; the bar advances by bytes."""
     digest, buffer = hashlib.sha256(), bytearray(CHUNK_BYTES)

@@ -6,8 +6,9 @@ every path is looked at before anything else uses it.
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -133,6 +134,35 @@ class Variant:
             if entry.role == role:
                 return self.folder / entry.path
         raise WeightsError(f"variant {self.name} has no file with the role '{role}'", MAKE_AGAIN)
+
+    def has(self, role: str) -> bool:
+        """Whether a file has this role."""
+        return any(entry.role == role for entry in self.manifest.files)
+
+    def graphs(self, part: str) -> list[Path]:
+        """Where a part's graphs lie, in the order in which they run.
+
+        Raises:
+            WeightsError: there is none.
+        """
+        roles = list_graph_roles(part, {entry.role for entry in self.manifest.files})
+        return [self.path(role) for role in roles or [part]]
+
+
+def make_graph_role(part: str, place: int) -> str:
+    """The role of one of a part's graphs: `decoder`, then `decoder-2`, and so on.
+
+    Args:
+        part: `vision` or `decoder`.
+        place: among the part's graphs in the order in which they run, from 0.
+    """
+    return part if place == 0 else f"{part}-{place + 1}"
+
+
+def list_graph_roles(part: str, roles: Collection[str]) -> list[str]:
+    """Those of the roles that are graphs of a part, in the order in which they run."""
+    wanted = (make_graph_role(part, place) for place in range(len(roles)))
+    return list(takewhile(roles.__contains__, wanted))
 
 
 def read_variant(folder: Path) -> Variant:

@@ -12,7 +12,6 @@ from tinyv_cli.errors import DeviceError
 from tinyv_cli.manifest import Variant
 from tinyv_cli.spec import LanguageSpec, ModelSpec, VisionSpec
 
-PACKED_SHARE = 2.2  # bytes of a packed copy to those of its part: it keeps the portable numbers too
 _FLOAT_BYTES = 4
 _PROGRAM_BYTES = 150_000_000  # interpreter, runtime, tokenizer: 130-160 MB measured
 

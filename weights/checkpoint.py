@@ -74,9 +74,10 @@ class MergedWeights:
         for target, origin in claims.items():
             self._parts[target.name][target.part] = origin
 
-    def shape(self, name: str) -> Shape:
-        """The shape of one of `names`."""
-        return self._shapes[name]
+    @property
+    def shapes(self) -> Mapping[str, Shape]:
+        """Name → shape of every tensor of the merged network."""
+        return self._shapes
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor: float32, contiguous, LoRA merged, rows of qkv ordered [3][head][d].

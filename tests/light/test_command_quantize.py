@@ -55,11 +55,10 @@ def hide_pipeline(monkeypatch, missing):
 @pytest.fixture
 def pipeline(monkeypatch, toy):
     """A quantiser that finds a plan and a variant ready; notes what it was asked."""
+    files = {"vision": "v.onnx", "vision-data": "v.data"}, {"decoder": "d.onnx"}
     parts = (
-        SimpleNamespace(
-            files=("v.onnx", "v.data"), n_weights=1000, size_bytes=1100, bits_per_weight=8.8
-        ),
-        SimpleNamespace(files=("d.onnx",), n_weights=3000, size_bytes=1800, bits_per_weight=4.8),
+        SimpleNamespace(files=files[0], n_weights=1000, size_bytes=1100, bits_per_weight=8.8),
+        SimpleNamespace(files=files[1], n_weights=3000, size_bytes=1800, bits_per_weight=4.8),
     )
     plan = SimpleNamespace(
         parts=parts,

@@ -142,7 +142,7 @@ def test_an_installation_without_the_miniature_has_the_errors_it_had(name):
 def test_a_variant_folder_that_only_leftovers_keep_is_no_miniature(demo):
     for path in (demo / "variant").iterdir():
         path.unlink()
-    (demo / "variant" / "packed").mkdir()
+    (demo / "variant" / "notes").mkdir()
     assert read_miniature() is None
 
 
@@ -313,7 +313,8 @@ def made(monkeypatch, tmp_path):
     """A quantiser that makes nothing; what it was asked."""
     asked = []
     folder = write_variant(tmp_path / "made")
-    part = SimpleNamespace(files=("d.onnx",), n_weights=1, size_bytes=1, bits_per_weight=8)
+    files = {"decoder": "d.onnx"}
+    part = SimpleNamespace(files=files, n_weights=1, size_bytes=1, bits_per_weight=8)
     plan = SimpleNamespace(parts=(part,), size_bytes=1, run_bytes=1, quantise_bytes=1, disk_bytes=1)
 
     def make_variant(options, progress):

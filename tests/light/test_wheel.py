@@ -1,4 +1,4 @@
-"""A wheel carries the miniature, and nothing that was packed for one machine."""
+"""A wheel carries the miniature."""
 
 import shutil
 import subprocess
@@ -18,7 +18,6 @@ CARRIED = (
     "variant/manifest.json",
     "variant/decoder.data",
 )
-PACKED = "variant/packed/decoder-this-machine/decoder.onnx"
 
 
 def read_setuptools_version():
@@ -29,7 +28,7 @@ def read_setuptools_version():
 
 
 @pytest.mark.skipif(read_setuptools_version() < 77, reason="builds with setuptools 77 or later")
-def test_a_wheel_carries_the_miniature_and_not_what_was_packed_for_one_machine(tmp_path):
+def test_a_wheel_carries_the_miniature(tmp_path):
     tree = tmp_path / "tree"
     for name in ("tinyv_cli", "quantize", "weights"):
         shutil.copytree(
@@ -37,7 +36,7 @@ def test_a_wheel_carries_the_miniature_and_not_what_was_packed_for_one_machine(t
         )
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
-    for name in (*CARRIED, PACKED):
+    for name in CARRIED:
         path = tree / "weights" / "demo" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
@@ -48,4 +47,3 @@ def test_a_wheel_carries_the_miniature_and_not_what_was_packed_for_one_machine(t
         names = set(archive.namelist())
     assert {f"weights/demo/{name}" for name in CARRIED} <= names
     assert "tinyv_cli/miniature.py" in names
-    assert [name for name in names if "packed/" in name] == []

@@ -70,7 +70,7 @@ def make_script(text, stop=True):
 def make_open_backend(script, seen=None):
     """An `open_backend` whose decoder follows a script; notes what it was asked in `seen`."""
 
-    def open_backend(variant, options, notify, meanwhile=ignore_encoder):
+    def open_backend(variant, options, meanwhile=ignore_encoder):
         if seen is not None:
             seen.update(variant=variant, options=options)
         decoder = ScriptedDecoder(script, options.context_length or 2048)

@@ -55,7 +55,7 @@ class OpenVariant:
 
 
 def open_variant(variant: Variant) -> OpenVariant:
-    backend = open_backend(variant, BackendOptions(threads=1), lambda _: None)
+    backend = open_backend(variant, BackendOptions(threads=1))
     return OpenVariant(variant, backend, Tokenizer(variant.path("tokenizer")))
 
 

@@ -236,16 +236,16 @@ def test_a_disk_that_is_too_small_is_refused_before_writing(sources, tmp_path, m
 
 @pytest.mark.parametrize("after", [0, 5, 60])
 def test_a_disk_that_fills_up_leaves_nothing(after, sources, tmp_path, monkeypatch, capsys):
-    from quantize.graph import GraphWriter
+    from quantize.data_file import DataFile
 
-    append, calls = GraphWriter._append, iter(range(1000))
+    append, calls = DataFile.append, iter(range(1000))
 
-    def fill_up(self, tensor, values):
+    def fill_up(self, values):
         if next(calls) >= after:
-            raise OSError(errno.ENOSPC, "No space left on device", str(self.data_path))
-        append(self, tensor, values)
+            raise OSError(errno.ENOSPC, "No space left on device", str(self.path))
+        return append(self, values)
 
-    monkeypatch.setattr(GraphWriter, "_append", fill_up)
+    monkeypatch.setattr(DataFile, "append", fill_up)
     output = tmp_path / "variants" / "new"
     words = ["quantize", "--sources", sources, "-o", output]
     expect_failure(capsys, words, ExitCode.DEVICE, problem="disk")
@@ -262,7 +262,7 @@ def wait_for_file(output: Path, name: str, process: subprocess.Popen) -> None:
 
 
 @pytest.mark.parametrize("replaces", [False, True])
-@pytest.mark.parametrize("moment", ["vision.data", "decoder.data", "manifest.json", "packed"])
+@pytest.mark.parametrize("moment", ["vision.data", "decoder.data", "manifest.json"])
 def test_a_kill_leaves_the_old_variant_or_none_and_the_next_run_cleans_up(
     moment, replaces, sources, model, tmp_path
 ):
@@ -303,16 +303,16 @@ def test_a_real_interrupt_leaves_no_variant_and_the_next_run_cleans_up(sources, 
 
 @pytest.mark.parametrize("after", [0, 5, 60])
 def test_ctrl_c_stops_quantising_and_leaves_nothing(after, sources, tmp_path, monkeypatch, capsys):
-    from quantize.graph import GraphWriter
+    from quantize.data_file import DataFile
 
-    append, calls = GraphWriter._append, iter(range(1000))
+    append, calls = DataFile.append, iter(range(1000))
 
-    def interrupt(self, tensor, values):
+    def interrupt(self, values):
         if next(calls) >= after:
             raise KeyboardInterrupt
-        append(self, tensor, values)
+        return append(self, values)
 
-    monkeypatch.setattr(GraphWriter, "_append", interrupt)
+    monkeypatch.setattr(DataFile, "append", interrupt)
     output = tmp_path / "variants" / "new"
     words = ["quantize", "--sources", str(sources), "-o", str(output)]
     assert main(words) == ExitCode.INTERRUPTED

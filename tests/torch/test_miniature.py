@@ -21,7 +21,7 @@ def demo(tmp_path, monkeypatch, tiny_sources: Path, tiny_model: Path) -> Path:
     """An installation with small sources and their variant, and a user without any."""
     folder = tmp_path / "site-packages" / "weights" / "demo"
     shutil.copytree(tiny_sources, folder / "sources")
-    shutil.copytree(tiny_model, folder / "variant", ignore=shutil.ignore_patterns("packed"))
+    shutil.copytree(tiny_model, folder / "variant")
     monkeypatch.setattr(miniature, "demo_dir", lambda: folder)
     monkeypatch.setenv("TINYV_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)

@@ -64,14 +64,15 @@ def test_a_rewound_cache_holds_nothing_of_what_was_forgotten(opened):
     assert relative(decoder.extend([other[:5]]), fresh) > 10 * bound, "the bound tells nothing"
 
 
-def test_a_prompt_longer_than_a_chunk_gives_the_logits_of_one_pass(opened, monkeypatch):
-    backend, bound = opened
-    ids = make_ids(700, 3)
-    backend.decoder.rewind(0)
-    in_chunks = backend.decoder.extend([ids])
+@pytest.mark.parametrize("bits", BOUNDS)
+def test_a_prompt_longer_than_a_chunk_gives_the_logits_of_one_pass(
+    bits, golden_variant, monkeypatch
+):
+    variant, ids = golden_variant(CASES[1], bits), make_ids(700, 3)
+    in_chunks = open_variant(variant).backend.decoder.extend([ids])
     monkeypatch.setattr(onnx_cpu_module, "_CHUNK_POSITIONS", 2048)
-    backend.decoder.rewind(0)
-    assert relative(in_chunks, backend.decoder.extend([ids])) < bound
+    at_once = open_variant(variant).backend.decoder.extend([ids])
+    assert relative(in_chunks, at_once) < BOUNDS[bits]
 
 
 def test_image_tokens_stand_where_they_are_put(opened):
@@ -86,7 +87,7 @@ def test_image_tokens_stand_where_they_are_put(opened):
 
 def test_a_decoder_fills_its_context_to_the_last_position(golden_variant):
     variant = golden_variant(CASES[1], 32)
-    short = open_backend(variant, BackendOptions(threads=1, context_length=40), print).decoder
+    short = open_backend(variant, BackendOptions(threads=1, context_length=40)).decoder
     full = open_variant(variant).backend.decoder
     ids = make_ids(40, 7)
     assert relative(short.extend([ids]), full.extend([ids])) < BOUNDS[32]
@@ -97,13 +98,13 @@ def test_a_decoder_fills_its_context_to_the_last_position(golden_variant):
 def test_a_context_the_model_does_not_know_is_refused(context_length, golden_variant):
     variant = golden_variant(CASES[1], 32)
     with pytest.raises(UsageError, match=str(context_length)):
-        open_backend(variant, BackendOptions(context_length=context_length), print)
+        open_backend(variant, BackendOptions(context_length=context_length))
 
 
 @pytest.mark.parametrize(("device", "kind"), [("cuda", DeviceError), ("tpu", UsageError)])
 def test_a_device_that_cannot_be_used_is_refused(device, kind, golden_variant):
     with pytest.raises(kind, match=device if kind is UsageError else "CUDA"):
-        open_backend(golden_variant(CASES[1], 32), BackendOptions(device=device), print)
+        open_backend(golden_variant(CASES[1], 32), BackendOptions(device=device))
 
 
 def test_an_encoder_that_is_closed_stops_encoding_and_can_begin_anew(golden_variant):
@@ -115,7 +116,7 @@ def test_an_encoder_that_is_closed_stops_encoding_and_can_begin_anew(golden_vari
     def open_graph():
         if closing.pop(0):
             encoder.close()  # as another thread does
-        return open_session(variant.path("vision"), 1)
+        return [open_session(variant.path("vision"), 1)]
 
     encoder = onnx_cpu_module.OnnxEncoder(open_graph)
     with pytest.raises(Exception, match="terminate"):

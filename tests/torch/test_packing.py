@@ -6,6 +6,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from quantize.data_file import DataFile
 from quantize.graph import GraphWriter
 from quantize.groupwise import round_matrix
 from quantize.packing import from_nibbles, to_matmul_nbits
@@ -32,7 +33,8 @@ def test_a_group_leaves_no_column_over_where_it_can(n_columns, group):
 def test_a_linear_of_the_graph_is_the_rounded_matrix_times_its_input(tmp_path, bits, n_columns):
     tensors = {"m.weight": torch.randn(48, n_columns), "m.bias": torch.randn(48)}
     recipe = Recipe(bits, (("m.weight", Rounding(bits)),) if bits < 32 else ())
-    with GraphWriter(tmp_path / "m.onnx", recipe, tensors.__getitem__) as graph:
+    with DataFile(tmp_path / "m.data") as data:
+        graph = GraphWriter(tmp_path / "m.onnx", data, recipe, tensors.__getitem__)
         graph.linear("x", "m")
         shapes = {"x": n_columns, "m.out": 48}
         infos = [

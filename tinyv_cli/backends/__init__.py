@@ -65,7 +65,6 @@ def ignore_encoder(encoder: ImageEncoder, device: str) -> None:
 def open_backend(
     variant: Variant,
     options: BackendOptions,
-    notify: Callable[[str], None],
     meanwhile: Meanwhile = ignore_encoder,
 ) -> Backend:
     """Opens a variant on a device.
@@ -73,7 +72,6 @@ def open_backend(
     Args:
         variant: a variant whose files have been checked.
         options: device, threads and context.
-        notify: takes one line for the user.
         meanwhile: is given the encoder before the decoder is opened, and may use it in a thread.
 
     Raises:
@@ -89,4 +87,4 @@ def open_backend(
         raise DeviceError("this version of tinyv has no CUDA backend", "use `--device cpu`")
     from tinyv_cli.backends.onnx_cpu import open_cpu
 
-    return open_cpu(variant, options, notify, meanwhile)
+    return open_cpu(variant, options, meanwhile)

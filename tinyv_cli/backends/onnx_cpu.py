@@ -12,8 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from tinyv_cli.backends import Backend, BackendOptions, Meanwhile
-from tinyv_cli.backends.onnx_sessions import open_session
-from tinyv_cli.backends.packed import resolve_graph
+from tinyv_cli.backends.onnx_sessions import open_sessions
 from tinyv_cli.backends.threads import resolve_threads
 from tinyv_cli.backends.token_embeddings import TokenEmbeddings, open_token_embeddings
 from tinyv_cli.errors import UsageError
@@ -26,15 +25,15 @@ _CHUNK_POSITIONS = 256
 
 
 class OnnxEncoder:
-    """Pixels → image tokens; its session is opened when the first picture comes.
+    """Pixels → image tokens; its sessions are opened when the first picture comes.
 
     Args:
-        open_graph: opens the session.
+        open_graphs: opens the sessions, in the order in which they run.
     """
 
-    def __init__(self, open_graph: Callable[[], ort.InferenceSession]) -> None:
-        self._open_graph = open_graph
-        self._session: ort.InferenceSession | None = None
+    def __init__(self, open_graphs: Callable[[], list[ort.InferenceSession]]) -> None:
+        self._open_graphs = open_graphs
+        self._sessions: list[ort.InferenceSession] = []
         self._run_options = ort.RunOptions()
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
@@ -47,26 +46,28 @@ class OnnxEncoder:
             (B, Q, D) float32.
 
         Raises:
-            WeightsError: the runtime cannot read the graph.
+            WeightsError: the runtime cannot read a graph.
         """
         run_options = self._run_options
-        if self._session is None:
-            self._session = self._open_graph()
-        tokens: np.ndarray = self._session.run(None, {"pixels": pixels}, run_options)[0]
-        return tokens
+        sessions = self._sessions or self._open_graphs()
+        self._sessions = sessions
+        states = pixels
+        for session in sessions:
+            states = session.run(None, {session.get_inputs()[0].name: states}, run_options)[0]
+        return states
 
     def close(self) -> None:
-        """Frees the session, and stops what another thread encodes; the next picture opens anew."""
+        """Frees the sessions, and stops what another thread encodes; a next picture opens anew."""
         self._run_options.terminate = True
         self._run_options = ort.RunOptions()
-        self._session = None
+        self._sessions = []
 
 
 class OnnxDecoder:
     """Token ids and image tokens → logits, with keys and values in buffers bound once.
 
     Args:
-        session: of `decoder.onnx`.
+        sessions: of the decoder's graphs, in the order in which they run.
         embeddings: the token embeddings.
         spec: the language model's numbers.
         context_length: positions the buffers hold; memory is taken as they fill.
@@ -74,22 +75,21 @@ class OnnxDecoder:
 
     def __init__(
         self,
-        session: ort.InferenceSession,
+        sessions: Sequence[ort.InferenceSession],
         embeddings: TokenEmbeddings,
         spec: LanguageSpec,
         context_length: int,
     ) -> None:
         self.context_length = context_length
         self.length = 0
-        self._session = session
         self._embeddings = embeddings
-        self._width = spec.width
         self._last_positions = np.zeros(1, np.int32)
         self._total_length = np.zeros((), np.int32)
         self._logits = np.empty((1, spec.vocab_size), np.float32)
-        self._token = np.empty((1, 1, spec.width), np.float32)
+        # What the graphs hand on to one another; one position needs no array of its own.
+        self._hidden = np.empty((len(sessions), 1, _CHUNK_POSITIONS, spec.width), np.float32)
         self._cache = make_cache(spec, context_length)
-        self._binding = session.io_binding()
+        self._graphs = [_BoundGraph(session) for session in sessions]
         self._bind_buffers()
 
     def extend(self, segments: Sequence[Segment]) -> np.ndarray:
@@ -120,32 +120,56 @@ class OnnxDecoder:
     def _run(self, embeddings: np.ndarray) -> None:
         """Computes (T, D) embeddings; keys, values and logits land in the bound buffers."""
         n_new = len(embeddings)
-        if n_new == 1:
-            self._token[0] = embeddings
-            self._bind_array("embeddings", self._token)
-        else:
-            self._bind_array("embeddings", np.ascontiguousarray(embeddings[None]))
+        states = self._hidden[:, :, :n_new]  # (graphs, 1, T, D)
+        states[0, 0] = embeddings
         self.length += n_new
         self._last_positions[0] = self.length - 1
         self._total_length[()] = self.length
-        self._session.run_with_iobinding(self._binding)
+        for place, graph in enumerate(self._graphs):
+            graph.bind_input(graph.entering, states[place])
+            if place + 1 < len(self._graphs):
+                graph.bind_output(graph.leaving, states[place + 1])
+            graph.run()
 
     def _bind_buffers(self) -> None:
         """Binds every buffer that stays where it is."""
-        self._bind_array("last_positions", self._last_positions)
-        self._bind_array("total_length", self._total_length)
-        self._binding.bind_output(
-            "logits", "cpu", 0, np.float32, self._logits.shape, self._logits.ctypes.data
-        )
-        for name, buffer in self._cache.items():
-            self._bind_array(f"past_{name}", buffer)
-            self._binding.bind_output(
-                f"present_{name}", "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data
-            )
+        for graph in self._graphs:
+            graph.bind_input("last_positions", self._last_positions)
+            graph.bind_input("total_length", self._total_length)
+            for name in graph.cache_names:
+                graph.bind_input(f"past_{name}", self._cache[name])
+                graph.bind_output(f"present_{name}", self._cache[name])
+        self._graphs[-1].bind_output("logits", self._logits)
 
-    def _bind_array(self, name: str, array: np.ndarray) -> None:
-        """Binds an input to an array's memory; the array must outlive the run."""
+
+class _BoundGraph:
+    """A session whose inputs and outputs lie in arrays of the caller, which must outlive a run.
+
+    Attributes:
+        entering: name of the hidden states that it takes.
+        leaving: name of what it gives.
+        cache_names: of the keys and values that it extends: `key.0`, `value.0`, …
+    """
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        names = [value.name for value in session.get_inputs()]
+        self.entering = names[0]
+        self.leaving = session.get_outputs()[0].name
+        self.cache_names = [name[len("past_") :] for name in names if name.startswith("past_")]
+        self._session = session
+        self._binding = session.io_binding()
+
+    def bind_input(self, name: str, array: np.ndarray) -> None:
+        """Binds an input to an array's memory."""
         self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+    def bind_output(self, name: str, array: np.ndarray) -> None:
+        """Lets an output be written into an array's memory."""
+        self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+    def run(self) -> None:
+        """Computes the outputs."""
+        self._session.run_with_iobinding(self._binding)
 
 
 def make_cache(spec: LanguageSpec, context_length: int) -> dict[str, np.ndarray]:
@@ -163,18 +187,12 @@ def make_cache(spec: LanguageSpec, context_length: int) -> dict[str, np.ndarray]
     return dict(zip(names, np.frombuffer(memory, np.float32).reshape(shape), strict=True))
 
 
-def open_cpu(
-    variant: Variant,
-    options: BackendOptions,
-    notify: Callable[[str], None],
-    meanwhile: Meanwhile,
-) -> Backend:
+def open_cpu(variant: Variant, options: BackendOptions, meanwhile: Meanwhile) -> Backend:
     """Opens a variant on the CPU: the decoder now, the vision side with the first picture.
 
     Args:
         variant: a variant whose files have been checked.
         options: threads and context.
-        notify: takes one line for the user.
         meanwhile: is given the encoder before the decoder is opened.
 
     Raises:
@@ -192,21 +210,22 @@ def open_cpu(
             f"use `--ctx-size` with 1 to {spec.context_length}",
         )
     threads = resolve_threads(options.threads)
-
-    def open_part(role: str) -> ort.InferenceSession:
-        return open_session(resolve_graph(variant, role, threads, notify), threads)
-
-    roles = {entry.role for entry in variant.manifest.files}
     embeddings = open_token_embeddings(
         variant.path("embeddings"),
-        variant.path("embeddings-scales") if "embeddings-scales" in roles else None,
+        variant.path("embeddings-scales") if variant.has("embeddings-scales") else None,
         spec.width,
     )
-    encoder = OnnxEncoder(lambda: open_part("vision"))
+    encoder = open_encoder(variant, threads)
     meanwhile(encoder, "cpu")
     try:
-        decoder = OnnxDecoder(open_part("decoder"), embeddings, spec, context_length)
+        sessions = open_sessions(variant.graphs("decoder"), threads)
+        decoder = OnnxDecoder(sessions, embeddings, spec, context_length)
     except BaseException:
         encoder.close()
         raise
     return Backend(encoder, decoder, "cpu", time.perf_counter() - started, encoder.close)
+
+
+def open_encoder(variant: Variant, threads: int) -> OnnxEncoder:
+    """The vision side of a variant; nothing is opened before the first picture."""
+    return OnnxEncoder(lambda: open_sessions(variant.graphs("vision"), threads))

@@ -1,7 +1,11 @@
-"""An `.onnx` file and a number of threads become an onnxruntime session; knows no network."""
+"""`.onnx` files and a number of threads become onnxruntime sessions; knows no network."""
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
@@ -18,67 +22,75 @@ _UNREADABLE = (
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
 )
-# The runtime starts a page only for tensors above 1 MiB. Packed numbers behind a smaller one lie at
-# odd addresses, where its kernels read other bytes than it wrote (quantize/DESIGN.md): such tensors
-# stay in the graph, unpacked.
-_SMALLEST_PACKED_BYTES = (1 << 20) + 1
+_SATURATION = Path(__file__).with_name("saturation.onnx")  # weights of 127 only, in int8
+_LARGEST_ACTIVATION, _LARGEST_WEIGHT = 255, 127
 _ERRORS_ONLY = 3  # ORT_LOGGING_LEVEL_ERROR: warnings of the runtime are not for the user
 
 
+def open_sessions(paths: Sequence[Path], threads: int) -> list[ort.InferenceSession]:
+    """Opens the graphs of a part, several at once: the runtime uses one thread for each.
+
+    Args:
+        paths: the graphs.
+        threads: of one operator, and how many graphs are opened at once.
+
+    Raises:
+        WeightsError: the runtime cannot read a graph or its data.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda path: open_session(path, threads), paths))
+
+
 def open_session(path: Path, threads: int) -> ort.InferenceSession:
-    """Opens a graph; its weights are mapped, not read.
+    """Opens a graph; its weights are mapped, and rearranged for this processor.
 
     Args:
-        path: a portable graph, or one whose weights `save_packed` wrote.
-        threads: threads of one operator.
+        path: the graph.
+        threads: of one operator.
 
     Raises:
         WeightsError: the runtime cannot read the graph or its data.
     """
-    return _open(path, make_options(threads))
-
-
-def save_packed(path: Path, target: Path, threads: int) -> None:
-    """Writes a graph once more with its weights as this processor's kernels want them.
-
-    Args:
-        path: the portable graph.
-        target: the graph to write; its data file stands beside it with the suffix `.data`.
-        threads: threads to work with.
-
-    Raises:
-        WeightsError: the runtime cannot read the graph or its data.
-    """
-    options = make_options(threads)
-    options.optimized_model_filepath = str(target)
-    entries = {
-        "session.optimized_model_external_initializers_file_name": target.with_suffix(".data").name,
-        "session.optimized_model_external_initializers_min_size_in_bytes": str(
-            _SMALLEST_PACKED_BYTES
-        ),
-        "session.save_external_prepacked_constant_initializers": "1",
-    }
-    for key, value in entries.items():
-        options.add_session_config_entry(key, value)
-    _open(path, options)
-
-
-def make_options(threads: int) -> ort.SessionOptions:
-    """Options that every session of ours shares."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _ERRORS_ONLY
-    options.enable_mem_pattern = False  # lengths change from call to call
-    return options
-
-
-def _open(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(
+            str(path), _make_options(threads), providers=["CPUExecutionProvider"]
+        )
     except _UNREADABLE as error:
         reason = str(error).strip().splitlines()[0]
         raise WeightsError(
             f"onnxruntime {ort.__version__} cannot open {path}: {reason}",
             "make the variant again with `tinyv quantize --force`, or `pip install -U onnxruntime`",
         ) from error
+
+
+def _make_options(threads: int) -> ort.SessionOptions:
+    """Options that every session of ours shares."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    options.enable_mem_pattern = False  # lengths change from call to call
+    # After a run, threads that spin in wait of the next would take cores from the next session.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if adds_wrongly():
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
+@cache
+def adds_wrongly() -> bool:
+    """Whether this processor's product of unsigned and signed bytes loses what exceeds 16 bits.
+
+    x86 without VNNI adds pairs of products in 16 bits and cuts them off there. The runtime can take
+    slower instructions instead, but takes them, when told to, on processors that add rightly too.
+
+    Source: onnxruntime, "Quantize ONNX models", on U8S8; `session.x64quantprecision` in
+    onnxruntime_session_options_config_keys.h.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(_SATURATION, options, providers=["CPUExecutionProvider"])
+    n_products = session.get_inputs()[0].shape[1]
+    activations = np.full((1, n_products), _LARGEST_ACTIVATION, np.uint8)
+    sums = session.run(None, {"activations": activations})[0]
+    return bool((sums != n_products * _LARGEST_ACTIVATION * _LARGEST_WEIGHT).any())

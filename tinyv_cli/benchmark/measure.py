@@ -206,9 +206,9 @@ def measure_decoding(
 def count_bytes_per_token(manifest: Manifest, depth: int) -> int:
     """Bytes that decoding one token reads.
 
-    All of the decoder's weights as the variant stores them (the file `decoder-data`; a packed copy
-    rearranges the same bits), one row of the token embeddings, and the keys and values of `depth`
-    positions in float32. What is computed on the way is small and stays in the processor's caches.
+    All of the decoder's weights as the variant stores them (the file `decoder-data`; the
+    runtime rearranges the same bits), one row of the token embeddings, and the keys and values of
+    `depth` positions in float32. What is computed on the way is small and stays in the caches.
 
     Args:
         manifest: of the variant.

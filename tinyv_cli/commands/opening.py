@@ -88,7 +88,7 @@ def open_session(
             started.append(EncoderAhead(wrap(encoder, device), pixels))
 
     try:
-        opening = open_backend(variant, options, console.write_note, start_encoding)
+        opening = open_backend(variant, options, start_encoding)
         with closing(opening) as opened:
             encoder = started[0] if started else wrap(opened.encoder, opened.device)
             backend = replace(opened, encoder=encoder)

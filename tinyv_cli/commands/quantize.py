@@ -48,7 +48,7 @@ def to_plan_table(plan: "Plan") -> str:
     n_weights = sum(part.n_weights for part in plan.parts)
     rows = [
         (
-            ", ".join(part.files),
+            ", ".join(part.files.values()),
             f"{part.n_weights:,}",
             to_size(part.size_bytes),
             f"{part.bits_per_weight:.2f}",
