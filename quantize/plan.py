@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from quantize.recipe import Recipe, Rounding
 from tinyv_cli.manifest import list_graph_roles, make_graph_role
-from tinyv_cli.memory import estimate_run_bytes
+from tinyv_cli.memory import PartSizes, estimate_bytes
 from tinyv_cli.spec import ModelSpec
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -102,12 +102,14 @@ def make_plan(spec: ModelSpec, shapes: Shapes, recipe: Recipe) -> Plan:
         _plan_part("embeddings", {EMBEDDINGS: shapes[EMBEDDINGS]}, recipe, 1),
     )
     size_bytes = sum(part.size_bytes for part in parts)
+    n_graphs = len(list_graph_roles("decoder", parts[1].files))
+    sizes = PartSizes(parts[0].size_bytes, parts[1].size_bytes, n_graphs)
     largest = max(math.prod(shape) for shape in shapes.values())
     return Plan(
         spec=spec,
         recipe=recipe,
         parts=parts,
-        run_bytes=estimate_run_bytes(spec, size_bytes, spec.language.context_length),
+        run_bytes=estimate_bytes(spec, sizes, spec.language.context_length),
         quantise_bytes=_estimate_quantise_bytes(size_bytes, parts[0].size_bytes, largest),
         disk_bytes=size_bytes,
     )

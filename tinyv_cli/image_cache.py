@@ -16,7 +16,7 @@ import numpy as np
 from tinyv_cli import home
 from tinyv_cli.generate import ImageEncoder
 from tinyv_cli.image import hash_pixels
-from tinyv_cli.manifest import Variant
+from tinyv_cli.manifest import Variant, list_graph_roles
 
 MAX_BYTES = 256 << 20  # some 800 pictures at the published size
 _SUFFIX = ".tokens"
@@ -115,7 +115,7 @@ class CachedEncoder:
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """Gives image tokens (B, Q, D) of pixels (B, 3, S, S), both float32."""
-        names = [self._make_name(each[None]) for each in pixels]
+        names = [_make_name(self._origin, each[None]) for each in pixels]
         found = [self._cache.read(name, self._shape) for name in names]
         missing = [i for i, tokens in enumerate(found) if tokens is None]
         if missing:
@@ -124,10 +124,6 @@ class CachedEncoder:
                 self._cache.write(names[i], tokens)
                 found[i] = tokens
         return np.stack([tokens for tokens in found if tokens is not None])
-
-    def _make_name(self, pixels: np.ndarray) -> str:
-        """Names what comes of one picture: its pixels hold all that preprocessing did."""
-        return hashlib.sha256(f"{self._origin} {hash_pixels(pixels)}".encode()).hexdigest()
 
 
 def wrap_encoder(encoder: ImageEncoder, variant: Variant, device: str) -> CachedEncoder:
@@ -138,11 +134,30 @@ def wrap_encoder(encoder: ImageEncoder, variant: Variant, device: str) -> Cached
         variant: whose vision files decide over the tokens.
         device: where they are computed; another rounds otherwise.
     """
-    hashes = [e.sha256 for e in variant.manifest.files if e.role in ("vision", "vision-data")]
+    cache, origin = ImageCache(home.image_cache_dir()), _make_origin(variant, device)
+    return CachedEncoder(encoder, cache, origin, _shape_of(variant))
+
+
+def has_tokens(variant: Variant, pixels: np.ndarray, device: str) -> bool:
+    """Whether the cache of this computer holds the tokens of a picture's pixels (1, 3, S, S)."""
+    name = _make_name(_make_origin(variant, device), pixels)
+    return ImageCache(home.image_cache_dir()).read(name, _shape_of(variant)) is not None
+
+
+def _make_origin(variant: Variant, device: str) -> str:
+    """Names all but the pixels that decides over image tokens."""
+    files = variant.manifest.files
+    roles = [*list_graph_roles("vision", {entry.role for entry in files}), "vision-data"]
+    hashes = [entry.sha256 for entry in files if entry.role in roles]
+    return " ".join([_FORMAT, device, *hashes])
+
+
+def _make_name(origin: str, pixels: np.ndarray) -> str:
+    """Names what comes of one picture: its pixels hold all that preprocessing did."""
+    return hashlib.sha256(f"{origin} {hash_pixels(pixels)}".encode()).hexdigest()
+
+
+def _shape_of(variant: Variant) -> tuple[int, int]:
+    """(Q, D) of one picture's tokens."""
     spec = variant.manifest.spec
-    return CachedEncoder(
-        encoder,
-        ImageCache(home.image_cache_dir()),
-        " ".join([_FORMAT, device, *hashes]),
-        (spec.qformer.n_queries, spec.language.width),
-    )
+    return spec.qformer.n_queries, spec.language.width

@@ -4,65 +4,118 @@ Here too is what this machine has free, and what this process has taken.
 """
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from tinyv_cli.errors import DeviceError
 from tinyv_cli.manifest import Variant
-from tinyv_cli.spec import LanguageSpec, ModelSpec, VisionSpec
+from tinyv_cli.spec import LanguageSpec, ModelSpec
 
 _FLOAT_BYTES = 4
-_PROGRAM_BYTES = 150_000_000  # interpreter, runtime, tokenizer: 130-160 MB measured
+_PROGRAM_BYTES = 100_000_000  # interpreter, runtime, tokenizer
+_REARRANGED = 1.05  # bytes of a decoder's weights in memory to those on disk: sums of groups join
+_CHUNK_POSITIONS = 256  # of a prompt, computed at once
 
 
-def estimate_run_bytes(spec: ModelSpec, weight_bytes: int, context_length: int) -> int:
-    """Estimates the peak memory of an answer on the CPU.
+@dataclass(frozen=True)
+class PartSizes:
+    """What memory depends on, of the two parts that compute.
+
+    Attributes:
+        vision_bytes: of the vision side's weights on disk.
+        decoder_bytes: of the decoder's.
+        n_decoder_graphs: each keeps memory of its own to work in.
+    """
+
+    vision_bytes: int
+    decoder_bytes: int
+    n_decoder_graphs: int
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What an answer will take, and how it is kept within what there is.
+
+    Attributes:
+        needed_bytes: resident memory at the peak, estimated.
+        is_frugal: whether the vision side is given back before the decoder is opened.
+    """
+
+    needed_bytes: int
+    is_frugal: bool
+
+
+def estimate_bytes(spec: ModelSpec, sizes: PartSizes, n_positions: int) -> int:
+    """Estimates the peak memory of an answer on the CPU with both parts open.
 
     Args:
         spec: the model's numbers.
-        weight_bytes: bytes of the variant's files; all of them are touched.
-        context_length: positions that the cache may fill.
-    """
-    working = max(_encoder_bytes(spec.vision), _decoder_bytes(spec.language, context_length))
-    return _PROGRAM_BYTES + weight_bytes + cache_bytes(spec.language, context_length) + working
-
-
-def estimate_answer_bytes(variant: Variant, n_positions: int) -> int:
-    """Estimates the peak memory of one answer about a new picture on the CPU.
-
-    Args:
-        variant: whose weights are mapped; of the token embeddings, single rows are touched.
+        sizes: of a variant, or of one that is planned.
         n_positions: of prompt and answer together.
     """
-    weight_bytes = variant.manifest.count_bytes("vision-data", "decoder-data")
-    return estimate_run_bytes(variant.manifest.spec, weight_bytes, n_positions)
+    encoder = estimate_encoder_bytes(spec, sizes)
+    return _PROGRAM_BYTES + encoder + estimate_decoder_bytes(spec, sizes, n_positions)
 
 
-def check_memory(variant: Variant, n_positions: int, budget_bytes: int | None) -> int:
-    """Refuses what will not fit, before anything is loaded.
+def estimate_encoder_bytes(spec: ModelSpec, sizes: PartSizes) -> int:
+    """What the vision side takes: weights, one block's scores, and its widest activations twice."""
+    vision = spec.vision
+    scores = vision.n_heads * vision.n_tokens**2
+    activations = vision.n_tokens * (2 * vision.mlp_width + 6 * vision.width)
+    return sizes.vision_bytes + _FLOAT_BYTES * (scores + activations)
+
+
+def estimate_decoder_bytes(spec: ModelSpec, sizes: PartSizes, n_positions: int) -> int:
+    """What the decoder takes: weights, keys and values, and the working memory of a prompt."""
+    language = spec.language
+    n_chunk = min(n_positions, _CHUNK_POSITIONS)
+    activations = n_chunk * (2 * language.mlp_width + 6 * language.width)
+    scores = language.n_heads * n_chunk * n_positions
+    working = sizes.n_decoder_graphs * activations + scores + language.vocab_size
+    weights = int(_REARRANGED * sizes.decoder_bytes)
+    return weights + cache_bytes(language, n_positions) + _FLOAT_BYTES * working
+
+
+def plan_memory(
+    variant: Variant, n_positions: int, budget_bytes: int | None, *, encodes: bool
+) -> MemoryPlan:
+    """Finds out how an answer fits, and refuses what will not, before anything is loaded.
 
     Args:
-        variant: that is to answer.
+        variant: that is to answer; of its token embeddings, single rows are touched.
         n_positions: of prompt and answer together, at most.
         budget_bytes: that may be taken; None for what the machine has free.
-
-    Returns:
-        The estimate.
+        encodes: whether a picture must be encoded.
 
     Raises:
-        DeviceError: the estimate is larger.
+        DeviceError: not even one part after the other fits.
     """
-    needed = estimate_answer_bytes(variant, n_positions)
+    spec, sizes = variant.manifest.spec, _measure_parts(variant)
+    encoder = estimate_encoder_bytes(spec, sizes) if encodes else 0
+    decoder = estimate_decoder_bytes(spec, sizes, n_positions)
+    together = _PROGRAM_BYTES + encoder + decoder
+    apart = _PROGRAM_BYTES + max(encoder, decoder)
     limit = psutil.virtual_memory().available if budget_bytes is None else budget_bytes
-    if needed > limit:
-        what = "are free" if budget_bytes is None else "are allowed"
-        raise DeviceError(
-            f"{variant.name} needs about {needed / 1e9:.2f} GB of memory, {limit / 1e9:.2f} {what}",
-            "close other programs, use fewer bits (`tinyv quantize --bits 4`) or a shorter answer "
-            "(`-n 64`), or allow more: `--memory-budget 8GB`",
-        )
-    return needed
+    if together <= limit:
+        return MemoryPlan(together, is_frugal=False)
+    if apart <= limit:
+        return MemoryPlan(apart, is_frugal=True)
+    what = "are free" if budget_bytes is None else "are allowed"
+    raise DeviceError(
+        f"{variant.name} needs about {apart / 1e9:.2f} GB of memory, {limit / 1e9:.2f} {what}",
+        "close other programs, use fewer bits (`tinyv quantize --bits 4`) or a shorter answer "
+        "(`-n 64`), or allow more: `--memory-budget 8GB`",
+    )
+
+
+def _measure_parts(variant: Variant) -> PartSizes:
+    return PartSizes(
+        vision_bytes=variant.manifest.count_bytes("vision-data"),
+        decoder_bytes=variant.manifest.count_bytes("decoder-data"),
+        n_decoder_graphs=len(variant.graphs("decoder")),
+    )
 
 
 def read_peak_rss_bytes() -> int | None:
@@ -97,15 +150,3 @@ def read_proc_line(path: str, name: str) -> str:
 def cache_bytes(spec: LanguageSpec, n_positions: int) -> int:
     """Bytes of keys and values in float32."""
     return 2 * _FLOAT_BYTES * spec.n_layers * spec.width * n_positions
-
-
-def _encoder_bytes(spec: VisionSpec) -> int:
-    """Working memory of the ViT: one block's scores, and its widest activations twice."""
-    scores = spec.n_heads * spec.n_tokens**2
-    return _FLOAT_BYTES * (scores + spec.n_tokens * (2 * spec.mlp_width + 6 * spec.width))
-
-
-def _decoder_bytes(spec: LanguageSpec, context_length: int) -> int:
-    """Working memory of a prefill of 256 positions: scores, widest activations twice, logits."""
-    scores = spec.n_heads * 256 * context_length
-    return _FLOAT_BYTES * (scores + 256 * (2 * spec.mlp_width + 6 * spec.width) + spec.vocab_size)

@@ -47,7 +47,7 @@ def test_ask_encodes_before_the_decoder_is_open(place, monkeypatch, capsys):
             encoded.set()
             return super().encode(pixels)
 
-    def open_backend(variant, options, notify, meanwhile):
+    def open_backend(variant, options, meanwhile):
         encoder = TellingEncoder()
         meanwhile(encoder, "toy")
         assert encoded.wait(30), "nothing was encoded while the decoder was being opened"
@@ -59,7 +59,7 @@ def test_ask_encodes_before_the_decoder_is_open(place, monkeypatch, capsys):
 
 
 def test_a_picture_that_cannot_be_encoded_ends_the_command(place, monkeypatch, capsys):
-    def open_backend(variant, options, notify, meanwhile):
+    def open_backend(variant, options, meanwhile):
         meanwhile(FailingEncoder(), "toy")
         return Backend(FailingEncoder(), ScriptedDecoder(make_script("a")), "toy", 0.1)
 

@@ -8,7 +8,7 @@ from tinyv_cli import backends
 from tinyv_cli.app import main
 from tinyv_cli.errors import ExitCode
 from tinyv_cli.home import resolve_variant
-from tinyv_cli.memory import estimate_answer_bytes
+from tinyv_cli.memory import plan_memory
 
 
 @pytest.fixture
@@ -23,7 +23,9 @@ def ask(place, monkeypatch, capsys):
 
 def test_a_longer_answer_takes_more_and_weights_are_counted(place):
     variant = resolve_variant("bits4")
-    estimates = [estimate_answer_bytes(variant, n) for n in (10, 100, 1000)]
+    estimates = [
+        plan_memory(variant, n, 10**12, encodes=True).needed_bytes for n in (10, 100, 1000)
+    ]
     spec = variant.manifest.spec.language
     by_position = 8 * spec.n_layers * spec.width  # keys and values in float32
     assert estimates == sorted(estimates)
@@ -67,6 +69,5 @@ def test_stats_show_the_estimate_beside_the_peak(ask):
     (line,) = [line for line in err.splitlines() if line.startswith("memory")]
     peak, estimate = float(line.split()[1]), float(line.split()[3])
     assert peak > 0.02
-    assert estimate == pytest.approx(
-        estimate_answer_bytes(resolve_variant("bits4"), 300) / 1e9, abs=0.02
-    )
+    planned = plan_memory(resolve_variant("bits4"), 300, None, encodes=True)
+    assert estimate == pytest.approx(planned.needed_bytes / 1e9, abs=0.02)

@@ -62,7 +62,7 @@ class Runtimes:
         self.interrupt_after = None
         self._decoders = []
 
-    def open_backend(self, variant, options, notify, meanwhile):
+    def open_backend(self, variant, options, meanwhile):
         # A variant's bits make its voice.
         decoder = EchoDecoder(variant.manifest.bits, self.interrupt_after)
         encoder = ToyEncoder()

@@ -6,6 +6,7 @@ runtime and is itself imported only here, when chosen.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from tinyv_cli.errors import DeviceError, UsageError
 from tinyv_cli.generate import Decoder, ImageEncoder
@@ -44,21 +45,24 @@ class Backend:
     decoder: Decoder
     device: str
     load_s: float
-    _close_encoder: Callable[[], None] = field(default=lambda: None, repr=False)
-
-    def close_encoder(self) -> None:
-        """Gives memory and files of the vision side back; the next picture opens it again."""
-        self._close_encoder()
+    _close: Callable[[], None] = field(default=lambda: None, repr=False)
 
     def close(self) -> None:
         """Gives memory and mapped files back."""
-        self.close_encoder()
+        self._close()
 
 
-Meanwhile = Callable[[ImageEncoder, str], None]  # is given the encoder and where it computes
+class BackendEncoder(ImageEncoder, Protocol):
+    """An encoder that can give its memory back."""
+
+    def close(self) -> None:
+        """Gives memory and files back; the next picture opens them again."""
 
 
-def ignore_encoder(encoder: ImageEncoder, device: str) -> None:
+Meanwhile = Callable[[BackendEncoder, str], None]  # is given the encoder and where it computes
+
+
+def ignore_encoder(encoder: BackendEncoder, device: str) -> None:
     """What is done with an encoder that nobody wants before the decoder is open: nothing."""
 
 

@@ -34,7 +34,7 @@ class OnnxEncoder:
     def __init__(self, open_graphs: Callable[[], list[ort.InferenceSession]]) -> None:
         self._open_graphs = open_graphs
         self._sessions: list[ort.InferenceSession] = []
-        self._run_options = ort.RunOptions()
+        self._run_options = _make_run_options()
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """Computes the image tokens of pictures.
@@ -59,8 +59,15 @@ class OnnxEncoder:
     def close(self) -> None:
         """Frees the sessions, and stops what another thread encodes; a next picture opens anew."""
         self._run_options.terminate = True
-        self._run_options = ort.RunOptions()
+        self._run_options = _make_run_options()
         self._sessions = []
+
+
+def _make_run_options() -> ort.RunOptions:
+    """Lets each graph give its working memory back before the next one takes its own."""
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 class OnnxDecoder:

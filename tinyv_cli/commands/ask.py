@@ -10,12 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinyv_cli.commands.opening import check_variant, open_session, resolve_template
+from tinyv_cli.commands.opening import FirstPicture, check_variant, open_session, resolve_template
 from tinyv_cli.console import Console
 from tinyv_cli.errors import InputError, UsageError
 from tinyv_cli.home import list_variants, resolve_variant
 from tinyv_cli.manifest import Variant
-from tinyv_cli.memory import check_memory, read_peak_rss_bytes
+from tinyv_cli.memory import plan_memory, read_peak_rss_bytes
 from tinyv_cli.miniature import tell_miniature
 from tinyv_cli.options import AskArguments
 from tinyv_cli.prompt import Template, check_question, make_prompt
@@ -39,7 +39,8 @@ def answer_question(arguments: AskArguments) -> None:
         KeyboardInterrupt: Ctrl-C, after what was said until then has been written.
     """
     from tinyv_cli.backends import BackendOptions
-    from tinyv_cli.image import read_picture
+    from tinyv_cli.image import read_picture, to_pixels
+    from tinyv_cli.image_cache import has_tokens
 
     console = Console()
     options = _make_answer_options(arguments)
@@ -51,23 +52,25 @@ def answer_question(arguments: AskArguments) -> None:
     tell_miniature(variant, console.write_note)
     check_variant(variant, console)
     prompt = make_prompt(template, (), question).text
-    needed_bytes = check_memory(
-        variant, _count_positions(variant, prompt, arguments), arguments.memory_budget
+    pixels = to_pixels(picture, variant.manifest.spec.vision.image_px)
+    keeps_images = not arguments.no_cache
+    memory = plan_memory(
+        variant,
+        _count_positions(variant, prompt, arguments),
+        arguments.memory_budget,
+        encodes=not (keeps_images and has_tokens(variant, pixels, "cpu")),
     )
     if arguments.show_prompt:
         console.write_report(prompt)
     device = BackendOptions(arguments.device, arguments.threads, arguments.ctx_size)
-    keeps_images = not arguments.no_cache
-    opened = open_session(
-        variant, template, device, console, picture=picture, keeps_images=keeps_images
-    )
-    with opened as (session, backend):
+    shown = FirstPicture(pixels, keeps_images, memory.is_frugal)
+    with open_session(variant, template, device, console, shown) as (session, backend):
         reply = session.ask(question, options)
         if arguments.json:
             _write_document(console, reply, variant, template, backend)
         else:
             _write_text(console, reply)
-    _tell_end(console, reply.answer, arguments, backend.load_s, needed_bytes)
+    _tell_end(console, reply.answer, arguments, backend.load_s, memory.needed_bytes)
 
 
 def _count_positions(variant: Variant, prompt: str, arguments: AskArguments) -> int:

@@ -5,7 +5,7 @@ Shared by the verbs that ask something.
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tinyv_cli.console import Console
@@ -16,10 +16,10 @@ from tinyv_cli.miniature import is_brought_along, to_damage
 from tinyv_cli.prompt import TEMPLATES, Template
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    import numpy as np
 
-    from tinyv_cli.backends import Backend, BackendOptions
-    from tinyv_cli.generate import ImageEncoder
+    from tinyv_cli.backends import Backend, BackendEncoder, BackendOptions
+    from tinyv_cli.encode_ahead import EncoderAhead
     from tinyv_cli.session import Session
 
 
@@ -48,15 +48,41 @@ def resolve_template(variant: Variant, wanted: str | None) -> Template:
     raise UsageError(problem, f"use `--template` with one of {names}")
 
 
+@dataclass(frozen=True)
+class FirstPicture:
+    """The picture that a conversation begins with.
+
+    Attributes:
+        pixels: (1, 3, S, S) float32, as `image.to_pixels` makes them.
+        uses_cache: takes image tokens that were computed before, and keeps new ones.
+        is_frugal: is encoded before the decoder is opened, and the vision side given back between;
+            else both at once.
+    """
+
+    pixels: "np.ndarray"
+    uses_cache: bool
+    is_frugal: bool
+
+    def encode(self, encoder: "BackendEncoder", variant: Variant, device: str) -> "EncoderAhead":
+        """Begins to encode it."""
+        from tinyv_cli.encode_ahead import EncoderAhead
+        from tinyv_cli.image_cache import wrap_encoder
+
+        cached = wrap_encoder(encoder, variant, device) if self.uses_cache else encoder
+        ahead = EncoderAhead(cached, self.pixels)
+        if self.is_frugal:
+            ahead.wait()
+            encoder.close()
+        return ahead
+
+
 @contextmanager
 def open_session(
     variant: Variant,
     template: Template,
     options: "BackendOptions",
     console: Console,
-    *,
-    picture: "Image | None" = None,
-    keeps_images: bool = False,
+    picture: FirstPicture | None = None,
 ) -> "Iterator[tuple[Session, Backend]]":
     """Opens a variant for one conversation and closes it after.
 
@@ -65,37 +91,26 @@ def open_session(
         template: of the prompts.
         options: where and how it computes.
         console: takes notes.
-        picture: is shown, and encoded while the decoder is being opened.
-        keeps_images: uses image tokens that were computed before, and keeps new ones.
+        picture: is shown.
     """
     from tinyv_cli.backends import open_backend
-    from tinyv_cli.encode_ahead import EncoderAhead
-    from tinyv_cli.image import to_pixels
-    from tinyv_cli.image_cache import wrap_encoder
     from tinyv_cli.session import Session
     from tinyv_cli.tokenizer import Tokenizer
 
     tokenizer = Tokenizer(variant.path("tokenizer"))
-    image_px = variant.manifest.spec.vision.image_px
-    pixels = None if picture is None else to_pixels(picture, image_px)
     started: list[EncoderAhead] = []
 
-    def wrap(encoder: "ImageEncoder", device: str) -> "ImageEncoder":
-        return wrap_encoder(encoder, variant, device) if keeps_images else encoder
-
-    def start_encoding(encoder: "ImageEncoder", device: str) -> None:
-        if pixels is not None:
-            started.append(EncoderAhead(wrap(encoder, device), pixels))
+    def start_encoding(encoder: "BackendEncoder", device: str) -> None:
+        if picture is not None:
+            started.append(picture.encode(encoder, variant, device))
 
     try:
-        opening = open_backend(variant, options, start_encoding)
-        with closing(opening) as opened:
-            encoder = started[0] if started else wrap(opened.encoder, opened.device)
-            backend = replace(opened, encoder=encoder)
+        with closing(open_backend(variant, options, start_encoding)) as opened:
+            backend = replace(opened, encoder=started[0] if started else opened.encoder)
             notify, stop_ids = console.write_note, variant.manifest.stop_ids
             session = Session(backend, tokenizer, template, notify=notify, stop_ids=stop_ids)
-            if pixels is not None:
-                session.show_pixels(pixels)
+            if picture is not None:
+                session.show_pixels(picture.pixels)
             yield session, backend
     finally:
         for each in started:
