@@ -1,14 +1,20 @@
 """Memory is known before it is spent: what needs more than there is, is refused with figures."""
 
+from dataclasses import replace
+
 import psutil
 import pytest
 
+from tests.light.toy_decoder import ScriptedDecoder, ToyEncoder
 from tests.light.toy_variant import make_open_backend, make_script
 from tinyv_cli import backends
 from tinyv_cli.app import main
-from tinyv_cli.errors import ExitCode
+from tinyv_cli.backends import Backend
+from tinyv_cli.errors import DeviceError, ExitCode
 from tinyv_cli.home import resolve_variant
+from tinyv_cli.manifest import FileEntry
 from tinyv_cli.memory import plan_memory
+from tinyv_cli.spec import make_full_spec
 
 
 @pytest.fixture
@@ -71,3 +77,68 @@ def test_stats_show_the_estimate_beside_the_peak(ask):
     assert peak > 0.02
     planned = plan_memory(resolve_variant("bits4"), 300, None, encodes=True)
     assert estimate == pytest.approx(planned.needed_bytes / 1e9, abs=0.02)
+
+
+FULL_SIZE = {  # bytes of a variant of the published size at 4 bits, as they were measured
+    "vision": 44_000,
+    "vision-data": 1_106_926_592,
+    "decoder": 66_000,
+    "decoder-2": 66_000,
+    "decoder-3": 66_000,
+    "decoder-4": 66_000,
+    "decoder-data": 1_487_642_624,
+}
+
+
+@pytest.fixture
+def full_variant(place):
+    variant = resolve_variant("bits4")
+    files = tuple(FileEntry(role, size, "0" * 64, role) for role, size in FULL_SIZE.items())
+    return replace(variant, manifest=replace(variant.manifest, spec=make_full_spec(4), files=files))
+
+
+def test_where_both_sides_do_not_fit_at_once_one_follows_the_other(full_variant):
+    whole = plan_memory(full_variant, 100, 8 * 10**9, encodes=True)
+    apart = plan_memory(full_variant, 100, whole.needed_bytes - 1, encodes=True)
+    assert (whole.is_frugal, apart.is_frugal) == (False, True)
+    assert apart.needed_bytes < whole.needed_bytes - 1_000_000_000
+    with pytest.raises(DeviceError, match="needs about"):
+        plan_memory(full_variant, 100, apart.needed_bytes - 1, encodes=True)
+
+
+def test_a_picture_seen_before_takes_no_vision_side(full_variant):
+    seen = plan_memory(full_variant, 100, 8 * 10**9, encodes=False)
+    apart = plan_memory(full_variant, 100, seen.needed_bytes, encodes=True)
+    assert seen.needed_bytes == apart.needed_bytes
+    assert not seen.is_frugal
+
+
+def test_ask_gives_the_vision_side_back_before_it_opens_the_decoder(place, ask, monkeypatch):
+    events = []
+
+    class TellingEncoder(ToyEncoder):
+        def encode(self, pixels):
+            events.append("encode")
+            return super().encode(pixels)
+
+        def close(self):
+            events.append("close")
+
+    def open_backend(variant, options, meanwhile):
+        encoder = TellingEncoder()
+        meanwhile(encoder, "toy")
+        events.append("open the decoder")
+        decoder = ScriptedDecoder(make_script("a cat"))
+        return Backend(encoder, decoder, "toy", 0.1, encoder.close)
+
+    monkeypatch.setattr(backends, "open_backend", open_backend)
+    prompt = "<s>[INST] <Img></Img> what? [/INST]"
+    variant = resolve_variant("bits4")
+    n_positions = variant.manifest.spec.qformer.n_queries + len(prompt) + 256
+    needed = plan_memory(variant, n_positions, 10**12, encodes=True).needed_bytes
+    command = ["ask", "cat.png", "what?", "-m", "bits4", "--no-cache", "--memory-budget"]
+    assert main([*command, str(needed - 1_000_000)]) == ExitCode.OK
+    assert events == ["encode", "close", "open the decoder", "close"]
+    events.clear()
+    assert main([*command, str(10**12)]) == ExitCode.OK
+    assert events.count("close") == 1
