@@ -14,7 +14,7 @@ import numpy as np
 from onnx import TensorProto, ValueInfoProto
 from onnx.helper import make_tensor_value_info
 
-from quantize.graph import MICROSOFT, GraphWriter, divide
+from quantize.graph import MICROSOFT, GraphWriter
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.spec import LanguageSpec
 
@@ -38,18 +38,22 @@ def check_heads(spec: LanguageSpec) -> None:
 
 
 def write_decoder(
-    graphs: Sequence[GraphWriter], spec: LanguageSpec, advance: Callable[[], None]
+    graphs: Sequence[GraphWriter],
+    shares: Sequence[range],
+    spec: LanguageSpec,
+    advance: Callable[[], None],
 ) -> None:
     """Writes the decoder's graphs and tensors.
 
     Args:
         graphs: where to; each takes the hidden states that the one before gives. Their recipe
             rounds the matrices.
+        shares: the layers of each graph.
         spec: the language model's numbers.
         advance: called after each layer, and after the head.
     """
     x = "embeddings"  # (B, T, D)
-    for graph, layers in zip(graphs, divide(spec.n_layers, len(graphs)), strict=True):
+    for graph, layers in zip(graphs, shares, strict=True):
         entering = x
         _write_rotary_tables(graph, spec)
         for layer in layers:

@@ -5,7 +5,6 @@ rounding is spelt in operators (`linear`), and nothing of the network.
 """
 
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -172,9 +171,3 @@ class GraphWriter:
         place = {"location": self._data.path.name, "offset": offset, "length": values.nbytes}
         for key, value in place.items():
             tensor.external_data.add(key=key, value=str(value))
-
-
-def divide(n_layers: int, n_graphs: int) -> list[range]:
-    """Shares layers out among graphs, in order and as evenly as it goes."""
-    borders = [i * n_layers // n_graphs for i in range(n_graphs + 1)]
-    return [range(*pair) for pair in pairwise(borders)]

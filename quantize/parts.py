@@ -52,7 +52,7 @@ class PartWriter:
             self._open_graphs("vision", read) as graphs,
             self.progress("rounding the vision side", n_steps) as bar,
         ):
-            write_vision(graphs, spec, bar.advance)
+            write_vision(graphs, self._shares("vision"), spec, bar.advance)
 
     def write_decoder(self) -> None:
         """Writes the language model without its embeddings."""
@@ -61,7 +61,7 @@ class PartWriter:
             self._open_graphs("decoder", self.read) as graphs,
             self.progress("rounding the language model", spec.n_layers + 1) as bar,
         ):
-            write_decoder(graphs, spec, bar.advance)
+            write_decoder(graphs, self._shares("decoder"), spec, bar.advance)
 
     def write_embeddings(self) -> None:
         """Writes the embedding table: float32 rows, or codes and their scales and offsets."""
@@ -82,8 +82,11 @@ class PartWriter:
         with DataFile(self._path(f"{part}-data")) as data:
             yield [
                 GraphWriter(self.folder / name, data, self.recipe, read, self.threads)
-                for name in self.plan.graph_files(part)
+                for name in self.plan.graphs(part)
             ]
+
+    def _shares(self, part: str) -> list[range]:
+        return list(self.plan.graphs(part).values())
 
     def _path(self, role: str) -> Path:
         return self.folder / self.plan.files[role]

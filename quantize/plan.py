@@ -1,8 +1,10 @@
 """Shapes and a recipe become what a variant will take: files, bytes, memory; reads no weights."""
 
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise, starmap
 
 from quantize.recipe import Recipe, Rounding
 from tinyv_cli.manifest import list_graph_roles, make_graph_role
@@ -13,13 +15,14 @@ Shapes = Mapping[str, tuple[int, ...]]
 EMBEDDINGS = "language.embed_tokens.weight"
 TOKENIZER = "tokenizer"
 _ARRAYS = {"embeddings": "embeddings.npy", "embeddings-scales": "embeddings.scales.npy"}
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
 _MOST_GRAPHS = 4  # of one part; they are opened in parallel
 _LEAST_GRAPH_BYTES = 256 << 20  # of weights; below that there is nothing to gain
 PAGE_BYTES = 4096  # mapped tensors of a page or more start on one
 SMALL_ALIGN_BYTES = 64  # what is smaller starts on a cache line
 _GRAPH_BYTES_PER_TENSOR = 700  # of an `.onnx` file: name, place in the data file, its node
 _FLOAT_BYTES = 4
-_PROGRAM_BYTES = 400_000_000  # interpreter, torch and the runtime
+_PROGRAM_BYTES = 900_000_000  # interpreter, torch and what it keeps, the runtime
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,14 @@ class PlannedPart:
     Attributes:
         name: `vision`, `decoder` or `embeddings`.
         files: role → name of its files, in the manifest's order.
+        layers: of each of its graphs.
         n_weights: numbers before rounding.
         size_bytes: bytes of its files, within a few per cent.
     """
 
     name: str
     files: Mapping[str, str]
+    layers: tuple[range, ...]
     n_weights: int
     size_bytes: int
 
@@ -75,10 +80,12 @@ class Plan:
         named = {role: name for part in self.parts for role, name in part.files.items()}
         return named | {TOKENIZER: "tokenizer.json"}
 
-    def graph_files(self, part: str) -> list[str]:
-        """Names of a part's graphs, in the order in which they run."""
-        files = self.files
-        return [files[role] for role in list_graph_roles(part, files)]
+    def graphs(self, part: str) -> dict[str, range]:
+        """Name → layers of a part's graphs, in the order in which they run."""
+        [planned] = [each for each in self.parts if each.name == part]
+        roles = list_graph_roles(part, planned.files)
+        names = (planned.files[role] for role in roles)
+        return dict(zip(names, planned.layers, strict=True))
 
 
 def make_plan(spec: ModelSpec, shapes: Shapes, recipe: Recipe) -> Plan:
@@ -97,45 +104,85 @@ def make_plan(spec: ModelSpec, shapes: Shapes, recipe: Recipe) -> Plan:
     }
     vision_shapes = {**{n: shapes[n] for n in vision}, **projection}
     parts = (
-        _plan_part("vision", vision_shapes, recipe, spec.vision.n_layers),
-        _plan_part("decoder", {n: shapes[n] for n in language}, recipe, spec.language.n_layers),
-        _plan_part("embeddings", {EMBEDDINGS: shapes[EMBEDDINGS]}, recipe, 1),
+        _plan_part("vision", vision_shapes, recipe),
+        _plan_part("decoder", {n: shapes[n] for n in language}, recipe),
+        _plan_part("embeddings", {EMBEDDINGS: shapes[EMBEDDINGS]}, recipe),
     )
     size_bytes = sum(part.size_bytes for part in parts)
-    n_graphs = len(list_graph_roles("decoder", parts[1].files))
-    sizes = PartSizes(parts[0].size_bytes, parts[1].size_bytes, n_graphs)
+    sizes = PartSizes(parts[0].size_bytes, parts[1].size_bytes, len(parts[1].layers))
     largest = max(math.prod(shape) for shape in shapes.values())
     return Plan(
         spec=spec,
         recipe=recipe,
         parts=parts,
         run_bytes=estimate_bytes(spec, sizes, spec.language.context_length),
-        quantise_bytes=_estimate_quantise_bytes(size_bytes, parts[0].size_bytes, largest),
+        quantise_bytes=_estimate_quantise_bytes(parts[1].size_bytes, largest),
         disk_bytes=size_bytes,
     )
 
 
-def _estimate_quantise_bytes(size_bytes: int, vision_bytes: int, largest: int) -> int:
-    """Peak of making a variant: rounding its largest matrix, or later opening all of it to measure.
+def _estimate_quantise_bytes(decoder_bytes: int, largest: int) -> int:
+    """Peak of making a variant: rounding its largest matrix, or later measuring its logits.
 
-    While it is measured, all of it is mapped, one float32 table is held, and what packing the
-    vision part took is not given back; 5.2 GB were measured at full size and 4 bits, 6.4 at 8.
+    While they are measured, the decoder is open, and the reference holds the largest matrix in
+    float32 and its source; 3.6 GB were measured at full size and 4 bits.
+
+    Args:
+        decoder_bytes: of the decoder's files.
+        largest: numbers of the largest matrix.
     """
     rounding = 3 * _FLOAT_BYTES * largest
-    measuring = size_bytes + vision_bytes + _FLOAT_BYTES * largest
+    measuring = decoder_bytes + 2 * _FLOAT_BYTES * largest
     return _PROGRAM_BYTES + max(rounding, measuring)
 
 
-def _plan_part(name: str, shapes: Shapes, recipe: Recipe, n_layers: int) -> PlannedPart:
-    size_bytes = sum(
-        _stored_bytes(shape, recipe.rounding(tensor)) + _GRAPH_BYTES_PER_TENSOR
+def _plan_part(name: str, shapes: Shapes, recipe: Recipe) -> PlannedPart:
+    tensor_bytes = {
+        tensor: _stored_bytes(shape, recipe.rounding(tensor)) + _GRAPH_BYTES_PER_TENSOR
         for tensor, shape in shapes.items()
-    )
-    n_graphs = min(_MOST_GRAPHS, n_layers, max(1, size_bytes // _LEAST_GRAPH_BYTES))
-    files = _name_files(name, n_graphs)
+    }
+    size_bytes = sum(tensor_bytes.values())
+    layers = _share_layers(tensor_bytes)
+    files = _name_files(name, len(layers))
     if all(not recipe.rounding(tensor).has_codes for tensor in shapes):
         files.pop(f"{name}-scales", None)
-    return PlannedPart(name, files, _count(shapes.values()), size_bytes)
+    return PlannedPart(name, files, layers, _count(shapes.values()), size_bytes)
+
+
+def _share_layers(tensor_bytes: Mapping[str, int]) -> tuple[range, ...]:
+    """Shares a part's layers out among its graphs, none where it has no layers.
+
+    What comes before the layers belongs to the first of them, what comes after to the last.
+    """
+    costs: dict[int, int] = {}
+    for tensor, n_bytes in tensor_bytes.items():
+        found = _LAYER.search(tensor)
+        if found is not None:
+            costs[int(found[1])] = costs.get(int(found[1]), 0) + n_bytes
+    if not costs:
+        return ()
+    before = sum(n for tensor, n in tensor_bytes.items() if ".embeddings." in tensor)
+    total = sum(tensor_bytes.values())
+    in_order = [costs[layer] for layer in range(len(costs))]
+    in_order[0] += before
+    in_order[-1] += total - sum(in_order)
+    return divide(in_order, min(_MOST_GRAPHS, len(costs), max(1, total // _LEAST_GRAPH_BYTES)))
+
+
+def divide(costs: Sequence[int], n_shares: int) -> tuple[range, ...]:
+    """Cuts a row of things into runs that cost about the same, none of them empty.
+
+    Args:
+        costs: of each thing.
+        n_shares: runs, at most one for each thing.
+    """
+    reached = [0, *accumulate(costs)]
+    borders = [0]
+    for share in range(1, n_shares):
+        wanted = reached[-1] * share / n_shares
+        allowed = range(borders[-1] + 1, len(costs) - (n_shares - share) + 1)
+        borders.append(min(allowed, key=lambda border: abs(reached[border] - wanted)))
+    return tuple(starmap(range, pairwise([*borders, len(costs)])))
 
 
 def _name_files(part: str, n_graphs: int) -> dict[str, str]:

@@ -13,27 +13,31 @@ import torch
 from onnx import TensorProto
 from onnx.helper import make_tensor_value_info
 
-from quantize.graph import MICROSOFT, GraphWriter, ReadTensor, divide
+from quantize.graph import MICROSOFT, GraphWriter, ReadTensor
 from tinyv_cli.spec import ModelSpec, QFormerSpec, VisionSpec
 
 _BERT = "qformer.bert"
 
 
 def write_vision(
-    graphs: Sequence[GraphWriter], spec: ModelSpec, advance: Callable[[], None]
+    graphs: Sequence[GraphWriter],
+    shares: Sequence[range],
+    spec: ModelSpec,
+    advance: Callable[[], None],
 ) -> None:
     """Writes the graphs and tensors of the vision side.
 
     Args:
         graphs: where to; each takes what the one before gives. Their recipe rounds the matrices.
             They must read `projection.*`, as `fold_projections` makes it.
+        shares: the ViT's layers of each graph.
         spec: the model's numbers.
         advance: called after each ViT block and each Q-Former layer.
     """
     side = spec.vision.image_px
     entering = make_tensor_value_info("pixels", TensorProto.FLOAT, ["B", 3, side, side])
     x = "pixels"
-    for graph, layers in zip(graphs, divide(spec.vision.n_layers, len(graphs)), strict=True):
+    for graph, layers in zip(graphs, shares, strict=True):
         if graph is graphs[0]:
             x = _write_patches(graph, spec.vision)  # (B, N, Dv)
         for layer in layers:

@@ -74,6 +74,6 @@ def write_vision_side(
 
 def _encode(writer: PartWriter, pixels: list[np.ndarray]) -> np.ndarray:
     """What the written graphs make of pictures, (P, Q, D)."""
-    paths: list[Path] = [writer.folder / name for name in writer.plan.graph_files("vision")]
+    paths: list[Path] = [writer.folder / name for name in writer.plan.graphs("vision")]
     encoder = OnnxEncoder(lambda: open_sessions(paths, writer.threads))
     return np.concatenate([encoder.encode(each) for each in pixels])

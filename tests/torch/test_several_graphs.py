@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from quantize import plan as plan_module
-from quantize.graph import divide
 from quantize.pipeline import QuantizeOptions, make_variant
+from quantize.plan import divide
 from tests.golden import CASES, GOLDEN, needs_golden
 from tests.torch.conftest import open_variant, read_golden_case
 from tinyv_cli.backends import BackendOptions, open_backend
@@ -33,10 +33,17 @@ def cut_variant(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.mark.parametrize("n_graphs", range(1, 8))
 def test_every_layer_goes_into_one_graph_and_none_is_empty(n_graphs):
-    shares = divide(7, n_graphs)
-    assert [layer for share in shares for layer in share] == list(range(7))
-    assert all(shares)
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    for costs in ([5] * 7, [90, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 90]):
+        shares = divide(costs, n_graphs)
+        assert len(shares) == n_graphs
+        assert [layer for share in shares for layer in share] == list(range(7))
+        assert all(shares)
+
+
+def test_graphs_cost_about_the_same_with_what_the_last_layer_brings():
+    costs = [42] * 31 + [42 + 131]  # megabytes of Phi-2's layers at 4 bits, and of its head
+    shares = [sum(costs[layer] for layer in share) for share in divide(costs, 4)]
+    assert max(shares) <= sum(costs) / 4 + 42
 
 
 @needs_golden
