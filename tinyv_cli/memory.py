@@ -16,6 +16,7 @@ from tinyv_cli.spec import LanguageSpec, ModelSpec
 _FLOAT_BYTES = 4
 _PROGRAM_BYTES = 100_000_000  # interpreter, runtime, tokenizer
 _REARRANGED = 1.05  # bytes of a decoder's weights in memory to those on disk: sums of groups join
+_LEFT_BEHIND = 0.15  # share of a closed vision side that the allocator does not give back
 _CHUNK_POSITIONS = 256  # of a prompt, computed at once
 
 
@@ -96,7 +97,7 @@ def plan_memory(
     encoder = estimate_encoder_bytes(spec, sizes) if encodes else 0
     decoder = estimate_decoder_bytes(spec, sizes, n_positions)
     together = _PROGRAM_BYTES + encoder + decoder
-    apart = _PROGRAM_BYTES + max(encoder, decoder)
+    apart = _PROGRAM_BYTES + max(encoder, decoder + int(_LEFT_BEHIND * encoder))
     limit = psutil.virtual_memory().available if budget_bytes is None else budget_bytes
     if together <= limit:
         return MemoryPlan(together, is_frugal=False)
