@@ -3,7 +3,7 @@
 Both answer the probes of `probes.py`; the reference is computed in float32, a layer at a time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,10 +32,15 @@ class ProbeIds:
     after: tuple[int, ...]
 
 
+# Probes and their pictures' image tokens (P, Q, D) become logits (T, V) of each probe, at the
+# positions from the picture's end to the answer's.
+ComputeLogits = Callable[[Sequence[ProbeIds], np.ndarray], list[np.ndarray]]
+
+
 def measure_errors(
     spec: ModelSpec,
     read: ReadTensor,
-    backend: Backend,
+    compute: ComputeLogits,
     tokenizer: Tokenizer,
     template: str,
     images: EncodedProbes,
@@ -45,7 +50,7 @@ def measure_errors(
     Args:
         spec: the model's numbers.
         read: gives the unrounded tensors.
-        backend: the variant, opened; only its decoder is used.
+        compute: the variant's logits, `step_through` or `run_layers`.
         tokenizer: the variant's.
         template: name of the prompt template.
         images: the probes' image tokens, of both.
@@ -55,10 +60,9 @@ def measure_errors(
         token over all positions from the picture's end to the answer's.
     """
     probes = [_to_ids(probe, tokenizer, template) for probe in PROBES]
-    exact_logits = _compute_exact_logits(spec, read, probes, images.exact)
+    exact_logits = run_layers(spec, read)(probes, images.exact)
     divergences, agreements = [], []
-    for probe, exact in zip(probes, exact_logits, strict=True):
-        logits = _compute_variant_logits(backend, probe, images.rounded[probe.picture])
+    for exact, logits in zip(exact_logits, compute(probes, images.rounded), strict=True):
         divergences.append(compute_divergences(exact, logits))
         agreements.append(exact.argmax(-1) == logits.argmax(-1))
     return MeasuredErrors(
@@ -78,25 +82,31 @@ def _to_ids(probe: Probe, tokenizer: Tokenizer, template: str) -> ProbeIds:
     )
 
 
-def _compute_exact_logits(
-    spec: ModelSpec, read: ReadTensor, probes: Sequence[ProbeIds], images: np.ndarray
-) -> list[np.ndarray]:
-    """Logits (T, V) of the reference at the scored positions of each probe."""
-    table = read("language.embed_tokens.weight").numpy()
-    prompts = [
-        np.concatenate([table[list(p.before)], images[p.picture], table[list(p.after)]])
-        for p in probes
-    ]
-    del table
-    logits = compute_logits(spec, read, prompts)
-    return [each[-len(probe.after) - 1 :] for each, probe in zip(logits, probes, strict=True)]
+def run_layers(spec: ModelSpec, read: ReadTensor) -> ComputeLogits:
+    """Logits in full precision from tensors as they are read, all probes a layer at a time."""
+
+    def compute(probes: Sequence[ProbeIds], images: np.ndarray) -> list[np.ndarray]:
+        table = read("language.embed_tokens.weight").numpy()
+        prompts = [
+            np.concatenate([table[list(p.before)], images[p.picture], table[list(p.after)]])
+            for p in probes
+        ]
+        del table
+        logits = compute_logits(spec, read, prompts)
+        return [each[-len(p.after) - 1 :] for each, p in zip(logits, probes, strict=True)]
+
+    return compute
 
 
-def _compute_variant_logits(backend: Backend, probe: ProbeIds, image: np.ndarray) -> np.ndarray:
-    """Logits (T, V) of the variant at the same positions, one token at a time."""
-    decoder = backend.decoder
-    decoder.rewind(0)
-    opening: list[Segment] = [probe.before, ImageTokens(image, f"probe {probe.picture}")]
-    logits = [decoder.extend([segment for segment in opening if len(segment)])]
-    logits += [decoder.extend([(token,)]) for token in probe.after]
-    return np.stack(logits)
+def step_through(backend: Backend) -> ComputeLogits:
+    """Logits of an open variant, one token at a time; only its decoder is used."""
+
+    def compute_one(probe: ProbeIds, image: np.ndarray) -> np.ndarray:
+        decoder = backend.decoder
+        decoder.rewind(0)
+        opening: list[Segment] = [probe.before, ImageTokens(image, f"probe {probe.picture}")]
+        logits = [decoder.extend([segment for segment in opening if len(segment)])]
+        logits += [decoder.extend([(token,)]) for token in probe.after]
+        return np.stack(logits)
+
+    return lambda probes, images: [compute_one(p, images[p.picture]) for p in probes]

@@ -13,8 +13,8 @@ from quantize.data_file import DataFile
 from quantize.decoder_graph import write_decoder
 from quantize.graph import GraphWriter, ReadTensor
 from quantize.groupwise import round_matrix
-from quantize.plan import EMBEDDINGS, Plan
-from quantize.recipe import Recipe
+from quantize.plan import Plan
+from quantize.recipe import EMBEDDINGS, Recipe
 from quantize.vision_graph import fold_projections, write_vision
 from tinyv_cli.progress import Progress
 

@@ -4,21 +4,23 @@ Joins the parts of the workshop; shows nothing itself, but tells a `Progress` ho
 """
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from quantize.compare import measure_errors
+from quantize import cuda_recipe
+from quantize.cuda_recipe import CUDA_BITS
 from quantize.decoder_graph import check_heads
 from quantize.parts import PartWriter, SeenNames
-from quantize.plan import TOKENIZER, Plan, make_plan
-from quantize.probes import PROBES, make_pictures
+from quantize.plan import TARGETS, TOKENIZER, Plan, make_plan
+from quantize.probes import PROBES
 from quantize.recipe import RECIPES, Recipe
 from quantize.staging import build_beside, move_in
+from quantize.trial import Trial
 from quantize.vision_side import EncodedProbes, write_vision_side
-from tinyv_cli.backends import Backend, BackendOptions, open_backend
 from tinyv_cli.backends.threads import resolve_threads
 from tinyv_cli.errors import DeviceError, UsageError, WeightsError
 from tinyv_cli.hashes import hash_file, remember_hashes
@@ -32,13 +34,10 @@ from tinyv_cli.manifest import (
     read_variant,
 )
 from tinyv_cli.progress import Progress
-from tinyv_cli.prompt import TEMPLATES, default_template
-from tinyv_cli.session import AnswerOptions, Session
+from tinyv_cli.prompt import default_template
 from tinyv_cli.tokenizer import Tokenizer, derive_stop_ids
 from weights.checkpoint import MergedWeights, open_weights
 from weights.sources import SourceFiles, read_tokenizer_json, resolve_sources
-
-_SMOKE_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ class QuantizeOptions:
         force: whether a variant that stands there is replaced.
         max_error: largest mean divergence of the logits that is accepted, in nats; None for any.
         threads: to work with, None for the physical cores.
+        target: what the variant is for: `cpu`, `cuda` or `all`.
     """
 
     sources: Path
@@ -62,27 +62,35 @@ class QuantizeOptions:
     force: bool = False
     max_error: float | None = None
     threads: int | None = None
+    target: str = "cpu"
 
 
 @dataclass(frozen=True)
 class QuantizeResult:
-    """A finished variant, and what it says when it is asked something."""
+    """A finished variant, and what it says when it is asked something.
+
+    Attributes:
+        smoke_answer: by its first device, the CPU where it has files for it.
+        cuda_answer: by the GPU's files where it has the CPU's too, else None.
+    """
 
     variant: Variant
     plan: Plan
     smoke_question: str
     smoke_answer: str
+    cuda_answer: str | None
 
 
 def plan_variant(options: QuantizeOptions) -> Plan:
     """Computes what `make_variant` would make, from names and shapes alone.
 
     Raises:
-        UsageError: there is no recipe for so many bits.
+        UsageError: there is no such target, or no recipe for it with so many bits.
         WeightsError: the sources are not what they should be.
     """
+    _check_asked(options)
     with open_weights(_resolve(options)) as weights:
-        return _plan(weights, _choose_recipe(options))
+        return _plan(weights, options)
 
 
 def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult:
@@ -92,44 +100,58 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
     complete.
 
     Raises:
-        UsageError: there is no recipe for so many bits.
+        UsageError: there is no such target, or no recipe for it with so many bits.
         WeightsError: the sources are not what they should be, the target exists, or the measured
             error is larger than accepted.
         DeviceError: the disk is too small.
     """
-    recipe = _choose_recipe(options)
+    _check_asked(options)
     files = _resolve(options)
     target = options.output.absolute()
     _check_target(target, options)
     with open_weights(files) as weights, build_beside(target) as building:
-        plan = _plan(weights, recipe)
+        plan = _plan(weights, options)
         _check_disk(target, plan)
         recipe, images = _write_parts(building, weights, plan, options, progress)
         (building / plan.files[TOKENIZER]).write_text(read_tokenizer_json(files), "utf-8")
         variant = _describe(building, weights, plan, recipe, progress)
-        variant, answer = _try_out(variant, weights, images, options, progress)
+        trial = Trial(variant, weights, options.threads, progress).run(images)
+        _check_error(trial.errors, options.max_error)
+        _write_manifest(building, replace(variant.manifest, errors=trial.errors))
         move_in(building, target, replace=options.force)
     variant = read_variant(target)
     remember_hashes(variant.folder, variant.manifest.files)
-    return QuantizeResult(variant, plan, PROBES[0].question, answer)
+    return QuantizeResult(variant, plan, PROBES[0].question, trial.answer, trial.cuda_answer)
 
 
 def _resolve(options: QuantizeOptions) -> SourceFiles:
     return resolve_sources(options.sources, options.stage)
 
 
-def _choose_recipe(options: QuantizeOptions) -> Recipe:
-    if options.bits not in RECIPES:
-        known = ", ".join(str(bits) for bits in RECIPES)
+def _check_asked(options: QuantizeOptions) -> None:
+    """Refuses a target that does not exist, or has no recipe for so many bits."""
+    if options.target not in TARGETS:
         raise UsageError(
-            f"there is no recipe for {options.bits} bits", f"use `--bits` with {known}"
+            f"there is no target {options.target}", f"use `--target` with {', '.join(TARGETS)}"
         )
-    return RECIPES[options.bits]
+    on_cuda = "cuda" in TARGETS[options.target]
+    bits = [each for each in RECIPES if each in CUDA_BITS or not on_cuda]
+    if options.bits in bits:
+        return
+    known = ", ".join(map(str, bits))
+    if options.bits in RECIPES:
+        raise UsageError(
+            f"there is no recipe for {options.bits} bits with `--target {options.target}`",
+            f"use `--bits` with {known}, or `--target cpu`",
+        )
+    raise UsageError(f"there is no recipe for {options.bits} bits", f"use `--bits` with {known}")
 
 
-def _plan(weights: MergedWeights, recipe: Recipe) -> Plan:
-    check_heads(weights.spec.language)
-    return make_plan(weights.spec, weights.shapes, recipe)
+def _plan(weights: MergedWeights, options: QuantizeOptions) -> Plan:
+    devices = TARGETS[options.target]
+    if "cpu" in devices:
+        check_heads(weights.spec.language)
+    return make_plan(weights.spec, weights.shapes, RECIPES[options.bits], devices)
 
 
 def _check_target(target: Path, options: QuantizeOptions) -> None:
@@ -163,20 +185,35 @@ def _write_parts(
     plan: Plan,
     options: QuantizeOptions,
     progress: Progress,
-) -> tuple[Recipe, EncodedProbes]:
-    """Writes graphs, their data and the embeddings.
+) -> tuple[Recipe, EncodedProbes | None]:
+    """Writes the files of each device.
 
     Returns:
-        The recipe after the choices that were left to measurement, and the probes' image tokens.
+        The recipe after the choices that were left to measurement, and the probes' image tokens;
+        None where there are no files for the CPU.
     """
-    read = SeenNames(weights.read)
-    threads = resolve_threads(options.threads)
-    writer = PartWriter(building, plan, plan.recipe, read, threads, progress)
-    recipe, images = write_vision_side(writer, weights)
-    writer.write_decoder()
-    writer.write_embeddings()
-    assert read.names == set(weights.names), "a tensor of the sources was written nowhere"
+    recipe, images = plan.recipe, None
+    if "cpu" in plan.devices:
+        with _reading_all(weights) as read:
+            threads = resolve_threads(options.threads)
+            writer = PartWriter(building, plan, recipe, read, threads, progress)
+            recipe, images = write_vision_side(writer, weights)
+            writer.write_decoder()
+            writer.write_embeddings()
+    if "cuda" in plan.devices:
+        from quantize.cuda_parts import write_cuda_parts
+
+        with _reading_all(weights) as read:
+            write_cuda_parts(building, plan, weights.shapes, read, progress)
     return recipe, images
+
+
+@contextmanager
+def _reading_all(weights: MergedWeights) -> Iterator[SeenNames]:
+    """Gives a reader, and looks at the end that no tensor was left out."""
+    read = SeenNames(weights.read)
+    yield read
+    assert read.names == set(weights.names), "a tensor of the sources was written nowhere"
 
 
 def _describe(
@@ -201,7 +238,7 @@ def _describe(
         spec=weights.spec,
         template=default_template(weights.spec.stage),
         stop_ids=tuple(derive_stop_ids(tokenizer)),
-        recipe=recipe.to_dict(),
+        recipe=_describe_recipe(plan, recipe),
         sources=origin,
         files=files,
         errors=None,
@@ -210,33 +247,17 @@ def _describe(
     return _write_manifest(building, manifest)
 
 
+def _describe_recipe(plan: Plan, recipe: Recipe) -> dict[str, Any]:
+    """Plain values: the CPU's rules, and apart from them the GPU's."""
+    described: dict[str, Any] = recipe.to_dict() if "cpu" in plan.devices else {"bits": recipe.bits}
+    if "cuda" in plan.devices:
+        described["cuda"] = cuda_recipe.to_dict(recipe.bits)
+    return described
+
+
 def _write_manifest(folder: Path, manifest: Manifest) -> Variant:
     (folder / MANIFEST_NAME).write_text(manifest.to_json(), "utf-8")
     return read_variant(folder)
-
-
-def _try_out(
-    variant: Variant,
-    weights: MergedWeights,
-    images: EncodedProbes,
-    options: QuantizeOptions,
-    progress: Progress,
-) -> tuple[Variant, str]:
-    """Opens the variant, lets it answer once and measures it against the sources.
-
-    Returns:
-        The variant with its errors, and the answer.
-    """
-    tokenizer = Tokenizer(variant.path("tokenizer"))
-    weights.close()  # what was mapped to be rounded
-    with progress("answering a question"):
-        backend = open_backend(variant, BackendOptions("cpu", options.threads))
-        answer = _answer_once(replace(backend, encoder=_ProbeEncoder(images)), tokenizer, variant)
-    with progress("measuring against full precision"):
-        template = variant.manifest.template
-        errors = measure_errors(weights.spec, weights.read, backend, tokenizer, template, images)
-    _check_error(errors, options.max_error)
-    return _write_manifest(variant.folder, replace(variant.manifest, errors=errors)), answer
 
 
 def _check_error(errors: MeasuredErrors, max_error: float | None) -> None:
@@ -245,26 +266,3 @@ def _check_error(errors: MeasuredErrors, max_error: float | None) -> None:
             f"the logits diverge by {errors.logits_kl_nats:.4f} nats, more than {max_error:g}",
             "use more bits: `--bits 8`, or a larger `--max-error`",
         )
-
-
-@dataclass(frozen=True)
-class _ProbeEncoder:
-    """Gives the first probe's image tokens, which the variant computed before.
-
-    With the vision side opened again, making a variant would take a third more memory.
-    """
-
-    images: EncodedProbes
-
-    def encode(self, pixels: np.ndarray) -> np.ndarray:
-        """Gives (1, Q, D) whatever the pixels (1, 3, S, S) are."""
-        return self.images.rounded[[PROBES[0].picture]]
-
-
-def _answer_once(backend: Backend, tokenizer: Tokenizer, variant: Variant) -> str:
-    """The answer to the first probe, greedily."""
-    session = Session(
-        backend, tokenizer, TEMPLATES[variant.manifest.template], notify=lambda _: None
-    )
-    session.show(make_pictures()[PROBES[0].picture], variant.manifest.spec.vision.image_px)
-    return session.ask(PROBES[0].question, AnswerOptions(_SMOKE_TOKENS)).finish().text

@@ -6,14 +6,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, starmap
 
-from quantize.recipe import Recipe, Rounding
+from quantize import cuda_recipe
+from quantize.recipe import EMBEDDINGS, Recipe, Rounding
 from tinyv_cli.manifest import list_graph_roles, make_graph_role
-from tinyv_cli.memory import PartSizes, estimate_bytes
+from tinyv_cli.memory import (
+    CUDA_CONTEXT_BYTES,
+    PartSizes,
+    estimate_bytes,
+    estimate_card_decoder_bytes,
+    estimate_card_encoder_bytes,
+)
 from tinyv_cli.spec import ModelSpec
 
 Shapes = Mapping[str, tuple[int, ...]]
-EMBEDDINGS = "language.embed_tokens.weight"
 TOKENIZER = "tokenizer"
+TARGETS = {"cpu": ("cpu",), "cuda": ("cuda",), "all": ("cpu", "cuda")}  # what is asked → devices
 _ARRAYS = {"embeddings": "embeddings.npy", "embeddings-scales": "embeddings.scales.npy"}
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
 _MOST_GRAPHS = 4  # of one part; they are opened in parallel
@@ -30,9 +37,9 @@ class PlannedPart:
     """One part of a variant: what it holds and what it takes on disk.
 
     Attributes:
-        name: `vision`, `decoder` or `embeddings`.
+        name: `vision`, `decoder` or `embeddings`; `cuda-language` or `cuda-vision`.
         files: role → name of its files, in the manifest's order.
-        layers: of each of its graphs.
+        layers: of each of its graphs; a GPU's parts have none.
         n_weights: numbers before rounding.
         size_bytes: bytes of its files, within a few per cent.
     """
@@ -55,17 +62,21 @@ class Plan:
 
     Attributes:
         spec: the model's numbers.
-        recipe: what is rounded to how many bits.
+        recipe: what is rounded to how many bits, on the CPU.
+        devices: what the variant can run on, `cpu` before `cuda`.
         parts: of the variant.
-        run_bytes: memory an answer takes with a full context.
+        run_bytes: memory an answer takes with a full context on the CPU, 0 where it has no files.
+        card_bytes: of the GPU's memory, likewise.
         quantise_bytes: memory that making the variant takes at its peak.
         disk_bytes: free disk that making the variant needs.
     """
 
     spec: ModelSpec
     recipe: Recipe
+    devices: tuple[str, ...]
     parts: tuple[PlannedPart, ...]
     run_bytes: int
+    card_bytes: int
     quantise_bytes: int
     disk_bytes: int
 
@@ -88,14 +99,44 @@ class Plan:
         return dict(zip(names, planned.layers, strict=True))
 
 
-def make_plan(spec: ModelSpec, shapes: Shapes, recipe: Recipe) -> Plan:
+def make_plan(
+    spec: ModelSpec, shapes: Shapes, recipe: Recipe, devices: tuple[str, ...] = ("cpu",)
+) -> Plan:
     """Computes what a variant of these shapes will take.
 
     Args:
         spec: the model's numbers.
         shapes: every canonical tensor and its shape.
         recipe: what is rounded to how many bits.
+        devices: that it is to run on, one of `TARGETS`' values.
     """
+    cpu_parts = _plan_cpu_parts(spec, shapes, recipe) if "cpu" in devices else ()
+    cuda_parts = _plan_cuda_parts(shapes, recipe.bits) if "cuda" in devices else ()
+    size_bytes = sum(part.size_bytes for part in (*cpu_parts, *cuda_parts))
+    peaks = [3 * _FLOAT_BYTES * max(math.prod(shape) for shape in shapes.values())]
+    run_bytes = card_bytes = 0
+    if cpu_parts:
+        vision, decoder, _ = cpu_parts
+        sizes = PartSizes(vision.size_bytes, decoder.size_bytes, len(decoder.layers))
+        run_bytes = estimate_bytes(spec, sizes, spec.language.context_length)
+        peaks.append(_estimate_measuring_bytes(decoder.size_bytes, shapes))
+    if cuda_parts:
+        card_bytes = _estimate_card_bytes(spec, cuda_parts)
+        peaks.append(_estimate_cuda_bytes(cuda_parts, shapes))
+    return Plan(
+        spec=spec,
+        recipe=recipe,
+        devices=devices,
+        parts=(*cpu_parts, *cuda_parts),
+        run_bytes=run_bytes,
+        card_bytes=card_bytes,
+        quantise_bytes=_PROGRAM_BYTES + max(peaks),
+        disk_bytes=size_bytes,
+    )
+
+
+def _plan_cpu_parts(spec: ModelSpec, shapes: Shapes, recipe: Recipe) -> tuple[PlannedPart, ...]:
+    """The vision side, the decoder and the embeddings as onnxruntime reads them."""
     language = [n for n in shapes if n.startswith("language.") and n != EMBEDDINGS]
     vision = [n for n in shapes if not n.startswith(("language.", "projection."))]
     projection = {
@@ -103,37 +144,54 @@ def make_plan(spec: ModelSpec, shapes: Shapes, recipe: Recipe) -> Plan:
         "projection.bias": (spec.language.width,),
     }
     vision_shapes = {**{n: shapes[n] for n in vision}, **projection}
-    parts = (
+    return (
         _plan_part("vision", vision_shapes, recipe),
         _plan_part("decoder", {n: shapes[n] for n in language}, recipe),
         _plan_part("embeddings", {EMBEDDINGS: shapes[EMBEDDINGS]}, recipe),
     )
-    size_bytes = sum(part.size_bytes for part in parts)
-    sizes = PartSizes(parts[0].size_bytes, parts[1].size_bytes, len(parts[1].layers))
-    largest = max(math.prod(shape) for shape in shapes.values())
-    return Plan(
-        spec=spec,
-        recipe=recipe,
-        parts=parts,
-        run_bytes=estimate_bytes(spec, sizes, spec.language.context_length),
-        quantise_bytes=_estimate_quantise_bytes(parts[1].size_bytes, largest),
-        disk_bytes=size_bytes,
-    )
 
 
-def _estimate_quantise_bytes(decoder_bytes: int, largest: int) -> int:
-    """Peak of making a variant: rounding its largest matrix, or later measuring its logits.
+def _plan_cuda_parts(shapes: Shapes, bits: int) -> tuple[PlannedPart, ...]:
+    """The two files that torch reads."""
+    kinds = {name: cuda_recipe.choose_kind(name, shape, bits) for name, shape in shapes.items()}
 
-    While they are measured, the decoder is open, and the reference holds the largest matrix in
-    float32 and its source; 3.6 GB were measured at full size and 4 bits.
+    def plan(role: str) -> PlannedPart:
+        mine = {
+            name: shape for name, shape in shapes.items() if cuda_recipe.find_role(name) == role
+        }
+        arrays = [each for name in mine for each in cuda_recipe.list_arrays(name, kinds[name])]
+        size_bytes = cuda_recipe.count_header_bytes(arrays)
+        size_bytes += sum(cuda_recipe.count_bytes(mine[name], kinds[name]) for name in mine)
+        files = {role: f"{role}.safetensors"}
+        return PlannedPart(role, files, (), _count(mine.values()), size_bytes)
 
-    Args:
-        decoder_bytes: of the decoder's files.
-        largest: numbers of the largest matrix.
+    return tuple(plan(role) for role in cuda_recipe.ROLES)
+
+
+def _estimate_measuring_bytes(decoder_bytes: int, shapes: Shapes) -> int:
+    """Peak of measuring a CPU's variant.
+
+    While its logits are measured, the decoder is open, and the reference holds the largest matrix
+    in float32 and its source; 3.6 GB were measured at full size and 4 bits.
     """
-    rounding = 3 * _FLOAT_BYTES * largest
-    measuring = decoder_bytes + 2 * _FLOAT_BYTES * largest
-    return _PROGRAM_BYTES + max(rounding, measuring)
+    return decoder_bytes + 2 * _FLOAT_BYTES * max(math.prod(shape) for shape in shapes.values())
+
+
+def _estimate_cuda_bytes(parts: Iterable[PlannedPart], shapes: Shapes) -> int:
+    """Peak of measuring a GPU's variant where there is no GPU: its files' numbers in float32.
+
+    Of the language model that is the head; its matrices stay codes. One side is open at a time.
+    """
+    language, vision = (part.size_bytes for part in parts)
+    head = _FLOAT_BYTES * math.prod(shapes["language.lm_head.weight"])
+    return max(2 * vision, _estimate_measuring_bytes(language + head // 2, shapes))
+
+
+def _estimate_card_bytes(spec: ModelSpec, parts: Iterable[PlannedPart]) -> int:
+    """Both sides on a card at once, with a cache of the whole context."""
+    language, vision = (part.size_bytes for part in parts)
+    decoder = estimate_card_decoder_bytes(spec, language, spec.language.context_length)
+    return CUDA_CONTEXT_BYTES + estimate_card_encoder_bytes(spec, vision) + decoder
 
 
 def _plan_part(name: str, shapes: Shapes, recipe: Recipe) -> PlannedPart:

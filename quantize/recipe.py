@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 FLOAT16_BITS = 16
+EMBEDDINGS = "language.embed_tokens.weight"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ INT8_PER_CHANNEL = Rounding(8, per_channel=True)
 FLOAT16 = Rounding(FLOAT16_BITS)
 FLOAT32 = Rounding(32)
 
-_LANGUAGE_MATRICES = (
+LANGUAGE_MATRICES = (
     "language.layers.*.attention.qkv.weight",
     "language.layers.*.attention.dense.weight",
     "language.layers.*.mlp.fc1.weight",
@@ -68,7 +69,7 @@ _PATCHES = (
     "vision.embeddings.patch_embedding.weight",
     "vision.embeddings.position_embedding",
 )
-_TABLES = ("language.embed_tokens.weight", "language.lm_head.weight")
+_TABLES = (EMBEDDINGS, "language.lm_head.weight")
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _rules(rounding: Rounding, patterns: tuple[str, ...]) -> tuple[tuple[str, Ro
 
 _COMMON = _rules(INT8, _TABLES + _VISION_MATRICES) + _rules(FLOAT16, _PATCHES)
 RECIPES: dict[int, Recipe] = {
-    4: Recipe(4, _rules(INT4, _LANGUAGE_MATRICES) + _COMMON),
-    8: Recipe(8, _rules(INT8, _LANGUAGE_MATRICES) + _COMMON),
+    4: Recipe(4, _rules(INT4, LANGUAGE_MATRICES) + _COMMON),
+    8: Recipe(8, _rules(INT8, LANGUAGE_MATRICES) + _COMMON),
     32: Recipe(32, ()),
 }

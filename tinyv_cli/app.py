@@ -12,13 +12,17 @@ import typer
 
 from tinyv_cli.console import Console, abandon_stdout
 from tinyv_cli.errors import DeviceError, ExitCode, TinyvError
-from tinyv_cli.options import (
-    AskArguments,
+from tinyv_cli.options.ask import AskArguments
+from tinyv_cli.options.batch import BatchArguments
+from tinyv_cli.options.chat import ChatArguments
+from tinyv_cli.options.declare import takes
+from tinyv_cli.options.pull import PullArguments, RemoveArguments
+from tinyv_cli.options.quantize import QuantizeArguments
+from tinyv_cli.options.report import (
     BenchArguments,
+    DoctorArguments,
     EvalArguments,
     ListArguments,
-    QuantizeArguments,
-    takes,
 )
 from tinyv_cli.usage import CommandLineError, Verbs, to_usage_error
 
@@ -28,9 +32,13 @@ EXAMPLES = """Examples:
   tinyv quantize --sources sources/ --bits 4
   tinyv ask cat.jpg "What is the cat doing?"
   tinyv ask cat.jpg "[caption]" --json | jq -r .answer
+  tinyv chat cat.jpg
+  tinyv batch -r photos/ "[caption]" -o captions.jsonl
+  tinyv pull
   tinyv list
   tinyv eval questions.jsonl -m 4bit --against 8bit
   tinyv bench -m 4bit --json > before.json
+  tinyv doctor
 
 Each option can be set by a variable too: --max-tokens by TINYV_MAX_TOKENS. A flag wins. Variants
 lie in the folder that TINYV_HOME names, or where your system keeps such data. Where there is none
@@ -50,8 +58,8 @@ SOURCES = """The folder of sources holds:
   TinyGPT-V_for_Stage4.pth        or of stage 1, 2 or 3
                                   (hub: Tyrannosaurus/TinyGPT-V)
 
-Without --sources: those in sources/ where tinyv keeps its files (TINYV_HOME), and where none are
-there, those of the miniature that comes with tinyv.
+`tinyv pull` fetches them. Without --sources: those in sources/ where tinyv keeps its files
+(TINYV_HOME), and where none are there, those of the miniature that comes with tinyv.
 """
 
 DISK_FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
@@ -151,6 +159,52 @@ def ask(arguments: AskArguments) -> None:
     answer_question(arguments)
 
 
+@app.command()
+@takes(ChatArguments)
+def chat(arguments: ChatArguments) -> None:
+    """Talk about a picture, question after question.
+
+    In a terminal /help lists what else can be typed. Where stdin is no terminal, each of its lines
+    is a question, and each answer one line on stdout.
+    """
+    from tinyv_cli.commands.chat import hold_conversation
+
+    hold_conversation(arguments)
+
+
+@app.command()
+@takes(BatchArguments)
+def batch(arguments: BatchArguments) -> None:
+    """Ask the same about many pictures, and write a JSON line for each.
+
+    The same command goes on where it was stopped. Exit code 6 where some pictures failed.
+    """
+    from tinyv_cli.commands.batch import answer_batch
+
+    answer_batch(arguments)
+
+
+@app.command()
+@takes(PullArguments)
+def pull(arguments: PullArguments) -> None:
+    """Fetch the public weights, or a finished variant, and check every byte.
+
+    The folder is the one line on stdout; the same command goes on where it was stopped.
+    """
+    from tinyv_cli.commands.pull import pull_weights
+
+    pull_weights(arguments)
+
+
+@app.command("rm")
+@takes(RemoveArguments)
+def remove(arguments: RemoveArguments) -> None:
+    """Remove variants, and with --sources the public weights, after asking."""
+    from tinyv_cli.commands.remove import remove_files
+
+    remove_files(arguments)
+
+
 @app.command(epilog=SOURCES)
 @takes(QuantizeArguments)
 def quantize(arguments: QuantizeArguments) -> None:
@@ -196,3 +250,15 @@ def list_(arguments: ListArguments) -> None:
     from tinyv_cli.commands.list import print_variants
 
     print_variants(arguments)
+
+
+@app.command()
+@takes(DoctorArguments)
+def doctor(arguments: DoctorArguments) -> None:
+    """Report what this computer can compute on: processor, graphics card, libraries, variants.
+
+    The report goes to stdout. With --device cuda the exit code is 5 where CUDA cannot be used.
+    """
+    from tinyv_cli.commands.doctor import examine_computer
+
+    examine_computer(arguments)

@@ -1,4 +1,4 @@
-"""Boxes written in an answer become rectangles in 0-1 coordinates, and are compared; draws none.
+"""Boxes written in an answer become rectangles in 0-1 coordinates, and back; draws none.
 
 The notation is `{<x1><y1><x2><y2>}`, whole numbers 0-100 of the picture's width and height; several
 boxes are joined by `<delim>`, a phrase goes before those that belong to it: `<p>a cat</p> {<…>}`.
@@ -77,6 +77,17 @@ def read_boxes(text: str) -> tuple[Box, ...]:
     return tuple(boxes)
 
 
+def write_box(box: Box) -> str:
+    """Writes a box without its label in the notation that `read_boxes` reads: `{<12><5><60><88>}`.
+
+    Edges are rounded to hundredths. Two that would meet are kept one apart, as far as the picture
+    goes: a box of no area shows the model nothing.
+    """
+    x1, x2 = _round_apart(box.x1, box.x2)
+    y1, y2 = _round_apart(box.y1, box.y2)
+    return f"{{<{x1}><{y1}><{x2}><{y2}>}}"
+
+
 def compute_iou(one: Box, other: Box) -> float:
     """Intersection over union of two boxes, 0 to 1; 0 where neither has an area.
 
@@ -111,6 +122,12 @@ def is_one_to_one(fits: Sequence[Sequence[bool]]) -> bool:
         return False
 
     return len(fits) == n_columns and all(place(row, set()) for row in range(len(fits)))
+
+
+def _round_apart(low: float, high: float) -> tuple[int, int]:
+    """Two edges in hundredths, the second above the first."""
+    first = min(round(low * FULL_SCALE), FULL_SCALE - 1)
+    return first, max(round(high * FULL_SCALE), first + 1)
 
 
 def _make_box(label: str, numbers: Sequence[int]) -> Box:

@@ -77,7 +77,7 @@ class Console:
             return SilentBar()
         if _is_terminal(sys.stderr):
             return TerminalBar(label, total, unit)
-        return LineBar(label, total, lambda line: _write_stderr("", line))
+        return LineBar(label, total, lambda line: _write_stderr("", line), unit)
 
 
 def to_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -10,6 +10,7 @@ from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
+from tinyv_cli.errors import InputError
 from tinyv_cli.sampling import Sampler
 
 FinishReason: TypeAlias = Literal["stop", "length", "interrupted"]
@@ -63,12 +64,46 @@ class ImageEncoder(Protocol):
         """Turns pixels (B, 3, S, S) into image tokens (B, Q, D), both float32."""
 
 
+class Constraint(Protocol):
+    """What one answer may be; it is told each token, and knows with which ones it can go on."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the answer may end here."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it must end here."""
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it was brought to an end for want of room."""
+
+    def begin(self, n_left: int) -> None:
+        """Refuses an answer that cannot fit into `n_left` tokens, with an `InputError`."""
+
+    def allow(self) -> np.ndarray:
+        """Tokens that may follow, stop ids aside: bool, (V,) or shorter where none is beyond."""
+
+    def take(self, token: int, n_left: int) -> int | None:
+        """Goes on with an allowed token, or with another one where room gets short.
+
+        Args:
+            token: the one chosen.
+            n_left: tokens there is room for, this one included.
+
+        Returns:
+            The one taken; None where the answer has to end before it.
+        """
+
+
 def generate(
     decoder: Decoder,
     segments: Sequence[Segment],
     sampler: Sampler,
     stop_ids: Collection[int],
     max_new_tokens: int,
+    constraint: Constraint | None = None,
 ) -> Generator[int, None, FinishReason]:
     """Appends a prompt and yields the tokens that follow it.
 
@@ -81,20 +116,67 @@ def generate(
         sampler: chooses each token.
         stop_ids: end the answer and are not yielded.
         max_new_tokens: at least 1.
+        constraint: which answers there are, not begun yet; None lets everything through.
 
     Returns:
-        As the generator's value: "stop" after a stop id, "length" at `max_new_tokens` or where
-        the context is full.
+        As the generator's value: "stop" after a stop id or where nothing can follow, "length" at
+        `max_new_tokens` or where the context is full.
+
+    Raises:
+        InputError: the room ends before the answer is what the constraint asks for.
     """
+    n_room = decoder.context_length - decoder.length - count_positions(segments) + 1
+    n_left = min(max_new_tokens, n_room)
+    if constraint is not None:
+        constraint.begin(n_left)
     generated: list[int] = []
     logits = decoder.extend(segments)
-    while (token := sampler.choose(logits, generated)) not in stop_ids:
+    while True:
+        if constraint is not None:
+            logits = _narrow(logits, constraint, stop_ids)
+        token = sampler.choose(logits, generated)
+        if token in stop_ids and (constraint is None or constraint.is_complete):
+            return "stop"
+        if constraint is not None:
+            taken = constraint.take(token, n_left)
+            if taken is None:
+                return "length"
+            token = taken
         generated.append(token)
         yield token
-        if len(generated) == max_new_tokens or decoder.length == decoder.context_length:
+        n_left -= 1
+        if constraint is not None and constraint.is_finished:
+            return "length" if constraint.is_cut else "stop"
+        if n_left == 0:
+            _check_complete(constraint, len(generated))
             return "length"
         logits = decoder.extend([(token,)])
-    return "stop"
+
+
+def _narrow(logits: np.ndarray, constraint: Constraint, stop_ids: Collection[int]) -> np.ndarray:
+    """Logits (V,), minus infinity where a token may not follow; a stop id ends what is complete."""
+    allowed = np.zeros(len(logits), np.bool_)
+    follows = constraint.allow()[: len(logits)]
+    allowed[: len(follows)] = follows
+    ends = [id for id in stop_ids if id < len(logits)]
+    if constraint.is_complete:
+        allowed[ends] = True
+    elif np.delete(allowed, ends).any():  # else the text asked for holds one of them
+        allowed[ends] = False
+    return np.where(allowed, logits, np.float32(-np.inf))
+
+
+def _check_complete(constraint: Constraint | None, n_tokens: int) -> None:
+    """Refuses an answer that ended before it was complete.
+
+    Raises:
+        InputError: it did.
+    """
+    if constraint is not None and not constraint.is_complete:
+        raise InputError(
+            f"the answer did not come to its end within {n_tokens} tokens",
+            f"allow more: `-n {2 * n_tokens}`; a full context is made larger by `--ctx-size`",
+        )
 
 
 class TrackedDecoder:

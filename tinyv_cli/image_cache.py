@@ -147,7 +147,8 @@ def has_tokens(variant: Variant, pixels: np.ndarray, device: str) -> bool:
 def _make_origin(variant: Variant, device: str) -> str:
     """Names all but the pixels that decides over image tokens."""
     files = variant.manifest.files
-    roles = [*list_graph_roles("vision", {entry.role for entry in files}), "vision-data"]
+    graphs = list_graph_roles("vision", {entry.role for entry in files})
+    roles = [*graphs, "vision-data", "cuda-vision"]
     hashes = [entry.sha256 for entry in files if entry.role in roles]
     return " ".join([_FORMAT, device, *hashes])
 

@@ -20,6 +20,7 @@ FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 MAKE_AGAIN = "make the variant again: `tinyv quantize --sources DIR --force`"
 
+_DEVICE_ROLES = {"cpu": "decoder", "cuda": "cuda-language"}  # whatever else it needs comes with it
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -138,6 +139,11 @@ class Variant:
     def has(self, role: str) -> bool:
         """Whether a file has this role."""
         return any(entry.role == role for entry in self.manifest.files)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """What it has files for: `cpu`, `cuda` or both, in this order."""
+        return tuple(device for device, role in _DEVICE_ROLES.items() if self.has(role))
 
     def graphs(self, part: str) -> list[Path]:
         """Where a part's graphs lie, in the order in which they run.

@@ -19,6 +19,10 @@ _REARRANGED = 1.05  # bytes of a decoder's weights in memory to those on disk: s
 _LEFT_BEHIND = 0.15  # share of a closed vision side that the allocator does not give back
 _CHUNK_POSITIONS = 256  # of a prompt, computed at once
 
+CARD_BUDGET_BYTES = 8 << 30  # of a card, where nobody says otherwise
+CUDA_CONTEXT_BYTES = 400_000_000  # assumed, since no card was at hand to measure it on
+_HALF_BYTES = 2
+
 
 @dataclass(frozen=True)
 class PartSizes:
@@ -40,12 +44,24 @@ class MemoryPlan:
     """What an answer will take, and how it is kept within what there is.
 
     Attributes:
-        needed_bytes: resident memory at the peak, estimated.
+        needed_bytes: resident memory at the peak, estimated; on a card, of its memory.
         is_frugal: whether the vision side is given back before the decoder is opened.
+        limit_bytes: that it was planned within.
     """
 
     needed_bytes: int
     is_frugal: bool
+    limit_bytes: int
+
+
+@dataclass(frozen=True)
+class _Needs:
+    """Bytes, estimated, of what is there throughout, of the two sides, and of a side given back."""
+
+    always: int
+    encoder: int
+    decoder: int
+    left_behind: int
 
 
 def estimate_bytes(spec: ModelSpec, sizes: PartSizes, n_positions: int) -> int:
@@ -79,36 +95,109 @@ def estimate_decoder_bytes(spec: ModelSpec, sizes: PartSizes, n_positions: int) 
     return weights + cache_bytes(language, n_positions) + _FLOAT_BYTES * working
 
 
+def estimate_card_encoder_bytes(spec: ModelSpec, file_bytes: int) -> int:
+    """What the vision side takes on a card: weights, scores in float32 twice, and activations."""
+    vision = spec.vision
+    scores = vision.n_heads * vision.n_tokens**2
+    activations = vision.n_tokens * (2 * vision.mlp_width + 6 * vision.width)
+    return file_bytes + 2 * _FLOAT_BYTES * scores + _HALF_BYTES * activations
+
+
+def estimate_card_decoder_bytes(spec: ModelSpec, file_bytes: int, n_positions: int) -> int:
+    """What the decoder takes on a card: weights, keys and values in float16, and working memory.
+
+    Keys and values are there for the whole context from the beginning. A prompt is computed in one
+    pass, at worst one as long as the context, with hidden states in float32; meanwhile one matrix
+    at a time is unpacked to float16, of which the widest counts.
+    """
+    language = spec.language
+    activations = n_positions * (2 * language.mlp_width + 6 * language.width)
+    halves = activations + language.width * language.mlp_width
+    floats = 4 * n_positions * language.width + 2 * language.vocab_size
+    keys_and_values = cache_bytes(language, n_positions) * _HALF_BYTES // _FLOAT_BYTES
+    return file_bytes + keys_and_values + _HALF_BYTES * halves + _FLOAT_BYTES * floats
+
+
 def plan_memory(
-    variant: Variant, n_positions: int, budget_bytes: int | None, *, encodes: bool
+    variant: Variant,
+    n_positions: int,
+    budget_bytes: int | None,
+    *,
+    encodes: bool,
+    card_free_bytes: int | None = None,
+    takes_turns: bool = True,
 ) -> MemoryPlan:
     """Finds out how an answer fits, and refuses what will not, before anything is loaded.
 
     Args:
         variant: that is to answer; of its token embeddings, single rows are touched.
-        n_positions: of prompt and answer together, at most.
-        budget_bytes: that may be taken; None for what the machine has free.
+        n_positions: of prompt and answer together, at most; on a card, of the whole context.
+        budget_bytes: that may be taken; None for what the machine has free, on a card 8 GiB of it
+            at most.
         encodes: whether a picture must be encoded.
+        card_free_bytes: free on the card that answers, beside the CUDA context of this process;
+            None where the CPU answers.
+        takes_turns: whether the vision side may be given back before the decoder is opened.
 
     Raises:
-        DeviceError: not even one part after the other fits.
+        DeviceError: it does not fit, where sides may take turns not even so.
     """
-    spec, sizes = variant.manifest.spec, _measure_parts(variant)
-    encoder = estimate_encoder_bytes(spec, sizes) if encodes else 0
-    decoder = estimate_decoder_bytes(spec, sizes, n_positions)
-    together = _PROGRAM_BYTES + encoder + decoder
-    apart = _PROGRAM_BYTES + max(encoder, decoder + int(_LEFT_BEHIND * encoder))
-    limit = psutil.virtual_memory().available if budget_bytes is None else budget_bytes
+    if card_free_bytes is None:
+        needs = _estimate_on_cpu(variant, n_positions)
+        limit = psutil.virtual_memory().available if budget_bytes is None else budget_bytes
+    else:
+        needs = _estimate_on_card(variant, n_positions)
+        there = card_free_bytes + CUDA_CONTEXT_BYTES
+        limit = min(there, CARD_BUDGET_BYTES if budget_bytes is None else budget_bytes)
+    encoder = needs.encoder if encodes else 0
+    together = needs.always + encoder + needs.decoder
+    left_behind = needs.left_behind if encodes else 0
+    apart = needs.always + max(encoder, needs.decoder + left_behind)
     if together <= limit:
-        return MemoryPlan(together, is_frugal=False)
-    if apart <= limit:
-        return MemoryPlan(apart, is_frugal=True)
-    what = "are free" if budget_bytes is None else "are allowed"
-    raise DeviceError(
-        f"{variant.name} needs about {apart / 1e9:.2f} GB of memory, {limit / 1e9:.2f} {what}",
+        return MemoryPlan(together, is_frugal=False, limit_bytes=limit)
+    if takes_turns and apart <= limit:
+        return MemoryPlan(apart, is_frugal=True, limit_bytes=limit)
+    needed = apart if takes_turns else together
+    if card_free_bytes is None:
+        raise _make_refusal(variant, needed, limit, is_allowed=budget_bytes is not None)
+    raise _make_card_refusal(variant, needed, limit, is_allowed=limit < there)
+
+
+def _make_refusal(variant: Variant, needed: int, limit: int, *, is_allowed: bool) -> DeviceError:
+    """The machine's memory does not suffice."""
+    return DeviceError(
+        f"{variant.name} needs about {needed / 1e9:.2f} GB of memory, {limit / 1e9:.2f} are "
+        + ("allowed" if is_allowed else "free"),
         "close other programs, use fewer bits (`tinyv quantize --bits 4`) or a shorter answer "
         "(`-n 64`), or allow more: `--memory-budget 8GB`",
     )
+
+
+def _make_card_refusal(
+    variant: Variant, needed: int, limit: int, *, is_allowed: bool
+) -> DeviceError:
+    """The card's memory does not suffice, or not that part of it that may be taken."""
+    return DeviceError(
+        f"{variant.name} needs about {needed / 1e9:.2f} GB of the GPU's memory, "
+        f"{limit / 1e9:.2f} are " + ("allowed" if is_allowed else "free"),
+        "close other programs, use fewer bits (`tinyv quantize --target cuda --bits 4`) or a "
+        "shorter context (`--ctx-size 512`)",
+    )
+
+
+def _estimate_on_cpu(variant: Variant, n_positions: int) -> _Needs:
+    spec, sizes = variant.manifest.spec, _measure_parts(variant)
+    encoder = estimate_encoder_bytes(spec, sizes)
+    decoder = estimate_decoder_bytes(spec, sizes, n_positions)
+    return _Needs(_PROGRAM_BYTES, encoder, decoder, int(_LEFT_BEHIND * encoder))
+
+
+def _estimate_on_card(variant: Variant, n_positions: int) -> _Needs:
+    """On a card nothing is left behind: what was freed is given back to the driver."""
+    spec, count_bytes = variant.manifest.spec, variant.manifest.count_bytes
+    encoder = estimate_card_encoder_bytes(spec, count_bytes("cuda-vision"))
+    decoder = estimate_card_decoder_bytes(spec, count_bytes("cuda-language"), n_positions)
+    return _Needs(CUDA_CONTEXT_BYTES, encoder, decoder, left_behind=0)
 
 
 def _measure_parts(variant: Variant) -> PartSizes:

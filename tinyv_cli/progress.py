@@ -60,8 +60,14 @@ class LineBar:
     For log files and pipes, where a bar would be drawn a thousand times.
     """
 
-    def __init__(self, label: str, total: int | None, write_line: Callable[[str], None]) -> None:
-        self._label, self._total, self._write_line = label, total, write_line
+    def __init__(
+        self,
+        label: str,
+        total: int | None,
+        write_line: Callable[[str], None],
+        unit: Unit = "steps",
+    ) -> None:
+        self._label, self._total, self._write_line, self._unit = label, total, write_line, unit
         self._done = 0
         self._start_s = self._told_s = time.monotonic()
 
@@ -71,8 +77,17 @@ class LineBar:
         now_s = time.monotonic()
         if now_s - self._told_s >= LINE_EVERY_S:
             self._told_s = now_s
-            share = f"{100 * self._done // self._total} %" if self._total else str(self._done)
-            self._write_line(f"{self._label}: {share}")
+            self._write_line(f"{self._label}: {self._tell_share(now_s - self._start_s)}")
+
+    def _tell_share(self, elapsed_s: float) -> str:
+        """How much is done, how fast, and when the rest will be."""
+        if not self._total:
+            return str(self._done)
+        share = f"{100 * self._done // self._total} %"
+        if not 0 < self._done < self._total or self._unit != "steps":
+            return share
+        left_s = elapsed_s * (self._total - self._done) / self._done
+        return f"{share}, {self._done / elapsed_s:.2f} a second, {left_s:.0f} s left"
 
     def __enter__(self) -> Self:
         """Starts the clock anew."""
@@ -113,13 +128,25 @@ def _make_rich_progress(unit: Unit) -> "rich_progress.Progress":
     """The columns of a bar; stdout is left alone, an answer may be on its way there."""
     from rich import progress as columns
     from rich.console import Console
+    from rich.text import Text
+
+    class StepRateColumn(columns.ProgressColumn):
+        """Steps a second."""
+
+        def render(self, task: columns.Task) -> Text:
+            """Draws the rate, once there is one."""
+            return Text(f"{task.speed:.2f}/s" if task.speed else "")
 
     count = columns.DownloadColumn() if unit == "bytes" else columns.MofNCompleteColumn()
+    rate = columns.TransferSpeedColumn() if unit == "bytes" else StepRateColumn()
     return columns.Progress(
         columns.TextColumn("{task.description}", markup=False),
         columns.BarColumn(),
         count,
+        rate,
         columns.TimeElapsedColumn(),
+        columns.TextColumn("left"),
+        columns.TimeRemainingColumn(),
         console=Console(file=sys.stderr),
         redirect_stdout=False,
     )

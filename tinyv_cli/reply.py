@@ -78,7 +78,7 @@ class StopText:
     def __init__(self, stops: Sequence[str]) -> None:
         """Takes the stop texts, none of them empty."""
         self._stops = stops
-        self._n_longest = max(map(len, stops))
+        self._n_longest = max(map(len, stops), default=1)
         self._text = ""  # everything pushed, from a stop text on cut away
         self._begin = self._end = 0  # the part of `_text` that was returned
         self.stop_start: int | None = None

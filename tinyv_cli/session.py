@@ -13,6 +13,7 @@ from PIL import Image
 
 from tinyv_cli.errors import InputError, UsageError
 from tinyv_cli.generate import (
+    Constraint,
     Decoder,
     FinishReason,
     ImageEncoder,
@@ -27,6 +28,13 @@ from tinyv_cli.prompt import Prompt, Template, Turn, check_question, make_prompt
 from tinyv_cli.reply import Answer, Draft, Reply, StopText, write_answer
 from tinyv_cli.sampling import Sampler, SamplingOptions
 from tinyv_cli.tokenizer import STOP_MARK, Tokenizer
+
+
+class Grammar(Protocol):
+    """What answers may be."""
+
+    def start(self) -> Constraint:
+        """Begins an answer."""
 
 
 class Runtime(Protocol):
@@ -49,6 +57,7 @@ class AnswerOptions:
         max_new_tokens: the longest answer, at least 1.
         sampling: how tokens are chosen.
         stop: texts that end the answer, besides ``###``.
+        grammar: what the answer may be; None lets everything through.
 
     Raises:
         UsageError: a value is out of its range.
@@ -57,6 +66,7 @@ class AnswerOptions:
     max_new_tokens: int = 256
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     stop: tuple[str, ...] = ()
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -98,8 +108,9 @@ class Session:
         self._template = template
         self._notify = notify
         self._stop_ids = tokenizer.stop_ids if stop_ids is None else frozenset(stop_ids)
-        self._pixels: np.ndarray | None = None  # (1, 3, S, S)
-        self._image: ImageTokens | None = None
+        self._pixels: dict[str, np.ndarray] = {}  # by their hash, (1, 3, S, S) each
+        self._shown: tuple[str, ...] = ()  # hashes in the prompt's order
+        self._images: dict[str, ImageTokens] = {}  # those that were encoded
         self._turns: list[Turn] = []
         self._n_left_out = 0  # oldest text turns that no longer fit the context
         self._reply: Reply | None = None
@@ -118,14 +129,34 @@ class Session:
         """
         self.show_pixels(to_pixels(picture, image_px))
 
-    def show_pixels(self, pixels: np.ndarray) -> None:
-        """Does what `show` does, with a picture's pixels (1, 3, S, S) as `to_pixels` makes them."""
+    def show_pixels(self, *pictures: np.ndarray) -> None:
+        """Does what `show` does, with pixels as `to_pixels` makes them.
+
+        Args:
+            pictures: (1, 3, S, S) each; several stand in one prompt, in this order.
+        """
         self._close_reply()
-        if self._image is not None and self._image.key != hash_pixels(pixels):
-            self._image = None
-        self._pixels = pixels
+        self._shown = tuple(hash_pixels(pixels) for pixels in pictures)
+        self._pixels = dict(zip(self._shown, pictures, strict=True))
+        self._images = {key: each for key, each in self._images.items() if key in self._pixels}
         self._turns.clear()
         self._n_left_out = 0
+
+    def recall(self, turns: Sequence[Turn]) -> None:
+        """Makes other turns what was said, oldest first; the picture stays.
+
+        What the new turns share with the old ones is not computed again.
+        """
+        self._close_reply()
+        if list(turns) != self._turns:
+            self._turns = list(turns)
+            self._n_left_out = 0
+
+    def look(self) -> None:
+        """Encodes what is shown now instead of with the first question about it."""
+        for key, pixels in self._pixels.items():
+            if key not in self._images:
+                self._images[key] = ImageTokens(self._encoder.encode(pixels)[0], key)
 
     def ask(self, question: str, options: AnswerOptions = DEFAULT_OPTIONS) -> Reply:
         """Begins an answer; the work is done as the reply is iterated over.
@@ -139,47 +170,49 @@ class Session:
         started = perf_counter()
         check_question(question)
         self._close_reply()
-        draft = Draft(question, StopText((STOP_MARK, *options.stop)), started)
+        # What a grammar asks for may hold the mark, as a JSON document's text can.
+        marks = () if options.grammar else (STOP_MARK, *options.stop)
+        draft = Draft(question, StopText(marks), started)
         self._reply = Reply(self._write(draft, options), draft, self._record)
         return self._reply
 
     def _write(self, draft: Draft, options: AnswerOptions) -> Generator[str, None, FinishReason]:
         """Yields the answer's text as it becomes sure; returns why it ends."""
-        image = self._encode_image(draft)
-        rest = self._lay_out(draft, image, options.max_new_tokens)
+        images = self._encode_images(draft)
+        rest = self._lay_out(draft, images, options.max_new_tokens)
         ids = generate(
             self._decoder,
             rest,
             Sampler(options.sampling),
             self._stop_ids,
             options.max_new_tokens,
+            None if options.grammar is None else options.grammar.start(),
         )
         return (yield from write_answer(ids, self._tokenizer.make_stream(), draft))
 
-    def _encode_image(self, draft: Draft) -> ImageTokens | None:
-        """The shown picture's image tokens, computed the first time; None without a picture."""
-        if self._image is None and self._pixels is not None:
+    def _encode_images(self, draft: Draft) -> list[ImageTokens]:
+        """The image tokens of what is shown, computed the first time."""
+        if len(self._images) < len(self._pixels):
             started = perf_counter()
-            embeddings = self._encoder.encode(self._pixels)[0]  # (Q, D)
-            self._image = ImageTokens(embeddings, hash_pixels(self._pixels))
+            self.look()
             draft.encode_s = perf_counter() - started
-        return self._image
+        return [self._images[key] for key in self._shown]
 
     def _lay_out(
-        self, draft: Draft, image: ImageTokens | None, max_new_tokens: int
+        self, draft: Draft, images: Sequence[ImageTokens], max_new_tokens: int
     ) -> list[Segment]:
         """Makes the prompt, rewinds the decoder to what they share, and returns what is left.
 
-        The oldest turns are left out until the answer has room; the picture's turn stays.
+        The oldest turns are left out until the answer has room; the pictures' turn stays.
 
         Raises:
             InputError: the prompt does not fit even so.
         """
         room = self._decoder.context_length
-        n_fixed = min(len(self._turns), 0 if image is None else 1)
+        n_fixed = min(len(self._turns), 1 if images else 0)
         for n_left_out in range(self._n_left_out, len(self._turns) - n_fixed + 1):
             turns = self._turns[:n_fixed] + self._turns[n_fixed + n_left_out :]
-            prompt, segments = self._make_prompt(turns, draft.question, image)
+            prompt, segments = self._make_prompt(turns, draft.question, images)
             draft.prompt_tokens = count_positions(segments)
             draft.n_left_out = n_left_out
             if draft.prompt_tokens + max_new_tokens <= room:
@@ -191,22 +224,22 @@ class Session:
                 f"`tinyv ask --ctx-size {draft.prompt_tokens + max_new_tokens} …`",
             )
         if draft.n_left_out > self._n_left_out:
-            self._notify(_tell_left_out(draft.n_left_out, image is not None))
+            self._notify(_tell_left_out(draft.n_left_out, bool(images)))
         draft.prompt = prompt.text
-        draft.image_tokens = 0 if image is None else len(image)
+        draft.image_tokens = count_positions(images)
         rest, draft.reused_tokens = self._decoder.rewind_to_common(segments)
         return rest
 
     def _make_prompt(
-        self, turns: Sequence[Turn], question: str, image: ImageTokens | None
+        self, turns: Sequence[Turn], question: str, images: Sequence[ImageTokens]
     ) -> tuple[Prompt, list[Segment]]:
-        """The prompt as text, and as what the decoder takes: text, picture, text."""
-        prompt = make_prompt(self._template, turns, question, 0 if image is None else 1)
-        texts = [tuple(self._tokenizer.encode(piece)) for piece in prompt.pieces]
-        if image is None:
-            return prompt, [*texts]
-        before, after = texts
-        return prompt, [before, image, after]
+        """The prompt as text, and as what the decoder takes: text, picture, text, and so on."""
+        prompt = make_prompt(self._template, turns, question, len(images))
+        first, *others = (tuple(self._tokenizer.encode(piece)) for piece in prompt.pieces)
+        segments: list[Segment] = [first]
+        for image, text in zip(images, others, strict=True):
+            segments += [image, text]
+        return prompt, segments
 
     def _record(self, draft: Draft, answer: Answer) -> None:
         """Makes a question and its answer part of the conversation."""

@@ -124,6 +124,27 @@ def holds_sources(folder: Path) -> bool:
         raise make_read_error(folder, error) from error
 
 
+def find_phi_weights(folder: Path) -> tuple[Path, ...]:
+    """Phi-2's weight files in a folder of sources, in the one form in which they are all there.
+
+    Returns:
+        The index first, where there is one; nothing where weights are missing, in more forms than
+        one, or not to be trusted.
+    """
+    try:
+        index, weights = _resolve_phi_weights(folder / PHI_FOLDER)
+    except (WeightsError, OSError):
+        return ()
+    if not all(path.is_file() for path in weights):
+        return ()
+    return weights if index is None else (index, *weights)
+
+
+def is_weight_file(name: str) -> bool:
+    """Whether a file of this name is one of Phi-2's weight files, or the index of such."""
+    return name in INDEX_FILES or _WEIGHT_FILE.fullmatch(name) is not None
+
+
 def make_checkpoint_name(stage: int) -> str:
     """The published name of a stage's checkpoint."""
     return f"TinyGPT-V_for_Stage{stage}.pth"

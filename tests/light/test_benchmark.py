@@ -181,6 +181,18 @@ def test_bytes_of_a_token_are_weights_one_row_and_the_cache(place):
     assert count_bytes_per_token(larger, 0) == weights + 42
 
 
+def test_bytes_of_a_token_on_a_card_leave_out_all_embeddings_but_one_row(place):
+    manifest = home.resolve_variant("bits4").manifest
+    spec = manifest.spec.language
+    row_bytes = spec.width + 4  # int8, and a scale in float32
+    n_bytes = 1_000_000 + spec.vocab_size * row_bytes
+    file = FileEntry("cuda-language.safetensors", n_bytes, "a" * 64, "cuda-language")
+    manifest = replace(manifest, files=(*manifest.files, file))
+    assert count_bytes_per_token(manifest, 0, "cuda") == 1_000_000 + row_bytes
+    by_position = 2 * 2 * spec.n_layers * spec.width  # keys and values in float16
+    assert count_bytes_per_token(manifest, 64, "cuda") == 1_000_000 + row_bytes + 64 * by_position
+
+
 def test_pictures_differ_by_seed_only():
     first, again, other = (to_pixels(make_picture(seed), 16) for seed in (1, 1, 2))
     assert (first == again).all()

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from tinyv_cli.boxes import Box, compute_iou, is_one_to_one, read_boxes
+from tinyv_cli.boxes import Box, compute_iou, is_one_to_one, read_boxes, write_box
 
 
 def corners(text):
@@ -127,3 +127,15 @@ def test_a_box_that_is_left_over_on_either_side_spoils_the_match():
     assert not is_one_to_one([[True, True]])
     assert not is_one_to_one([[True], [True]])
     assert not is_one_to_one([[]])
+
+
+def test_what_is_written_is_what_is_read():
+    for text in ("{<12><5><60><88>}", "{<0><0><100><100>}", "{<99><0><100><1>}"):
+        (box,) = read_boxes(text)
+        assert write_box(box) == text
+
+
+def test_edges_that_would_meet_are_written_one_apart_inside_the_picture():
+    assert write_box(Box("", 0.5, 0, 0.501, 1)) == "{<50><0><51><100>}"
+    assert write_box(Box("", 1, 1, 1, 1)) == "{<99><99><100><100>}"
+    assert write_box(Box("", 0, 0.999, 0, 1)) == "{<0><99><1><100>}"

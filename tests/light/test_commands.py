@@ -80,6 +80,7 @@ def test_the_document_holds_the_answer_and_how_it_came_about(toy, say, capsys):
             "completion_tokens": 12,
             "reused_tokens": 0,
         },
+        "boxes": [],
     }
     assert list(timings) == ["load", "encode", "prefill", "decode", "first_token", "total"]
     assert timings.pop("load") == LOAD_S

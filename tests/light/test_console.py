@@ -185,7 +185,11 @@ def test_a_long_step_in_a_log_is_a_line_now_and_then(clock):
         for _ in range(50):
             clock[0] += 0.5
             bar.advance()
-    assert lines == ["reading: 40 %", "reading: 80 %", "reading: done in 25.0 s"]
+    assert lines == [
+        "reading: 40 %, 2.00 a second, 15 s left",
+        "reading: 80 %, 2.00 a second, 5 s left",
+        "reading: done in 25.0 s",
+    ]
 
 
 def test_a_long_step_without_a_total_counts(clock):

@@ -2,6 +2,7 @@ import itertools
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -9,7 +10,7 @@ from tests.golden import CASES, GOLDEN, needs_golden
 from tests.light.toy_decoder import ScriptedDecoder, ToyDecoder, ToyEncoder, ToyRuntime
 from tests.light.toy_tokenizer import make_tokenizer
 from tinyv_cli.errors import InputError, UsageError
-from tinyv_cli.image import read_picture
+from tinyv_cli.image import hash_pixels, read_picture
 from tinyv_cli.prompt import TEMPLATES, Turn
 from tinyv_cli.sampling import SamplingOptions
 from tinyv_cli.session import AnswerOptions, Session
@@ -219,6 +220,56 @@ def test_history_holds_finished_answers_only(tokenizer):
     assert conversation.session.turns == (Turn("what?", reply.answer.text),)
 
 
+def test_turns_that_are_taken_back_are_asked_anew_from_what_is_cached(tokenizer):
+    one = Conversation(tokenizer)
+    for question in ("what is it?", "why?"):
+        one.ask(question, max_new_tokens=4)
+    one.session.recall(one.session.turns[:1])
+    again = one.ask("where?", max_new_tokens=4)
+    other = Conversation(tokenizer)
+    other.session.recall(one.session.turns[:1])
+    fresh = other.ask("where?", max_new_tokens=4)
+    assert (again.prompt, again.token_ids) == (fresh.prompt, fresh.token_ids)
+    assert [turn.question for turn in one.session.turns] == ["what is it?", "where?"]
+    assert again.usage.reused_tokens > 20
+    assert one.runtime.encoder.n_encoded == 1
+
+
+def test_other_turns_end_an_unheard_reply(tokenizer):
+    conversation = Conversation(tokenizer)
+    reply = conversation.session.ask("what?")
+    next(reply)
+    conversation.session.recall([Turn("why?", "so")])
+    assert reply.answer.finish_reason == "interrupted"
+    assert conversation.session.turns == (Turn("why?", "so"),)
+
+
+def test_the_same_turns_recalled_leave_out_what_was_left_out(tokenizer):
+    conversation = make_small_conversation(tokenizer, 120, 5)
+    conversation.ask("q8", max_new_tokens=1)
+    n_left_out = conversation.session._n_left_out
+    assert n_left_out > 0
+    conversation.session.recall(conversation.session.turns)
+    assert conversation.session._n_left_out == n_left_out
+    conversation.session.recall(conversation.session.turns[:-1])
+    assert conversation.session._n_left_out == 0
+
+
+def test_a_picture_looked_at_is_encoded_before_it_is_asked_about(tokenizer):
+    conversation = Conversation(tokenizer)
+    conversation.session.look()
+    assert conversation.runtime.encoder.n_encoded == 1
+    assert conversation.ask(max_new_tokens=2).timings.encode_s == 0
+    assert conversation.runtime.encoder.n_encoded == 1
+
+
+def test_without_a_picture_there_is_nothing_to_look_at(tokenizer):
+    conversation = Conversation(tokenizer, picture=None)
+    conversation.session.look()
+    assert conversation.ask(max_new_tokens=2).timings.encode_s == 0
+    assert conversation.runtime.encoder.n_encoded == 0
+
+
 def test_an_unfinished_reply_has_no_answer_yet(tokenizer):
     reply = Conversation(tokenizer).session.ask("why?")
     with pytest.raises(RuntimeError, match="still being made"):
@@ -393,3 +444,20 @@ def test_times_add_up(tokenizer):
     assert min(timings.encode_s, timings.prefill_s, timings.decode_s) > 0
     assert timings.encode_s + timings.prefill_s <= timings.first_token_s <= timings.total_s
     assert timings.first_token_s + timings.decode_s <= timings.total_s
+
+
+def test_several_pictures_stand_in_one_prompt_in_their_order(tokenizer):
+    decoder = ToyDecoder(tokenizer.vocab_size)
+    runtime = ToyRuntime(decoder)
+    session = Session(runtime, tokenizer, TEMPLATES["human"], notify=print)
+    one, other = (np.full((1, 3, 4, 4), value, np.float32) for value in (1, 2))
+    session.show_pixels(one, other, one)
+    answer = session.ask("what is the same?", AnswerOptions(3)).finish()
+    assert answer.prompt.count("<ImageHere>") == 3
+    assert answer.usage.image_tokens == 3 * 4
+    pictures = [key[0] for key in decoder.held if isinstance(key, tuple)]
+    assert pictures == [hash_pixels(each) for each in (one, other, one) for _ in range(4)]
+    assert runtime.encoder.n_encoded == 2
+    session.show_pixels(other)
+    session.ask("what is it?", AnswerOptions(3)).finish()
+    assert runtime.encoder.n_encoded == 2

@@ -2,12 +2,14 @@
 
 import sys
 
+from tests.light.toy_cuda import NO_DRIVER
 from tests.light.toy_variant import make_open_backend, make_script
-from tinyv_cli import backends
+from tinyv_cli import backends, nvidia_driver
 from tinyv_cli.app import main
 
 if __name__ == "__main__":
     text, *words = sys.argv[1:]
     script = [RuntimeError("a bug")] if text == "BUG" else make_script(text)
     backends.open_backend = make_open_backend(script)
+    nvidia_driver.read_driver = lambda: NO_DRIVER
     sys.exit(main(words))

@@ -6,13 +6,14 @@ runtime and is itself imported only here, when chosen.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from tinyv_cli.errors import DeviceError, UsageError
+from tinyv_cli.errors import UsageError
 from tinyv_cli.generate import Decoder, ImageEncoder
 from tinyv_cli.manifest import Variant
 
-DEVICES = ("auto", "cpu", "cuda")
+if TYPE_CHECKING:
+    from tinyv_cli.devices import TorchFindings
 
 
 @dataclass(frozen=True)
@@ -20,14 +21,17 @@ class BackendOptions:
     """What the user asked of the machine.
 
     Attributes:
-        device: `auto`, `cpu` or `cuda`.
+        device: `cpu` or `cuda`; also `auto` until `opening.resolve_device` has chosen one.
         threads: threads of one operator; None takes the physical cores.
         context_length: positions the cache has room for; None takes all that the model knows.
+        memory_budget_bytes: that may be taken; None for what there is. On a card, weights and all
+            that is computed are held to it, and the CUDA context comes on top.
     """
 
-    device: str = "auto"
+    device: str = "cpu"
     threads: int | None = None
     context_length: int | None = None
+    memory_budget_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def open_backend(
 
     Args:
         variant: a variant whose files have been checked.
-        options: device, threads and context.
+        options: device (`cpu` or `cuda`), threads, context and memory.
         meanwhile: is given the encoder before the decoder is opened, and may use it in a thread.
 
     Raises:
@@ -83,12 +87,23 @@ def open_backend(
         UsageError: there is no such device, or the context is longer than the model's.
         WeightsError: the runtime cannot read the variant's files.
     """
-    if options.device not in DEVICES:
-        raise UsageError(
-            f"there is no device {options.device}", f"use `--device` with {', '.join(DEVICES)}"
-        )
-    if options.device == "cuda":
-        raise DeviceError("this version of tinyv has no CUDA backend", "use `--device cpu`")
-    from tinyv_cli.backends.onnx_cpu import open_cpu
+    if options.device == "cpu":
+        from tinyv_cli.backends.onnx_cpu import open_cpu
 
-    return open_cpu(variant, options, meanwhile)
+        return open_cpu(variant, options, meanwhile)
+    if options.device == "cuda":
+        from tinyv_cli.backends.torch_cuda import open_torch
+
+        return open_torch(variant, options, meanwhile)
+    raise UsageError(f"there is no device {options.device}", "use `--device` with cpu or cuda")
+
+
+def probe_torch() -> "TorchFindings":
+    """Asks torch what it can do with the first card.
+
+    Raises:
+        ImportError, OSError: torch is not there, or damaged.
+    """
+    from tinyv_cli.backends import cuda_probe
+
+    return cuda_probe.probe_torch()

@@ -12,10 +12,10 @@ import numpy as np
 import onnxruntime as ort
 
 from tinyv_cli.backends import Backend, BackendOptions, Meanwhile
+from tinyv_cli.backends.context import resolve_context_length
 from tinyv_cli.backends.onnx_sessions import open_sessions
 from tinyv_cli.backends.threads import resolve_threads
 from tinyv_cli.backends.token_embeddings import TokenEmbeddings, open_token_embeddings
-from tinyv_cli.errors import UsageError
 from tinyv_cli.generate import ImageTokens, Segment
 from tinyv_cli.manifest import Variant
 from tinyv_cli.spec import LanguageSpec
@@ -208,14 +208,7 @@ def open_cpu(variant: Variant, options: BackendOptions, meanwhile: Meanwhile) ->
     """
     started = time.perf_counter()
     spec = variant.manifest.spec.language
-    context_length = options.context_length
-    if context_length is None:
-        context_length = spec.context_length
-    if not 0 < context_length <= spec.context_length:
-        raise UsageError(
-            f"a context of {context_length} positions does not fit this model",
-            f"use `--ctx-size` with 1 to {spec.context_length}",
-        )
+    context_length = resolve_context_length(options.context_length, spec)
     threads = resolve_threads(options.threads)
     embeddings = open_token_embeddings(
         variant.path("embeddings"),

@@ -31,6 +31,7 @@ QUESTION = "[caption] describe this picture"
 
 _PICTURE_PX = (640, 480)
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
+_SCALE_BYTES = 4  # float32
 _ID_STEP = 7919  # a prime: neighbours in a prompt are far apart in the table of embeddings
 
 
@@ -203,18 +204,25 @@ def measure_decoding(
     return {depth: rates[depth] for depth in fitting}
 
 
-def count_bytes_per_token(manifest: Manifest, depth: int) -> int:
+def count_bytes_per_token(manifest: Manifest, depth: int, device: str = "cpu") -> int:
     """Bytes that decoding one token reads.
 
     All of the decoder's weights as the variant stores them (the file `decoder-data`; the
     runtime rearranges the same bits), one row of the token embeddings, and the keys and values of
     `depth` positions in float32. What is computed on the way is small and stays in the caches.
+    On a card the file `cuda-language`, of whose embeddings one row in int8 counts, and keys and
+    values in float16.
 
     Args:
         manifest: of the variant.
         depth: positions cached before the token.
+        device: `cuda`, or the CPU.
     """
     spec = manifest.spec.language
+    if device == "cuda":
+        unread_bytes = (spec.vocab_size - 1) * (spec.width + _SCALE_BYTES)
+        weights = manifest.count_bytes("cuda-language") - unread_bytes
+        return weights + cache_bytes(spec, depth) // 2
     row_bytes = manifest.count_bytes("embeddings", "embeddings-scales") // spec.vocab_size
     return manifest.count_bytes("decoder-data") + row_bytes + cache_bytes(spec, depth)
 

@@ -1,142 +1,219 @@
-"""A picture and a question become an answer on stdout, or one JSON document; computes nothing.
+"""Pictures and a question become answers on stdout, or JSON documents; computes nothing.
 
-What is cheap to find wrong is looked at first: words, picture, variant. Then gigabytes are opened.
+What is cheap to find wrong is looked at first: words, pictures, variant. Then gigabytes are opened.
 """
 
 import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinyv_cli.commands.opening import FirstPicture, check_variant, open_session, resolve_template
+from tinyv_cli.answer_report import describe_boxes, make_document, make_stats
+from tinyv_cli.commands.opening import (
+    FirstPicture,
+    check_variant,
+    make_answer_options,
+    open_session,
+    resolve_device,
+    resolve_template,
+)
 from tinyv_cli.console import Console
 from tinyv_cli.errors import InputError, UsageError
 from tinyv_cli.home import list_variants, resolve_variant
 from tinyv_cli.manifest import Variant
-from tinyv_cli.memory import plan_memory, read_peak_rss_bytes
+from tinyv_cli.memory import plan_memory
 from tinyv_cli.miniature import tell_miniature
-from tinyv_cli.options import AskArguments
+from tinyv_cli.options.ask import AskArguments
 from tinyv_cli.prompt import Template, check_question, make_prompt
+from tinyv_cli.tasks import check_task, make_question, read_corners, to_box
 
 if TYPE_CHECKING:
-    from tinyv_cli.backends import Backend
-    from tinyv_cli.reply import Answer, Reply
-    from tinyv_cli.session import AnswerOptions
+    import numpy as np
+    from PIL.Image import Image
 
-STDIN = "-"
+    from tinyv_cli.backends import Backend, BackendOptions
+    from tinyv_cli.memory import MemoryPlan
+    from tinyv_cli.reply import Answer, Reply
+    from tinyv_cli.request import Request
+    from tinyv_cli.session import AnswerOptions, Grammar, Session
+    from tinyv_cli.terminal_picture import Screen
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One picture and what is asked about it.
+
+    Attributes:
+        name: as the user typed it.
+        picture: upright, mode RGB.
+        question: with its task's tag and box.
+        pixels: (1, 3, S, S) float32.
+    """
+
+    name: str
+    picture: "Image"
+    question: str
+    pixels: "np.ndarray"
+
+
+@dataclass(frozen=True)
+class _Room:
+    """Everything that answers are made and written with."""
+
+    console: Console
+    arguments: AskArguments
+    variant: Variant
+    template: Template
+    options: "AnswerOptions"
+    screen: "Screen | None"
 
 
 def answer_question(arguments: AskArguments) -> None:
     """Does what `tinyv ask` says.
 
     Raises:
-        UsageError: a template, device or number that does not exist.
-        InputError: the picture or the question cannot be used.
+        UsageError: words, a template, device or number that make no sense.
+        InputError: a picture or the question cannot be used.
         WeightsError: there is no variant, or it is damaged.
         DeviceError: the device cannot run it.
         KeyboardInterrupt: Ctrl-C, after what was said until then has been written.
     """
-    from tinyv_cli.backends import BackendOptions
-    from tinyv_cli.image import read_picture, to_pixels
-    from tinyv_cli.image_cache import has_tokens
-
-    console = Console()
-    options = _make_answer_options(arguments)
-    question = _read_question(arguments)
+    console = Console(quiet=arguments.quiet)
+    request = _read_words(arguments)
+    options = make_answer_options(arguments, arguments.stop)
     variant = resolve_variant(arguments.model)
     template = resolve_template(variant, arguments.template)
-    picture = read_picture(_resolve_picture(arguments))
+    asked = _open_pictures(request, arguments, variant)
+    screen = _check_drawing(request, arguments)
     _tell_choice(console, variant, arguments)
     tell_miniature(variant, console.write_note)
-    check_variant(variant, console)
-    prompt = make_prompt(template, (), question).text
-    pixels = to_pixels(picture, variant.manifest.spec.vision.image_px)
-    keeps_images = not arguments.no_cache
-    memory = plan_memory(
-        variant,
-        _count_positions(variant, prompt, arguments),
-        arguments.memory_budget,
-        encodes=not (keeps_images and has_tokens(variant, pixels, "cpu")),
-    )
-    if arguments.show_prompt:
-        console.write_report(prompt)
-    device = BackendOptions(arguments.device, arguments.threads, arguments.ctx_size)
-    shown = FirstPicture(pixels, keeps_images, memory.is_frugal)
+    options = replace(options, grammar=_make_grammar(arguments, variant))
+    device, memory = _plan(asked, arguments, variant, template, console)
+    room = _Room(console, arguments, variant, template, options, screen)
+    if arguments.show_prompt or arguments.verbose:
+        n_images = len(asked) if arguments.together else 1
+        console.write_report(make_prompt(template, (), asked[0].question, n_images).text)
+    shown = FirstPicture(asked[0].pixels, not arguments.no_cache, memory.is_frugal)
     with open_session(variant, template, device, console, shown) as (session, backend):
-        reply = session.ask(question, options)
-        if arguments.json:
-            _write_document(console, reply, variant, template, backend)
-        else:
-            _write_text(console, reply)
-    _tell_end(console, reply.answer, arguments, backend.load_s, memory.needed_bytes)
+        if arguments.together:
+            session.show_pixels(*(each.pixels for each in asked))
+            asked = asked[:1]
+        for place, each in enumerate(asked):
+            if place:
+                session.show_pixels(each.pixels)
+            answer = _answer(room, session, backend, each, several=len(asked) > 1)
+            _tell_end(room, answer, backend, memory.needed_bytes)
+            _draw(room, each, answer)
 
 
-def _count_positions(variant: Variant, prompt: str, arguments: AskArguments) -> int:
-    """Positions of prompt and answer at most: a token has one byte or more."""
-    spec = variant.manifest.spec
-    n_positions = spec.qformer.n_queries + len(prompt.encode()) + arguments.max_tokens
-    return min(n_positions, arguments.ctx_size or spec.language.context_length)
-
-
-def _make_answer_options(arguments: AskArguments) -> "AnswerOptions":
-    """Sampling and length, checked against their ranges."""
-    from tinyv_cli.sampling import SamplingOptions
-    from tinyv_cli.session import AnswerOptions
-
-    sampling = SamplingOptions(
-        temperature=arguments.temp,
-        top_p=arguments.top_p,
-        top_k=arguments.top_k,
-        min_p=arguments.min_p,
-        repetition_penalty=arguments.repeat_penalty,
-        seed=arguments.seed,
-    )
-    return AnswerOptions(max_new_tokens=arguments.max_tokens, sampling=sampling)
-
-
-def _read_question(arguments: AskArguments) -> str:
-    """The question exactly as typed; from stdin, without the newline that ends its last line."""
-    if arguments.prompt != STDIN:
-        check_question(arguments.prompt)
-        return arguments.prompt
-    if arguments.picture == STDIN:
-        raise UsageError(
-            "picture and question cannot both come from stdin",
-            "name the picture's file: `tinyv ask PICTURE -`",
-        )
-    try:
-        question = _read_stdin().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"the question on stdin is not UTF-8 text: {error.reason} at byte {error.start}",
-            "convert it: `iconv -t UTF-8 question.txt | tinyv ask PICTURE -`",
-        ) from error
-    question = question.removesuffix("\n").removesuffix("\r")
-    check_question(question)
-    return question
-
-
-def _resolve_picture(arguments: AskArguments) -> Path | bytes:
-    """A file, or the bytes on stdin.
+def _read_words(arguments: AskArguments) -> "Request":
+    """Pictures and question, both still words; what no model is needed for is checked.
 
     Raises:
-        InputError: picture and question were given the other way round.
+        UsageError: they do not go together.
+        InputError: the question is blank or cannot be read.
     """
-    name, question = arguments.picture, arguments.prompt
-    if name == STDIN:
-        return _read_stdin()
-    with suppress(OSError):  # a question is often too long for a file's name
+    from tinyv_cli.request import Words, read_request
+
+    if arguments.system is not None:
+        raise UsageError(
+            "TinyGPT-V has no system prompt: it was trained on questions alone",
+            "say it in the question, or in a text before it with `--stdin`",
+        )
+    if arguments.task is not None:
+        check_task(arguments.task)
+    words = Words(
+        arguments.words or (),
+        arguments.images or (),
+        arguments.prompt,
+        arguments.prompt_file,
+        arguments.task is not None or arguments.at is not None,
+        arguments.stdin,
+    )
+    request = read_request(words)
+    if request.question is not None:
+        check_question(request.question)
+    if len(request.pictures) > 1 and (arguments.draw or arguments.at):
+        flag = "--draw" if arguments.draw else "--at"
+        raise UsageError(f"{flag} goes with one picture", "ask about each by itself")
+    return request
+
+
+def _make_grammar(arguments: AskArguments, variant: Variant) -> "Grammar | None":
+    """What `--choices` or `--schema` allow; None where both are missing.
+
+    Raises:
+        UsageError: both are given, or the choices make no sense.
+        InputError: the schema cannot be used.
+    """
+    if arguments.choices is None and arguments.schema is None:
+        return None
+    from tinyv_cli import constrained
+    from tinyv_cli.tokenizer import Tokenizer
+
+    if arguments.choices is not None and arguments.schema is not None:
+        raise UsageError("--choices and --schema exclude each other", "leave one of the two out")
+    if arguments.stop:
+        raise UsageError(
+            "--stop could cut what --choices or --schema promise", "leave out `--stop`"
+        )
+    tokenizer = Tokenizer(variant.path("tokenizer"))
+    if arguments.choices is not None:
+        choices = constrained.split_choices(arguments.choices)
+        return constrained.make_choice_grammar(tokenizer, choices)
+    schema = constrained.read_schema(arguments.schema or "")
+    return constrained.make_schema_grammar(tokenizer, schema)
+
+
+def _open_pictures(request: "Request", arguments: AskArguments, variant: Variant) -> list[Asked]:
+    """Reads the pictures, and asks about each.
+
+    Raises:
+        UsageError: `--at` lies outside the picture.
+        InputError: a picture cannot be read, or stands where the question belongs.
+    """
+    from tinyv_cli.image import to_pixels
+    from tinyv_cli.pictures import Access, check_words, open_picture
+
+    corners = None if arguments.at is None else read_corners(arguments.at)
+    access = Access(arguments.allow_private, arguments.offline)
+    check_words(request.pictures, access)
+    _check_order(request)
+    asked = []
+    for name in request.pictures:
+        picture = open_picture(name, access)
+        place = None if corners is None else to_box(corners, *picture.size)
+        question = make_question(request.question, arguments.task, place)
+        pixels = to_pixels(picture, variant.manifest.spec.vision.image_px)
+        asked.append(Asked(name, picture, question, pixels))
+    return asked
+
+
+def _check_order(request: "Request") -> None:
+    """Raises an `InputError` where picture and question were given the other way round."""
+    name, question = request.pictures[0], request.question
+    if len(request.pictures) > 1 or question is None:
+        return
+    with suppress(OSError, ValueError):  # a question is often too long for a file's name
         if not Path(name).exists() and Path(question).is_file():
             swapped = shlex.join(["tinyv", "ask", question, name])
             raise InputError(f"there is no file {name}", f"the picture comes first: `{swapped}`")
-    return Path(name)
 
 
-def _read_stdin() -> bytes:
-    """Everything on stdin; nothing where stdin is closed."""
-    return sys.stdin.buffer.read() if sys.stdin is not None else b""
+def _check_drawing(request: "Request", arguments: AskArguments) -> "Screen | None":
+    """Refuses what could not be drawn or shown in the end; returns where to show."""
+    if arguments.draw is not None:
+        from tinyv_cli.drawing import check_target
+
+        check_target(arguments.draw, Path(request.pictures[0]))
+    if not arguments.show:
+        return None
+    from tinyv_cli.terminal_picture import resolve_screen
+
+    return resolve_screen()
 
 
 def _tell_choice(console: Console, variant: Variant, arguments: AskArguments) -> None:
@@ -145,9 +222,67 @@ def _tell_choice(console: Console, variant: Variant, arguments: AskArguments) ->
         console.write_note(f"{variant.name} answers, the newest variant; `-m NAME` takes another")
 
 
-def _write_text(console: Console, reply: "Reply") -> None:
-    """Streams the answer; whatever ends it, its line is ended too."""
+def _plan(
+    asked: Sequence[Asked],
+    arguments: AskArguments,
+    variant: Variant,
+    template: Template,
+    console: Console,
+) -> "tuple[BackendOptions, MemoryPlan]":
+    """Chooses the device, checks the variant's files, and looks whether memory suffices."""
+    from tinyv_cli.backends import BackendOptions
+    from tinyv_cli.image_cache import has_tokens
+
+    def encodes(device: str) -> bool:
+        return arguments.no_cache or not all(has_tokens(variant, a.pixels, device) for a in asked)
+
+    wanted = BackendOptions(
+        arguments.device, arguments.threads, arguments.ctx_size, arguments.memory_budget
+    )
+    takes_turns = len(asked) == 1
+    device, memory = resolve_device(
+        variant, wanted, console, encodes=encodes("cuda"), takes_turns=takes_turns
+    )
+    check_variant(variant, console)
+    n_images = len(asked) if arguments.together else 1
+    prompts = [make_prompt(template, (), each.question, n_images).text for each in asked]
+    memory = memory or plan_memory(
+        variant,
+        _count_positions(variant, max(prompts, key=len), n_images, arguments),
+        arguments.memory_budget,
+        encodes=encodes(device.device),
+        takes_turns=takes_turns,
+    )
+    return device, memory
+
+
+def _count_positions(variant: Variant, prompt: str, n_images: int, arguments: AskArguments) -> int:
+    """Positions of prompt and answer at most: a token has one byte or more."""
+    spec = variant.manifest.spec
+    n_positions = n_images * spec.qformer.n_queries + len(prompt.encode()) + arguments.max_tokens
+    return min(n_positions, arguments.ctx_size or spec.language.context_length)
+
+
+def _answer(
+    room: _Room, session: "Session", backend: "Backend", asked: Asked, *, several: bool
+) -> "Answer":
+    """Asks, and writes the answer; with several pictures each line names its own."""
+    reply = session.ask(asked.question, room.options)
+    if room.arguments.json:
+        extra = {"picture": asked.name} if several else {}
+        _write_document(room, reply, backend, asked, extra)
+    else:
+        before = f"{asked.name}: " if several else ""
+        if room.options.grammar is not None:
+            before += reply.finish().text  # only what the grammar allows is written, or nothing
+        _write_text(room.console, before, reply)
+    return reply.answer
+
+
+def _write_text(console: Console, before: str, reply: "Reply") -> None:
+    """Streams what is left of the answer; whatever ends it, its line is ended too."""
     try:
+        console.write_piece(before)
         for piece in reply:
             console.write_piece(piece)
     except BaseException:
@@ -157,90 +292,49 @@ def _write_text(console: Console, reply: "Reply") -> None:
 
 
 def _write_document(
-    console: Console, reply: "Reply", variant: Variant, template: Template, backend: "Backend"
+    room: _Room, reply: "Reply", backend: "Backend", asked: Asked, extra: dict[str, Any]
 ) -> None:
-    """Writes the one document; an answer that Ctrl-C cut short is written as far as it went."""
+    """Writes one document; an answer that Ctrl-C cut short is written as far as it went."""
     try:
         reply.finish()
     finally:
         reply.close()
         if not isinstance(sys.exception(), Exception):
-            console.write_json(make_document(reply.answer, variant, template, backend))
+            document = make_document(reply.answer, room.variant, room.template, backend)
+            document["boxes"] = describe_boxes(reply.answer.text, asked.picture.size)
+            room.console.write_json(extra | document)
 
 
-def make_document(
-    answer: "Answer", variant: Variant, template: Template, backend: "Backend"
-) -> dict[str, Any]:
-    """What `--json` prints of an answer; times are in seconds, `total` is without `load`."""
-    timings = answer.timings
-    return {
-        "answer": answer.text,
-        "finish_reason": answer.finish_reason,
-        "tokens": list(answer.token_ids),
-        "prompt": answer.prompt,
-        "template": template.name,
-        "model": variant.name,
-        "device": backend.device,
-        "usage": asdict(answer.usage),
-        "timings": {
-            "load": backend.load_s,
-            "encode": timings.encode_s,
-            "prefill": timings.prefill_s,
-            "decode": timings.decode_s,
-            "first_token": timings.first_token_s,
-            "total": timings.total_s,
-        },
-    }
-
-
-def _tell_end(
-    console: Console,
-    answer: "Answer",
-    arguments: AskArguments,
-    load_s: float,
-    needed_bytes: int,
-) -> None:
+def _tell_end(room: _Room, answer: "Answer", backend: "Backend", needed_bytes: int) -> None:
     """Says on stderr that an answer was cut, and how long it took if that was asked for."""
     if answer.finish_reason == "length":
         n = answer.usage.completion_tokens
-        is_limit = n == arguments.max_tokens
-        way_out = f"`-n {2 * n}` allows more" if is_limit else "the context is full, see `-c`"
-        console.write_note(f"the answer was cut after {n} tokens; {way_out}")
-    if arguments.stats:
-        console.write_report(make_stats(answer, load_s, needed_bytes))
+        way_out = "the context is full, see `-c`"
+        if n == room.arguments.max_tokens or room.options.grammar:
+            way_out = f"`-n {2 * room.arguments.max_tokens}` allows more"
+        verb = "brought to an end" if room.options.grammar else "cut"
+        room.console.write_note(f"the answer was {verb} after {n} tokens; {way_out}")
+    if room.arguments.stats or room.arguments.verbose:
+        room.console.write_report(make_stats(answer, backend, needed_bytes))
 
 
-def make_stats(answer: "Answer", load_s: float, needed_bytes: int) -> str:
-    """A few lines of times, speeds and memory.
+def _draw(room: _Room, asked: Asked, answer: "Answer") -> None:
+    """Draws the answer's boxes into a file and onto the terminal, where that was asked for."""
+    target, screen = room.arguments.draw, room.screen
+    if target is None and screen is None:
+        return
+    from tinyv_cli.boxes import read_boxes
+    from tinyv_cli.drawing import draw_boxes, find_unwritable, write_drawing
+    from tinyv_cli.terminal_picture import show_picture
 
-    Args:
-        answer: with its timings.
-        load_s: what opening took, in seconds.
-        needed_bytes: of memory, as estimated before.
-    """
-    usage, timings = answer.usage, answer.timings
-    n_computed = usage.prompt_tokens - usage.reused_tokens
-    # The first token comes out of the prompt's pass.
-    n_decoded = max(0, usage.completion_tokens - 1)
-    return "\n".join(
-        [
-            f"load         {load_s:8.2f} s",
-            f"picture      {timings.encode_s:8.2f} s",
-            f"prompt       {timings.prefill_s:8.2f} s  {_to_rate(n_computed, timings.prefill_s)}",
-            f"answer       {timings.decode_s:8.2f} s  {_to_rate(n_decoded, timings.decode_s)}",
-            f"first token  {timings.first_token_s or 0.0:8.2f} s",
-            f"total        {timings.total_s:8.2f} s  without load",
-            f"memory       {_to_gb(read_peak_rss_bytes())} GB, {needed_bytes / 1e9:.2f} estimated",
-        ]
-    )
-
-
-def _to_gb(n_bytes: int | None) -> str:
-    """Bytes in 10⁹; a dash where they are not known."""
-    return f"{'-':>8}" if n_bytes is None else f"{n_bytes / 1e9:8.2f}"
-
-
-def _to_rate(n_tokens: int, elapsed_s: float) -> str:
-    """Tokens, and tokens a second where that can be told."""
-    rate = f", {n_tokens / elapsed_s:.1f} a second" if n_tokens and elapsed_s > 0 else ""
-    return f"{n_tokens} tokens{rate}"
+    boxes = read_boxes(answer.text)
+    if not boxes:
+        room.console.write_note("the answer holds no box; the picture is drawn as it is")
+    unwritable = find_unwritable(boxes)
+    if unwritable:
+        room.console.write_note(f"no font here has all signs of {', '.join(unwritable)}")
+    drawing = draw_boxes(asked.picture, boxes)
+    if target is not None:
+        write_drawing(target, drawing, Path(asked.name))
+    if screen is not None:
+        show_picture(drawing, screen)

@@ -6,15 +6,21 @@ Words, variant and files named are looked at first; what is measured lies in `be
 import time
 from typing import TYPE_CHECKING, Any
 
-from tinyv_cli.commands.opening import check_variant, open_session, resolve_template
+from tinyv_cli.commands.opening import (
+    check_variant,
+    open_session,
+    resolve_device,
+    resolve_template,
+)
 from tinyv_cli.console import Console
 from tinyv_cli.errors import InputError
 from tinyv_cli.home import resolve_variant
 from tinyv_cli.manifest import Variant
 from tinyv_cli.miniature import tell_miniature
-from tinyv_cli.options import BenchArguments
+from tinyv_cli.options.report import BenchArguments
 
 if TYPE_CHECKING:
+    from tinyv_cli.backends import BackendOptions
     from tinyv_cli.benchmark.measure import Plan, Subject
 
 _N_REPEATS = 3
@@ -31,6 +37,7 @@ def measure_variant(arguments: BenchArguments) -> None:
         DeviceError: the device cannot run it, or the chart cannot be written.
         KeyboardInterrupt: Ctrl-C; nothing is written.
     """
+    from tinyv_cli.backends import BackendOptions
     from tinyv_cli.benchmark.chart import check_target, draw_chart, write_chart
     from tinyv_cli.benchmark.report import read_earlier
 
@@ -41,8 +48,10 @@ def measure_variant(arguments: BenchArguments) -> None:
         check_target(arguments.chart)
     variant = resolve_variant(arguments.model)
     tell_miniature(variant, console.write_note)
+    wanted = BackendOptions(arguments.device, arguments.threads, arguments.ctx_size)
+    device, _ = resolve_device(variant, wanted, console)
     check_variant(variant, console)
-    document = _measure(arguments, variant, console)
+    document = _measure(arguments, variant, device, console)
     document["seconds"] = time.perf_counter() - started
     _write_figures(arguments, document, earlier, console)
     if arguments.chart:
@@ -51,7 +60,9 @@ def measure_variant(arguments: BenchArguments) -> None:
         console.write_note(f"the chart is in {arguments.chart}")
 
 
-def _measure(arguments: BenchArguments, variant: Variant, console: Console) -> dict[str, Any]:
+def _measure(
+    arguments: BenchArguments, variant: Variant, device: "BackendOptions", console: Console
+) -> dict[str, Any]:
     """Measures program, variant and machine, one after the other."""
     from tinyv_cli.backends.threads import resolve_threads
     from tinyv_cli.benchmark.bandwidth import measure_bandwidth
@@ -64,7 +75,7 @@ def _measure(arguments: BenchArguments, variant: Variant, console: Console) -> d
         console.write_note(f"measuring {variant.name}: {what}")
 
     threads = resolve_threads(arguments.threads)
-    plan, subject = _make_plan(arguments), _make_subject(arguments, variant, console)
+    plan, subject = _make_plan(arguments), _make_subject(variant, device, console)
     start_s = measure_start(plan.repeats)
     try:
         measured = measure(subject, plan, tell)
@@ -73,8 +84,11 @@ def _measure(arguments: BenchArguments, variant: Variant, console: Console) -> d
         raise InputError(error.problem, hint) from error
     tell("memory")
     read_gb_s = measure_bandwidth(threads)
+    if device.device == "cuda":
+        console.write_note("memory and its speed are the computer's, not the card's")
     n_bytes = {
-        depth: count_bytes_per_token(variant.manifest, depth) for depth in measured.decode_tok_s
+        depth: count_bytes_per_token(variant.manifest, depth, device.device)
+        for depth in measured.decode_tok_s
     }
     figures = make_document(measured, start_s, read_gb_s, n_bytes)
     about = {"model": variant.name, "bits": variant.manifest.bits}
@@ -91,13 +105,11 @@ def _make_plan(arguments: BenchArguments) -> "Plan":
     return Plan(Repeats(arguments.repeats))
 
 
-def _make_subject(arguments: BenchArguments, variant: Variant, console: Console) -> "Subject":
+def _make_subject(variant: Variant, device: "BackendOptions", console: Console) -> "Subject":
     """The variant as `tinyv ask` opens it."""
-    from tinyv_cli.backends import BackendOptions
     from tinyv_cli.benchmark.measure import Subject
 
     template = resolve_template(variant, None)
-    device = BackendOptions(arguments.device, arguments.threads, arguments.ctx_size)
     spec = variant.manifest.spec
     return Subject(
         open=lambda: open_session(variant, template, device, console),

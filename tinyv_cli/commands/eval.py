@@ -8,7 +8,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tinyv_cli.commands.opening import check_variant, open_session, resolve_template
+from tinyv_cli.commands.opening import (
+    check_variant,
+    open_session,
+    resolve_device,
+    resolve_template,
+)
 from tinyv_cli.console import Console, to_table
 from tinyv_cli.errors import UsageError
 from tinyv_cli.evaluation.figures import (
@@ -29,9 +34,10 @@ from tinyv_cli.evaluation.questions import (
 from tinyv_cli.home import resolve_variant
 from tinyv_cli.manifest import Variant
 from tinyv_cli.miniature import tell_miniature
-from tinyv_cli.options import EvalArguments
+from tinyv_cli.options.report import EvalArguments
 
 if TYPE_CHECKING:
+    from tinyv_cli.backends import BackendOptions
     from tinyv_cli.evaluation.evaluate import Candidate, Comparison
 
 
@@ -150,22 +156,25 @@ def _make_candidates(
     if other:
         _check_comparable(variant, other)
     tell_miniature(variant, console.write_note)
+    device = _resolve_device(arguments, variant, console)
+    is_same = other is not None and other.folder == variant.folder
+    other_device = _resolve_device(arguments, other, console) if other and not is_same else device
     for each in (variant, other):
         if each:
             check_variant(each, console)
     questions_hash = hashlib.sha256(content).hexdigest()
-    key = _make_answers_key(arguments, questions_hash, variant)
+    key = _make_answers_key(arguments, questions_hash, variant, device)
     answers = _open_ledger(arguments, key, Answered, n_questions)
-    candidate = _make_candidate(arguments, variant, answers, console)
+    candidate = _make_candidate(arguments, variant, device, answers, console)
     if other is None:
         return candidate, None
-    other_key = _make_answers_key(arguments, questions_hash, other)
+    other_key = _make_answers_key(arguments, questions_hash, other, other_device)
     # A variant compared with itself has one ledger, not two that know nothing of each other.
     if other_key != key:
         answers = _open_ledger(arguments, other_key, Answered, n_questions)
     results = _open_ledger(arguments, make_key(key, other_key), Compared, n_questions)
     comparison = Comparison(
-        candidate=_make_candidate(arguments, other, answers, console),
+        candidate=_make_candidate(arguments, other, other_device, answers, console),
         results=results,
         tokenizer=Tokenizer(variant.path("tokenizer")),
         vocab_size=variant.manifest.spec.language.vocab_size,
@@ -174,14 +183,26 @@ def _make_candidates(
     return candidate, comparison
 
 
+def _resolve_device(
+    arguments: EvalArguments, variant: Variant, console: Console
+) -> "BackendOptions":
+    """Where a variant computes; both its sides stay open from picture to picture."""
+    from tinyv_cli.backends import BackendOptions
+
+    wanted = BackendOptions(arguments.device, arguments.threads, arguments.ctx_size)
+    return resolve_device(variant, wanted, console)[0]
+
+
 def _make_candidate(
-    arguments: EvalArguments, variant: Variant, answers: Ledger[Answered], console: Console
+    arguments: EvalArguments,
+    variant: Variant,
+    device: "BackendOptions",
+    answers: Ledger[Answered],
+    console: Console,
 ) -> "Candidate":
     """A variant that is opened when its turn comes."""
-    from tinyv_cli.backends import BackendOptions
     from tinyv_cli.evaluation.evaluate import Candidate
 
-    device = BackendOptions(arguments.device, arguments.threads, arguments.ctx_size)
     template = resolve_template(variant, arguments.template)
     return Candidate(
         name=variant.name,
@@ -192,7 +213,9 @@ def _make_candidate(
     )
 
 
-def _make_answers_key(arguments: EvalArguments, questions_hash: str, variant: Variant) -> str:
+def _make_answers_key(
+    arguments: EvalArguments, questions_hash: str, variant: Variant, device: "BackendOptions"
+) -> str:
     """Names all that decides over a variant's answers, but for the pictures' content."""
     return make_key(
         questions_hash,
@@ -200,7 +223,7 @@ def _make_answers_key(arguments: EvalArguments, questions_hash: str, variant: Va
         resolve_template(variant, arguments.template).name,
         str(arguments.max_tokens),
         str(arguments.ctx_size),
-        arguments.device,
+        device.device,
     )
 
 

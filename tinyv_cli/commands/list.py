@@ -6,7 +6,7 @@ from typing import Any
 from tinyv_cli.console import Console, to_size, to_table
 from tinyv_cli.home import HOW_TO_MAKE_ONE, DamagedVariant, list_named_variants, variants_dir
 from tinyv_cli.manifest import MeasuredErrors, Variant
-from tinyv_cli.options import ListArguments
+from tinyv_cli.options.report import ListArguments
 
 HEADER = ("name", "size", "bits", "stage", "logits KL (nats)", "same best token", "image cosine")
 

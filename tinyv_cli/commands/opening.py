@@ -3,16 +3,19 @@
 Shared by the verbs that ask something.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tinyv_cli.console import Console
+from tinyv_cli.devices import choose_device
 from tinyv_cli.errors import UsageError, WeightsError
 from tinyv_cli.hashes import check_hashes
 from tinyv_cli.manifest import MAKE_AGAIN, Variant
+from tinyv_cli.memory import CUDA_CONTEXT_BYTES
 from tinyv_cli.miniature import is_brought_along, to_damage
+from tinyv_cli.options.shared import SamplingArguments
 from tinyv_cli.prompt import TEMPLATES, Template
 
 if TYPE_CHECKING:
@@ -20,7 +23,8 @@ if TYPE_CHECKING:
 
     from tinyv_cli.backends import Backend, BackendEncoder, BackendOptions
     from tinyv_cli.encode_ahead import EncoderAhead
-    from tinyv_cli.session import Session
+    from tinyv_cli.memory import MemoryPlan
+    from tinyv_cli.session import AnswerOptions, Session
 
 
 def check_variant(variant: Variant, console: Console) -> None:
@@ -35,6 +39,70 @@ def check_variant(variant: Variant, console: Console) -> None:
         if is_brought_along(variant.folder):
             raise to_damage(error) from error
         raise
+
+
+def resolve_device(
+    variant: Variant,
+    wanted: "BackendOptions",
+    console: Console,
+    *,
+    encodes: bool = True,
+    takes_turns: bool = False,
+) -> "tuple[BackendOptions, MemoryPlan | None]":
+    """Chooses the device that a variant computes on, and says which where there was a choice.
+
+    Args:
+        variant: that is to answer.
+        wanted: as it was typed; the device may be `auto`.
+        console: takes the note.
+        encodes: whether a picture must be encoded.
+        takes_turns: whether the vision side may be given back before the decoder is opened.
+
+    Returns:
+        The same with `cpu` or `cuda`, and on a card the memory as planned and what of it is left
+        beside the CUDA context.
+
+    Raises:
+        UsageError: there is no such device.
+        DeviceError: it cannot be used, or its memory does not suffice.
+    """
+    choice = choose_device(
+        variant,
+        wanted.device,
+        wanted.memory_budget_bytes,
+        context_length=wanted.context_length,
+        encodes=encodes,
+        takes_turns=takes_turns,
+    )
+    if choice.reason:
+        console.write_note(choice.reason)
+    budget_bytes = wanted.memory_budget_bytes
+    if choice.memory:
+        budget_bytes = choice.memory.limit_bytes - CUDA_CONTEXT_BYTES
+    options = replace(wanted, device=choice.device, memory_budget_bytes=budget_bytes)
+    return options, choice.memory
+
+
+def make_answer_options(
+    arguments: SamplingArguments, stop: Sequence[str] | None
+) -> "AnswerOptions":
+    """Sampling, length and texts that end an answer, checked against their ranges.
+
+    Raises:
+        UsageError: a value is out of its range.
+    """
+    from tinyv_cli.sampling import SamplingOptions
+    from tinyv_cli.session import AnswerOptions
+
+    sampling = SamplingOptions(
+        temperature=arguments.temp,
+        top_p=arguments.top_p,
+        top_k=arguments.top_k,
+        min_p=arguments.min_p,
+        repetition_penalty=arguments.repeat_penalty,
+        seed=arguments.seed,
+    )
+    return AnswerOptions(arguments.max_tokens, sampling, tuple(stop or ()))
 
 
 def resolve_template(variant: Variant, wanted: str | None) -> Template:

@@ -9,28 +9,34 @@ from tinyv_cli.errors import UsageError, WeightsError
 from tinyv_cli.home import resolve_folder, sources_dir
 from tinyv_cli.manifest import Variant
 from tinyv_cli.miniature import NAME, find_sources, is_brought_along
-from tinyv_cli.options import QuantizeArguments
+from tinyv_cli.options.quantize import QuantizeArguments
 
 if TYPE_CHECKING:
     from quantize.pipeline import QuantizeOptions
     from quantize.plan import Plan
 
-HEAVY_PACKAGES = frozenset({"torch", "transformers", "onnx", "safetensors"})
+HEAVY_PACKAGES = frozenset({"torch", "transformers", "onnx", "safetensors", "bitsandbytes"})
 
 
 def quantize_sources(arguments: QuantizeArguments) -> None:
     """Does what `tinyv quantize` says.
 
     Raises:
-        UsageError: there is no such recipe, or the packages for quantising are not installed.
+        UsageError: there is no such recipe or target, or the packages for quantising are not
+            installed.
         WeightsError: the sources are not what they should be, or the variant exists already or
             is too far from them.
         DeviceError: memory or disk do not suffice.
     """
     try:
         from quantize import pipeline
+
+        if arguments.target != "cpu" and not arguments.dry_run:
+            from quantize.cuda_parts import load_bitsandbytes
+
+            load_bitsandbytes()
     except ModuleNotFoundError as error:
-        raise _to_install_error(error) from error
+        raise _to_install_error(error, arguments.target) from error
     console = Console(quiet=arguments.quiet)
     options = _make_options(arguments, _resolve_sources(arguments.sources, console))
     if arguments.dry_run:
@@ -40,6 +46,8 @@ def quantize_sources(arguments: QuantizeArguments) -> None:
     console.write_report(to_parts_table(result.variant, result.plan))
     console.write_report(f"smoke question: {result.smoke_question}")
     console.write_report(f"smoke answer: {result.smoke_answer}")
+    if len(result.variant.devices) > 1:
+        console.write_report(f"smoke answer of the files for the GPU: {result.cuda_answer}")
     console.write_line(str(result.variant.folder))
 
 
@@ -57,11 +65,13 @@ def to_plan_table(plan: "Plan") -> str:
     ]
     mean_bits = 8 * plan.size_bytes / n_weights
     total = ("total", f"{n_weights:,}", to_size(plan.size_bytes), f"{mean_bits:.2f}")
-    needs = [
-        ("memory to quantise", to_size(plan.quantise_bytes)),
-        ("memory to answer", to_size(plan.run_bytes)),
-        ("free disk", to_size(plan.disk_bytes)),
-    ]
+    roles = {role for part in plan.parts for role in part.files}
+    needs = [("memory to quantise", to_size(plan.quantise_bytes))]
+    if "decoder" in roles:
+        needs.append(("memory to answer", to_size(plan.run_bytes)))
+    if "cuda-language" in roles:
+        needs.append(("GPU memory to answer", to_size(plan.card_bytes)))
+    needs.append(("free disk", to_size(plan.disk_bytes)))
     parts = to_table(("files", "weights", "size", "bits/weight"), [*rows, total])
     return f"{parts}\n\n{to_table(('needed', 'about'), needs)}"
 
@@ -104,7 +114,8 @@ def _resolve_sources(wanted: Path | None, console: Console) -> Path:
 def _make_options(arguments: QuantizeArguments, sources: Path) -> "QuantizeOptions":
     """Gives the variant its place: the one asked for, else one named after stage and bits.
 
-    A variant of the miniature is named so instead, since its stage says nothing about it.
+    One of the miniature is named so instead, since its stage says nothing about it. One for the GPU
+    alone says so, and does not stand in the way of the CPU's.
 
     Raises:
         WeightsError: the sources are not complete.
@@ -116,7 +127,7 @@ def _make_options(arguments: QuantizeArguments, sources: Path) -> "QuantizeOptio
     if name is None:
         stage = resolve_sources(sources, arguments.stage).stage
         origin = NAME if is_brought_along(sources) else f"stage{stage}"
-        name = f"{origin}-{arguments.bits}bit"
+        name = f"{origin}-{arguments.bits}bit{'-cuda' if arguments.target == 'cuda' else ''}"
     return QuantizeOptions(
         sources=sources,
         output=resolve_folder(name),
@@ -125,15 +136,17 @@ def _make_options(arguments: QuantizeArguments, sources: Path) -> "QuantizeOptio
         force=arguments.force,
         max_error=arguments.max_error,
         threads=arguments.threads,
+        target=arguments.target,
     )
 
 
-def _to_install_error(error: ModuleNotFoundError) -> UsageError:
+def _to_install_error(error: ModuleNotFoundError, target: str) -> UsageError:
     """One of the packages for quantising is missing; anything else is a bug and raised again."""
     package = (error.name or "").partition(".")[0]
     if package not in HEAVY_PACKAGES:
         raise error
+    extras = "quantize" if target == "cpu" else "quantize,cuda"
     return UsageError(
         f"quantising needs {package}, which is not installed",
-        "install what quantising needs: `pip install 'tinyv[quantize]'`",
+        f"install what quantising needs: `pip install 'tinyv[{extras}]'`",
     )

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 from tinyv_cli.errors import DeviceError
 from tinyv_cli.home import home_dir
+from tinyv_cli.json_lines import JsonLines, find_obstacle
 from tinyv_cli.typed_json import read_object, to_dataclass
 
 _KEY_DIGITS = 16
@@ -61,8 +62,8 @@ class Ledger(Generic[E]):
         self.entries: dict[int, E] = {}
         self._kind: type[E] = kind
         self._n_questions = n_questions
-        self._n_sound_bytes: int | None = None  # where a broken end is to be cut off
-        self._read()
+        self._lines = JsonLines(path)
+        self._lines.read(self._take)
 
     def add(self, entry: E) -> None:
         """Keeps an entry; once this returns, killing the process does not lose it.
@@ -70,43 +71,24 @@ class Ledger(Generic[E]):
         Raises:
             OSError: the disk is full.
         """
-        line = json.dumps(asdict(entry), allow_nan=False) + "\n"
-        with self.path.open("ab") as file:
-            if self._n_sound_bytes is not None:
-                file.truncate(self._n_sound_bytes)
-                self._n_sound_bytes = None
-            file.write(line.encode())
+        self._lines.append(asdict(entry))
         self.entries[entry.index] = entry
 
     def clear(self) -> None:
         """Forgets every entry."""
-        self.path.unlink(missing_ok=True)
+        self._lines.clear()
         self.entries.clear()
-        self._n_sound_bytes = None
 
-    def _read(self) -> None:
-        """Reads entries up to the first line that is not whole."""
-        try:
-            content = self.path.read_bytes()
-        except FileNotFoundError:
-            return
-        n_bytes = 0
-        for line in content.splitlines(keepends=True):
-            entry = self._read_entry(line)
-            if entry is None:
-                self._n_sound_bytes = n_bytes
-                return
-            self.entries[entry.index] = entry
-            n_bytes += len(line)
-
-    def _read_entry(self, line: bytes) -> E | None:
-        """The entry of a line; None where it is not a whole one."""
+    def _take(self, line: bytes) -> bool:
+        """Keeps the entry of a line; tells whether it was one."""
         try:
             entry = to_dataclass(self._kind, read_object(line))
         except (ValueError, RecursionError):
-            return None
-        is_whole = line.endswith(b"\n") and 0 <= entry.index < self._n_questions
-        return entry if is_whole else None
+            return False
+        if not 0 <= entry.index < self._n_questions:
+            return False
+        self.entries[entry.index] = entry
+        return True
 
 
 def make_key(*facts: str) -> str:
@@ -122,26 +104,12 @@ def resolve_ledger(questions: Path, key: str) -> Path:
     """
     name = f"{questions.stem}.eval-{key}.jsonl"
     beside, at_home = questions.parent / name, home_dir() / "evaluations" / name
-    if _find_obstacle(beside) is None:
+    if find_obstacle(beside) is None:
         return beside
-    obstacle = _find_obstacle(at_home)
+    obstacle = find_obstacle(at_home)
     if obstacle is None:
         return at_home
     raise DeviceError(
         f"answers cannot be kept, neither {beside} nor {at_home} can be written: {obstacle}",
         "name a folder that can be written: `export TINYV_HOME=DIR`",
     )
-
-
-def _find_obstacle(path: Path) -> str | None:
-    """Why a file cannot be appended to; None where it can. Leaves no new file behind."""
-    is_new = not path.exists()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab"):
-            pass
-        if is_new:
-            path.unlink()
-    except OSError as error:
-        return (error.strerror or str(error)).lower()
-    return None

@@ -1,16 +1,31 @@
 """Keys and values of positions read are kept for those to come; knows no layer's arithmetic."""
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from tinyv_cli.spec import LanguageSpec
 
 
+class Cache(Protocol):
+    """What the network asks of earlier positions: nothing else of a cache is seen by it."""
+
+    def make_places(self, n_new: int) -> Tensor:
+        """Tells where `n_new` further positions stand, (1, n_new), from 0."""
+
+    def make_mask(self, n_new: int) -> Tensor | None:
+        """Tells what they may look at; None: each all those before it and itself."""
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes keys and values (1, H, n_new, d) of a layer; gives all there are to look at."""
+
+    def advance(self, n_new: int) -> None:
+        """Is told that every layer has appended them."""
+
+
 class KeyValueCache:
     """Keys and values of one sequence in all layers, in memory taken once and never moved.
-
-    A block asks for three things only: where the sequence stands (`length`), what new positions
-    may look at (`make_mask`) and the keys and values to look at (`append`).
 
     Attributes:
         keys, values: (n_layers, 1, H, C, d); keys as they are after norm and rotation.
@@ -28,6 +43,11 @@ class KeyValueCache:
     def context_length(self) -> int:
         """Positions there is room for."""
         return self.keys.shape[3]
+
+    def make_places(self, n_new: int) -> Tensor:
+        """Tells where `n_new` further positions stand: (1, n_new), behind the filled ones."""
+        end = self.length + n_new
+        return torch.arange(self.length, end, device=self.keys.device)[None]
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Writes a layer's new positions behind the filled ones.
@@ -70,3 +90,43 @@ class KeyValueCache:
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot rewind {self.length} positions to {length}")
         self.length = length
+
+
+class PlacedCache:
+    """The same memory, for one position whose place is a tensor instead of a number.
+
+    All shapes are the same wherever the position stands, and nothing is asked of the device, so
+    that the step can be recorded once and replayed: positions not filled yet, or forgotten, are
+    among the keys that it gets, and are masked.
+
+    Args:
+        cache: whose memory it is, and which counts the positions.
+        place: (1,) int64, below `n_seen`; read when the step runs.
+        n_seen: of the cache's positions, how many the step reads.
+    """
+
+    def __init__(self, cache: KeyValueCache, place: Tensor, n_seen: int) -> None:
+        self._cache = cache
+        self._place = place
+        self._n_seen = n_seen
+
+    def make_places(self, n_new: int) -> Tensor:
+        """(1, 1)."""
+        return self._place[None]
+
+    def make_mask(self, n_new: int) -> Tensor:
+        """(1, n_seen) to add to the scores: 0 up to the place, minus infinity behind it."""
+        keys = self._cache.keys
+        behind = torch.arange(self._n_seen, device=keys.device) > self._place
+        mask = torch.zeros(n_new, self._n_seen, dtype=keys.dtype, device=keys.device)
+        return mask.masked_fill(behind, float("-inf"))
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Writes (1, H, 1, d) at the place; gives (1, H, n_seen, d) each, as views."""
+        all_keys, all_values = self._cache.keys[layer], self._cache.values[layer]
+        all_keys.index_copy_(2, self._place, keys.to(all_keys.dtype))
+        all_values.index_copy_(2, self._place, values.to(all_values.dtype))
+        return all_keys[:, :, : self._n_seen], all_values[:, :, : self._n_seen]
+
+    def advance(self, n_new: int) -> None:
+        """Does nothing: a replayed step runs no Python, so whoever replays it counts."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinyv_cli.generate import ImageTokens, Segment
+from tinyv_cli.generate import ImageTokens, Segment, count_positions
 from tinyv_cli.model.cache import KeyValueCache
 from tinyv_cli.model.phi import PhiLanguage
 
@@ -14,18 +14,26 @@ from tinyv_cli.model.phi import PhiLanguage
 class TorchDecoder:
     """Reads a sequence piece by piece and remembers it; implements `generate.Decoder`."""
 
-    def __init__(self, language: PhiLanguage, context_length: int | None = None) -> None:
+    def __init__(
+        self,
+        language: PhiLanguage,
+        context_length: int | None = None,
+        cache_dtype: torch.dtype | None = None,
+    ) -> None:
         """Takes the cache's memory at once.
 
         Args:
-            language: runs as it stands, on its device and with its dtype.
+            language: runs as it stands, on its device and with its dtype, which its last norm
+                tells.
             context_length: positions there is room for; None: as many as the network has.
+            cache_dtype: of keys and values; None: the network's.
         """
         self._language = language
+        self._like = language.final_layernorm.weight
         self._cache = KeyValueCache(
             language.spec,
             context_length or language.spec.context_length,
-            like=language.embed_tokens.weight,
+            like=self._like.new_empty(0, dtype=cache_dtype),
         )
 
     @property
@@ -51,12 +59,10 @@ class TorchDecoder:
         Raises:
             ValueError: there are no positions, or more than there is room for.
         """
-        embeddings = self._embed(segments)  # (1, T, D)
-        n_new = embeddings.shape[1]
+        n_new = count_positions(segments)
         if not 0 < n_new <= self.context_length - self.length:
             raise ValueError(f"{n_new} positions after {self.length} of {self.context_length}")
-        hidden = self._language.compute_hidden(embeddings, self._cache)
-        logits: np.ndarray = self._language.lm_head(hidden[0, -1]).float().numpy(force=True)
+        logits: np.ndarray = self._compute(segments).float().numpy(force=True)
         return logits
 
     def rewind(self, length: int) -> None:
@@ -67,14 +73,17 @@ class TorchDecoder:
         """
         self._cache.rewind(length)
 
-    def _embed(self, segments: Sequence[Segment]) -> Tensor:
-        """Puts segments side by side at Phi-2's width: (1, T, D)."""
-        table = self._language.embed_tokens
-        parts = [table.weight.new_empty(0, table.embedding_dim)]
-        for segment in segments:
-            if isinstance(segment, ImageTokens):
-                parts.append(torch.tensor(segment.embeddings).to(table.weight))
-            else:
-                ids = torch.tensor(segment, dtype=torch.long, device=table.weight.device)
-                parts.append(table(ids))
-        return torch.cat(parts)[None]
+    def _compute(self, segments: Sequence[Segment]) -> Tensor:
+        """Computes all positions in one pass; the logits after the last, (V,)."""
+        embeddings = torch.cat([self._embed(segment) for segment in segments])[None]  # (1, T, D)
+        hidden = self._language.compute_hidden(embeddings, self._cache)
+        logits: Tensor = self._language.lm_head(hidden[0, -1])
+        return logits
+
+    def _embed(self, segment: Segment) -> Tensor:
+        """Brings a segment to Phi-2's width: (T, D)."""
+        if isinstance(segment, ImageTokens):
+            return torch.tensor(segment.embeddings).to(self._like)
+        ids = torch.tensor(segment, dtype=torch.long, device=self._like.device)
+        rows: Tensor = self._language.embed_tokens(ids)
+        return rows.to(self._like)

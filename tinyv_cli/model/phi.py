@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.models.phi.configuration_phi import PhiConfig
 from transformers.models.phi.modeling_phi import PhiMLP, apply_rotary_pos_emb
 
-from tinyv_cli.model.cache import KeyValueCache
+from tinyv_cli.model.cache import Cache
 from tinyv_cli.spec import LanguageSpec
 
 Rotary = tuple[Tensor, Tensor]  # cosines and sines, each (1 or B, T, rotary_width)
@@ -74,16 +74,17 @@ class PhiAttention(nn.Module):
         hidden: Tensor,
         rotary: Rotary,
         mask: Tensor | None = None,
-        cache: KeyValueCache | None = None,
+        cache: Cache | None = None,
     ) -> Tensor:
         """Computes the attention branch up to and with `dense`.
 
         Args:
             hidden: (B, T, D), after input_layernorm.
             rotary: what `make_rotary` gives for these positions.
-            mask: (T, positions seen) or (B, 1, T, positions seen), true where seen; None: each
-                position sees those before it, and a single one sees all.
-            cache: earlier positions, to which these are appended.
+            mask: (T, positions seen) or (B, 1, T, positions seen), true where seen, or numbers to
+                add to the scores; None: each position sees those before it, and a single one all.
+            cache: earlier positions, to which these are appended; its dtype is that of the scores'
+                factors.
 
         Returns:
             (B, T, D). Scores are summed and normalised in float32, whatever the dtype.
@@ -94,7 +95,7 @@ class PhiAttention(nn.Module):
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
         causal = mask is None and n_new > 1
-        mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        mixed = scaled_dot_product_attention(q.to(k.dtype), k, v, attn_mask=mask, is_causal=causal)
         out: Tensor = self.dense(mixed.transpose(1, 2).flatten(2))
         return out
 
@@ -143,7 +144,7 @@ class PhiBlock(nn.Module):
         hidden: Tensor,
         rotary: Rotary,
         mask: Tensor | None = None,
-        cache: KeyValueCache | None = None,
+        cache: Cache | None = None,
     ) -> Tensor:
         """(B, T, D) → (B, T, D); the arguments are those of `PhiAttention.forward`."""
         normed = self.input_layernorm(hidden)
@@ -167,7 +168,7 @@ class PhiLanguage(nn.Module):
         self.final_layernorm = nn.LayerNorm(spec.width, eps=spec.eps)
         self.lm_head = nn.Linear(spec.width, spec.vocab_size)
 
-    def forward(self, embeddings: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(self, embeddings: Tensor, cache: Cache | None = None) -> Tensor:
         """Computes the logits of every position.
 
         Args:
@@ -183,7 +184,7 @@ class PhiLanguage(nn.Module):
         return logits
 
     def compute_hidden(
-        self, embeddings: Tensor, cache: KeyValueCache | None = None, layout: Layout | None = None
+        self, embeddings: Tensor, cache: Cache | None = None, layout: Layout | None = None
     ) -> Tensor:
         """As `forward`, but stops after final_layernorm: (B, T, D) → (B, T, D).
 
@@ -193,12 +194,13 @@ class PhiLanguage(nn.Module):
             layout: of the positions, where they do not follow on each other; not with a cache.
         """
         n_new = embeddings.shape[1]
-        if layout is None:
-            start = 0 if cache is None else cache.length
-            places = torch.arange(start, start + n_new, device=embeddings.device)[None]
-            mask = None if cache is None else cache.make_mask(n_new)
-        else:
+        mask: Tensor | None = None
+        if layout is not None:
             places, mask = layout.places, layout.mask
+        elif cache is not None:
+            places, mask = cache.make_places(n_new), cache.make_mask(n_new)
+        else:
+            places = torch.arange(n_new, device=embeddings.device)[None]
         rotary = make_rotary(self.spec, places, embeddings.dtype)
         hidden = embeddings
         for layer in self.layers:

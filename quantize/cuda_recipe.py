@@ -1,0 +1,111 @@
+"""A tensor's name becomes what a GPU's file keeps of it; knows no arithmetic and no library.
+
+Four kinds of numbers, by name and shape alone. Which arrays a kind is stored as, under which names
+and of how many bytes, stands here too, so that a file can be planned before a weight is read.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from typing import Any
+
+from quantize.recipe import EMBEDDINGS, LANGUAGE_MATRICES
+
+LANGUAGE_ROLE, VISION_ROLE = "cuda-language", "cuda-vision"
+ROLES = (LANGUAGE_ROLE, VISION_ROLE)
+NF4_BITS = 4
+CUDA_BITS = (NF4_BITS, 8)
+NF4_BLOCK = 64
+# Scales of NF4 in 8 bits: 0.37 bits a weight less, 0.05 to 0.3 % more error (DESIGN.md).
+DOUBLE_QUANTISATION = True
+_NESTED_BLOCK = 256  # scales that share one scale: bitsandbytes' own number
+_NF4_LEVELS, _NESTED_LEVELS = 16, 256
+_STATE_BYTES = 220  # about: what bitsandbytes writes of a matrix as JSON
+_HEADER_BYTES_PER_ARRAY = 160  # more than an entry takes without its name
+
+
+class Kind(StrEnum):
+    """How a tensor is stored."""
+
+    NF4 = "nf4"
+    ROWS_INT8 = "int8"  # as bitsandbytes multiplies it: the row's largest weight beside the codes
+    TABLE_INT8 = "int8 table"  # one scale a row beside the codes
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
+
+
+_NF4_ARRAYS = ("", ".absmax", ".quant_map", ".quant_state.bitsandbytes__nf4")
+_NESTED_ARRAYS = (".nested_absmax", ".nested_quant_map")
+_ARRAYS = {
+    Kind.NF4: _NF4_ARRAYS + (_NESTED_ARRAYS if DOUBLE_QUANTISATION else ()),
+    Kind.ROWS_INT8: ("", ".SCB"),
+    Kind.TABLE_INT8: ("", ".scales"),
+    Kind.FLOAT16: ("",),
+    Kind.FLOAT32: ("",),
+}
+
+
+def choose_kind(name: str, shape: tuple[int, ...], bits: int) -> Kind:
+    """Tells how a tensor is stored.
+
+    Args:
+        name: its canonical name.
+        shape: of it.
+        bits: of the language model's matrices, one of `CUDA_BITS`.
+    """
+    if len(shape) == 1:
+        return Kind.FLOAT32
+    if name == EMBEDDINGS:
+        return Kind.TABLE_INT8
+    if any(fnmatchcase(name, pattern) for pattern in LANGUAGE_MATRICES):
+        return Kind.NF4 if bits == NF4_BITS else Kind.ROWS_INT8
+    return Kind.FLOAT16
+
+
+def find_role(name: str) -> str:
+    """The role of the file that a canonical tensor goes into."""
+    return LANGUAGE_ROLE if name.startswith("language.") else VISION_ROLE
+
+
+def list_arrays(name: str, kind: Kind) -> list[str]:
+    """Names under which a tensor's arrays stand in its file; its codes or numbers come first."""
+    return [f"{name}{suffix}" for suffix in _ARRAYS[kind]]
+
+
+def count_bytes(shape: tuple[int, ...], kind: Kind) -> int:
+    """Bytes of a tensor's arrays, those of a JSON text among them about right."""
+    n_weights = math.prod(shape)
+    if kind is Kind.NF4:
+        return -(-n_weights // 2) + _count_state_bytes(-(-n_weights // NF4_BLOCK))
+    if kind in (Kind.ROWS_INT8, Kind.TABLE_INT8):
+        return n_weights + 4 * shape[0]
+    return n_weights * (2 if kind is Kind.FLOAT16 else 4)
+
+
+def _count_state_bytes(n_blocks: int) -> int:
+    """Bytes of what stands beside a matrix's NF4 codes."""
+    constant = 4 * _NF4_LEVELS + _STATE_BYTES
+    if not DOUBLE_QUANTISATION:
+        return constant + 4 * n_blocks
+    return constant + n_blocks + 4 * -(-n_blocks // _NESTED_BLOCK) + 4 * _NESTED_LEVELS
+
+
+def count_header_bytes(names: Iterable[str]) -> int:
+    """Room that a file keeps for the names and places of its arrays."""
+    return sum(len(name) + _HEADER_BYTES_PER_ARRAY for name in names)
+
+
+def to_dict(bits: int) -> Mapping[str, Any]:
+    """What the manifest says of these files."""
+    matrices: dict[str, Any] = {"kind": Kind.ROWS_INT8, "group": "row"}
+    if bits == NF4_BITS:
+        matrices = {"kind": Kind.NF4, "group": NF4_BLOCK, "double": DOUBLE_QUANTISATION}
+    return {
+        "rules": [
+            *({"tensors": pattern, **matrices} for pattern in LANGUAGE_MATRICES),
+            {"tensors": EMBEDDINGS, "kind": Kind.ROWS_INT8, "group": "row"},
+        ],
+        "one axis": Kind.FLOAT32,
+        "otherwise": Kind.FLOAT16,
+    }

@@ -1,0 +1,231 @@
+"""Prints one JSON document of how fast a card decodes at full size, under a cap of 8 GiB.
+
+Run by hand where there is a GPU: `python tests/bench/cuda.py`. Weights are random and made on the
+card. Beside NF4 and int8 stands transformers' own `generate` with bitsandbytes' NF4 on a Phi-2 of
+the same shape, in the same run. `--size tiny --device cpu` shows that the program runs.
+"""
+
+import argparse
+import gc
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # in this folder, torch would take this file for its package `cuda`
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import numpy as np
+import torch
+
+from tests.bench.random_networks import (
+    make_language,
+    make_phi_of_transformers,
+    make_vision_side,
+)
+from tests.torch.cuda_files import make_small_spec
+from tinyv_cli.backends.torch_cuda import TorchEncoder
+from tinyv_cli.backends.torch_decoder import StepDecoder
+from tinyv_cli.backends.torch_device import TorchDevice
+from tinyv_cli.errors import DeviceError
+from tinyv_cli.generate import ImageTokens, generate
+from tinyv_cli.sampling import Sampler, SamplingOptions
+from tinyv_cli.spec import ModelSpec, make_full_spec
+
+GIB = 2**30
+N_BEFORE, N_AFTER = 16, 32  # tokens of a prompt before and after the picture
+GOALS = {  # what the figures are held against
+    "nf4_over_transformers": 4.0,
+    "nf4_peak_gib": 4.5,
+    "int8_peak_gib": 6.5,
+    "first_token_ms": 500.0,
+}
+
+Document = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    asked = read_arguments(arguments)
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        sys.stderr.write("error: torch finds no GPU to measure\n")
+        sys.stderr.write("hint:  `--size tiny --device cpu` shows that the program runs\n")
+        return 5
+    device = TorchDevice(asked.device, round(asked.budget_gib * GIB))
+    device.limit_memory()
+    spec = make_full_spec(4) if asked.size == "full" else make_small_spec()
+    document: Document = {"machine": describe_machine(device), **vars(asked)}
+    document["context"] = spec.language.context_length
+    runs: list[tuple[str, Callable[[], Document]]] = [
+        ("nf4", lambda: measure_variant(spec, 4, True, device, asked)),
+        ("nf4 without graphs", lambda: measure_variant(spec, 4, False, device, asked)),
+        ("int8", lambda: measure_variant(spec, 8, True, device, asked)),
+        ("int8 without graphs", lambda: measure_variant(spec, 8, False, device, asked)),
+        ("transformers nf4", lambda: measure_transformers(spec, device, asked)),
+    ]
+    document["runs"] = [
+        run_alone(name, device, measure)
+        for name, measure in runs
+        if device.is_card or name not in ("nf4", "int8")
+    ]
+    document["goals"] = compare_with_goals({run["name"]: run for run in document["runs"]})
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    return 0
+
+
+def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", choices=["full", "tiny"], default="full")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tokens", type=int, default=128, help="decoded in one measurement")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--budget-gib", type=float, default=8.0)
+    return parser.parse_args(arguments)
+
+
+def describe_machine(device: TorchDevice) -> Document:
+    libraries = ("torch", "bitsandbytes", "transformers", "numpy")
+    machine: Document = {name: version(name) for name in libraries}
+    machine["python"] = platform.python_version()
+    if device.is_card:
+        card = torch.cuda.get_device_properties(device.name)
+        machine |= {"gpu": card.name, "gpu_bytes": card.total_memory, "cuda": torch.version.cuda}
+        machine["capability"] = f"{card.major}.{card.minor}"
+    return machine
+
+
+def run_alone(name: str, device: TorchDevice, measure: Callable[[], Document]) -> Document:
+    """Measures with nothing else on the card; what cannot run says why instead of figures."""
+    gc.collect()
+    device.free_memory()
+    if device.is_card:
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        figures = measure()
+    except (DeviceError, RuntimeError) as error:
+        figures = {"error": f"{type(error).__name__}: {error}"}
+    if device.is_card:
+        figures["peak_allocated_gib"] = torch.cuda.max_memory_allocated() / GIB
+        figures["peak_reserved_gib"] = torch.cuda.max_memory_reserved() / GIB
+    return {"name": name, **figures}
+
+
+def measure_variant(
+    spec: ModelSpec, bits: int, graphs: bool, device: TorchDevice, asked: argparse.Namespace
+) -> Document:
+    """Both sides at once, with the whole context: first tokens, decoding shallow and deep."""
+    with device.tell_memory("making the language model"):
+        language = make_language(spec.language, bits, device)
+        context_length = spec.language.context_length
+        decoder = StepDecoder(language, context_length, device, use_graphs=graphs)
+    prepare_s = measure_s(decoder.prepare, device)
+    encoder = TorchEncoder(lambda: make_vision_side(spec, device), device)
+    first_tokens = [measure_first_token(spec, encoder, decoder) for _ in range(asked.repeats + 1)]
+    decoder.rewind(0)
+    shallow = [measure_decoding(decoder, 64, asked.tokens) for _ in range(asked.repeats)]
+    n_deep = context_length - asked.tokens - 1
+    deep = [measure_decoding(decoder, n_deep, asked.tokens) for _ in range(asked.repeats)]
+    return {
+        "record_s": prepare_s,
+        "picture_px": spec.vision.image_px,
+        "first_picture_ms": 1e3 * sum(first_tokens[0]),  # with loading and the first kernels
+        "encode_ms": summarise([1e3 * encode for encode, _ in first_tokens[1:]]),
+        "first_token_ms": summarise([1e3 * sum(both) for both in first_tokens[1:]]),
+        "tokens_per_s": summarise([each[1] for each in shallow]),
+        "tokens_per_s_deep": summarise([each[1] for each in deep]),
+        "prompt_tokens_per_s_deep": summarise([n_deep / each[0] for each in deep]),
+        "depth": n_deep,
+    }
+
+
+def measure_first_token(
+    spec: ModelSpec, encoder: TorchEncoder, decoder: StepDecoder
+) -> tuple[float, float]:
+    """Seconds of encoding a new picture, and of a prompt about it."""
+    side = spec.vision.image_px
+    pixels = np.random.default_rng().standard_normal((1, 3, side, side), np.float32)
+    decoder.rewind(0)
+    started = time.perf_counter()
+    tokens = encoder.encode(pixels)[0]
+    encoded = time.perf_counter()
+    picture = ImageTokens(tokens, "new")
+    decoder.extend([tuple(range(N_BEFORE)), picture, tuple(range(N_AFTER))])
+    return encoded - started, time.perf_counter() - encoded
+
+
+def measure_decoding(decoder: StepDecoder, n_prompt: int, n_tokens: int) -> tuple[float, float]:
+    """Seconds of a prompt, and tokens a second after it, with choosing them."""
+    decoder.rewind(0)
+    sampler = Sampler(SamplingOptions())
+    prompt = tuple(np.random.default_rng(0).integers(0, 500, n_prompt).tolist())
+    started = time.perf_counter()
+    tokens = generate(decoder, [prompt], sampler, (), n_tokens + 1)
+    next(tokens)
+    read = time.perf_counter()
+    n_decoded = sum(1 for _ in tokens)
+    return read - started, n_decoded / (time.perf_counter() - read)
+
+
+def measure_transformers(
+    spec: ModelSpec, device: TorchDevice, asked: argparse.Namespace
+) -> Document:
+    """transformers' greedy `generate`: the difference between many new tokens and one."""
+    model = make_phi_of_transformers(spec.language, device)
+    ids = torch.randint(1, 500, (1, 64), device=device.name)
+
+    def answer(n_tokens: int) -> None:
+        model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=n_tokens,
+            min_new_tokens=n_tokens,
+            do_sample=False,
+            pad_token_id=0,
+        )
+
+    answer(4)
+    first_s = [measure_s(lambda: answer(1), device) for _ in range(asked.repeats)]
+    all_s = [measure_s(lambda: answer(asked.tokens + 1), device) for _ in range(asked.repeats)]
+    rates = [asked.tokens / (each - statistics.median(first_s)) for each in all_s]
+    return {"tokens_per_s": summarise(rates)}
+
+
+def measure_s(work: Callable[[], object], device: TorchDevice) -> float:
+    """Seconds until the device is done with it."""
+    started = time.perf_counter()
+    work()
+    if device.is_card:
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def summarise(values: Sequence[float]) -> Document:
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
+
+
+def compare_with_goals(runs: dict[str, Document]) -> Document:
+    """Each goal with what was reached; null where it was not measured."""
+
+    def find(name: str, *keys: str) -> float | None:
+        value: Any = runs.get(name)
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+    ours = find("nf4", "tokens_per_s", "median")
+    theirs = find("transformers nf4", "tokens_per_s", "median")
+    reached = {
+        "nf4_over_transformers": ours / theirs if ours and theirs else None,
+        "nf4_peak_gib": find("nf4", "peak_reserved_gib"),
+        "int8_peak_gib": find("int8", "peak_reserved_gib"),
+        "first_token_ms": find("nf4", "first_token_ms", "median"),
+    }
+    return {name: {"goal": goal, "reached": reached[name]} for name, goal in GOALS.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,421 @@
+import contextlib
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+
+from tinyv_cli import fetch as fetching
+from tinyv_cli.errors import InputError
+from tinyv_cli.fetch import FetchLimits, fetch, is_public
+
+LIMITS = FetchLimits(timeout_s=5, allow_private=True)
+END = b"\r\n\r\n"
+
+
+class Server:
+    """Answers each connection of 127.0.0.1 with what `answer` does to its socket."""
+
+    def __init__(self, answer):
+        self.requests = []
+        self.wrap = contextlib.nullcontext
+        self._answer = answer
+        self._closing = threading.Event()
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}/cat.png"
+
+    def _serve(self):
+        while not self._closing.is_set():
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
+
+    def _talk(self, connection):
+        with connection, contextlib.suppress(OSError), self.wrap(connection) as stream:
+            request = b""
+            while END not in request and not request.startswith(b"\x16"):  # TLS's greeting
+                piece = stream.recv(4096)
+                if not piece:
+                    return
+                request += piece
+            self.requests.append(request.decode("latin-1"))
+            self._answer(stream)
+
+    def close(self):
+        self._closing.set()
+        self._listening.close()
+
+
+@pytest.fixture
+def serve():
+    servers = []
+
+    def start(answer):
+        if isinstance(answer, bytes):
+            content = answer
+            server = Server(lambda connection: connection.sendall(content))
+        else:
+            server = Server(answer)
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def ok(content, *headers):
+    lines = ["HTTP/1.1 200 OK", *headers, f"Content-Length: {len(content)}"]
+    return "\r\n".join(lines).encode() + END + content
+
+
+def redirect(to, status="302 Found"):
+    return f"HTTP/1.1 {status}\r\nLocation: {to}\r\nContent-Length: 0".encode() + END
+
+
+def fails(url, limits=LIMITS):
+    with pytest.raises(InputError) as caught:
+        fetch(url, limits)
+    assert caught.value.hint
+    return caught.value
+
+
+def test_what_lies_there_is_given_whatever_the_server_calls_it(serve):
+    server = serve(ok(b"\x89PNG", "Content-Type: text/html"))
+    assert fetch(server.url, LIMITS) == b"\x89PNG"
+    [request] = server.requests
+    assert request.startswith("GET /cat.png HTTP/1.1\r\n")
+    assert f"Host: 127.0.0.1:{server.port}\r\n" in request
+    assert "Accept-Encoding: identity\r\n" in request
+
+
+def test_the_question_of_a_url_is_sent_and_its_fragment_is_not(serve):
+    server = serve(ok(b"x"))
+    fetch(f"{server.url}?a=1&b=%20#part", LIMITS)
+    assert server.requests[0].startswith("GET /cat.png?a=1&b=%20 HTTP/1.1\r\n")
+
+
+def test_a_name_and_password_are_sent_and_never_shown(serve):
+    server = serve(b"HTTP/1.1 401 No\r\nContent-Length: 0" + END)
+    error = fails(f"http://me:secret@127.0.0.1:{server.port}/x")
+    assert "authorization: basic bwu6c2vjcmv0\r\n" in server.requests[0].lower()
+    assert "secret" not in error.problem + error.hint
+
+
+def test_content_in_chunks_and_content_to_the_end_are_whole(serve):
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked" + END
+    assert fetch(serve(chunked + b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n").url, LIMITS) == b"abcde"
+    assert fetch(serve(b"HTTP/1.0 200 OK" + END + b"abc").url, LIMITS) == b"abc"
+
+
+# Size
+
+
+def test_a_length_above_the_limit_is_refused_before_anything_is_read(serve):
+    server = serve(b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999" + END)
+    assert "sends more than 64 MiB" in fails(server.url).problem
+
+
+@pytest.mark.parametrize("headers", ["", "\r\nTransfer-Encoding: chunked", "\r\nContent-Length: x"])
+def test_content_without_a_true_length_is_cut_at_the_limit(serve, headers):
+    sent = 0
+
+    def pour(connection):
+        nonlocal sent
+        connection.sendall(f"HTTP/1.1 200 OK{headers}".encode() + END)
+        piece = b"x" * 65536
+        while True:
+            connection.sendall(b"10000\r\n" + piece + b"\r\n" if "chunked" in headers else piece)
+            sent += len(piece)
+
+    limits = replace(LIMITS, max_bytes=1 << 20)
+    assert "sends more than 1 MiB" in fails(serve(pour).url, limits).problem
+    assert sent < 64 << 20  # what buffers of both ends hold, not the limit many times
+
+
+def test_content_shorter_than_announced_is_refused(serve):
+    server = serve(b"HTTP/1.1 200 OK\r\nContent-Length: 10" + END + b"abc")
+    assert "could not be fetched" in fails(server.url).problem
+
+
+def test_a_chunk_that_breaks_off_is_refused(serve):
+    server = serve(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked" + END + b"10\r\nabc")
+    assert "could not be fetched" in fails(server.url).problem
+
+
+# Time
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [b"", b"HTTP/1.1 200 OK\r\nX-Slow: ", b"HTTP/1.1 200 OK\r\nContent-Length: 500" + END],
+    ids=["silent", "headers", "content"],
+)
+def test_a_server_that_drips_is_left_when_time_is_up(serve, beginning):
+    gone = threading.Event()
+
+    def drip(connection):
+        connection.sendall(beginning)
+        try:
+            while not gone.wait(0.05):
+                connection.sendall(b"x" if beginning else b"")
+        finally:
+            gone.set()
+
+    started = time.monotonic()
+    error = fails(serve(drip).url, replace(LIMITS, timeout_s=0.4))
+    gone.set()
+    assert time.monotonic() - started < 2
+    assert "took longer than 0.4 s" in error.problem
+
+
+def test_redirects_share_the_time(serve):
+    server = serve(lambda connection: (time.sleep(0.15), connection.sendall(redirect("/again"))))
+    started = time.monotonic()
+    assert "took longer" in fails(server.url, replace(LIMITS, timeout_s=0.4)).problem
+    assert time.monotonic() - started < 2
+
+
+def test_a_name_that_nobody_answers_for_does_not_hang(monkeypatch):
+    done = threading.Event()
+    monkeypatch.setattr(fetching.socket, "getaddrinfo", lambda *_, **__: [done.wait(20)][1:])
+    started = time.monotonic()
+    assert "took longer" in fails("http://host.test/x", replace(LIMITS, timeout_s=0.2)).problem
+    assert time.monotonic() - started < 2
+    done.set()
+
+
+# Redirects
+
+
+def test_redirects_are_followed_also_relative_ones(serve):
+    last = serve(ok(b"cat"))
+    middle = serve(redirect(last.url, "308 Permanent Redirect"))
+    assert fetch(serve(redirect(middle.url)).url, LIMITS) == b"cat"
+    answers = [redirect("dog.png?x=1"), ok(b"dog")]
+    server = serve(lambda connection: connection.sendall(answers.pop(0)))
+    assert fetch(server.url, LIMITS) == b"dog"
+    assert server.requests[1].startswith("GET /dog.png?x=1 ")
+
+
+def test_a_loop_of_redirects_ends(serve):
+    server = serve(redirect("/cat.png"))
+    assert "redirected more than 5 times" in fails(server.url).problem
+    assert len(server.requests) == 6
+
+
+def test_a_redirect_to_a_file_is_refused(serve):
+    assert "not a URL of http" in fails(serve(redirect("file:///etc/passwd")).url).problem
+
+
+def test_a_password_does_not_follow_a_redirect(serve):
+    other = serve(ok(b"cat"))
+    server = serve(redirect(other.url))
+    fetch(f"http://me:secret@127.0.0.1:{server.port}/", LIMITS)
+    assert "authorization" not in other.requests[0].lower()
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "0.0.0.0",
+        "10.1.2.3",
+        "172.16.0.1",
+        "192.168.1.1",
+        "169.254.169.254",
+        "100.64.0.1",
+        "224.0.0.1",
+        "255.255.255.255",
+        "240.0.0.1",
+        "::1",
+        "::",
+        "fe80::1",
+        "fe80::1%eth0",
+        "fc00::1",
+        "fd12::1",
+        "fec0::1",
+        "ff02::1",
+        "::ffff:127.0.0.1",
+        "::ffff:10.0.0.1",
+        "::127.0.0.1",
+        "64:ff9b::7f00:1",
+        "64:ff9b::a9fe:a9fe",
+        "2002:7f00:1::",
+        "2002:c0a8:101::1",
+        "2001:db8::1",
+    ],
+)
+def test_addresses_that_are_not_the_open_internets(address):
+    assert not is_public(ip_address(address))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "8.8.8.8",
+        "151.101.1.69",
+        "2606:4700::1111",
+        "::ffff:8.8.8.8",
+        "64:ff9b::808:808",
+        "2002:808:808::1",
+    ],
+)
+def test_addresses_of_the_open_internet(address):
+    assert is_public(ip_address(address))
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1", "127.1"],
+)
+def test_this_computer_is_not_reached_however_it_is_written(serve, host):
+    server = serve(ok(b"secret"))
+    error = fails(f"http://{host}:{server.port}/", replace(LIMITS, allow_private=False))
+    assert server.requests == []
+    assert "--allow-private" in error.hint or "could not be fetched" in error.problem
+
+
+def test_a_redirect_into_the_private_network_is_refused(serve, monkeypatch):
+    inner = serve(ok(b"secret"))
+    outer = serve(redirect(inner.url.replace("127.0.0.1", "localhost")))
+    # The outer server stands for one of the open Internet.
+    monkeypatch.setattr(
+        fetching, "is_public", lambda address: answer_for[-1] == "open.test" and bool(address)
+    )
+    answer_for = name_hosts(monkeypatch, {"open.test": "127.0.0.1", "localhost": "127.0.0.1"})
+    url = f"http://open.test:{outer.port}/"
+    error = fails(url, replace(LIMITS, allow_private=False))
+    assert "localhost is 127.0.0.1" in error.problem
+    assert len(outer.requests) == 1
+    assert inner.requests == []
+
+
+def name_hosts(monkeypatch, addresses):
+    """Gives names addresses; returns the names asked for."""
+    asked = []
+
+    def look_up(host, port, **_):
+        asked.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (addresses[host], port))]
+
+    original = socket.getaddrinfo
+
+    def look_up_or_pass(host, port, *rest, **named):
+        return look_up(host, port) if host in addresses else original(host, port, *rest, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_or_pass)
+    return asked
+
+
+def test_a_name_is_looked_up_once_and_sent_as_the_host(serve, monkeypatch):
+    server = serve(ok(b"cat"))
+    asked = name_hosts(monkeypatch, {"open.test": "127.0.0.1"})
+    assert fetch(f"http://open.test:{server.port}/", LIMITS) == b"cat"
+    assert asked == ["open.test"]
+    assert f"Host: open.test:{server.port}\r\n" in server.requests[0]
+
+
+def test_of_several_addresses_private_ones_are_passed_over(monkeypatch):
+    tried = []
+
+    def connect(self):
+        tried.append(self.host)
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr("urllib3.connection.HTTPConnection.connect", connect)
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda *_, **__: [
+            (2, 1, 6, "", (a, 80)) for a in ("10.0.0.1", "8.8.8.8", "::1", "9.9.9.9")
+        ],
+    )
+    error = fails("http://open.test/", replace(LIMITS, allow_private=False))
+    assert tried == ["8.8.8.8", "9.9.9.9"]
+    assert "Connection refused" in error.problem
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize("status", ["404 Not Found", "500 Server Error", "204 No Content"])
+def test_a_status_that_brings_nothing_is_told(serve, status):
+    server = serve(f"HTTP/1.1 {status}\r\nContent-Length: 0".encode() + END)
+    error = fails(f"{server.url}?token=hidden")
+    assert f"answered {status}" in error.problem
+    assert "curl -IL" in error.hint
+    assert "hidden" not in error.problem
+
+
+@pytest.mark.parametrize("answer", [b"", b"hello\r\n\r\n", b"HTTP/9.9 abc" + END, b"\x16\x03\x01"])
+def test_a_server_of_another_kind_is_told(serve, answer):
+    assert "could not be fetched" in fails(serve(answer).url).problem
+
+
+def test_no_server_is_told(serve):
+    server = serve(b"")
+    server.close()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    assert "Connection refused" in fails(f"http://127.0.0.1:{port}/").problem
+
+
+def test_tls_with_a_server_that_speaks_none_is_told(serve):
+    server = serve(ok(b"x"))
+    assert "could not be fetched" in fails(f"https://127.0.0.1:{server.port}/").problem
+
+
+@pytest.fixture
+def certificate(tmp_path, monkeypatch):
+    """A certificate for open.test with its key, trusted in this test."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not there to make a certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=open.test"]
+    words += ["-addext", "subjectAltName=DNS:open.test", "-keyout", key, "-out", certificate]
+    subprocess.run(words, check=True, capture_output=True, timeout=60)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    return certificate, key
+
+
+def test_a_certificate_is_held_against_the_name_and_not_the_address(
+    serve, certificate, monkeypatch
+):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    names = []
+    context.sni_callback = lambda _socket, name, _context: names.append(name)
+    server = serve(ok(b"cat"))
+    server.wrap = lambda connection: context.wrap_socket(connection, server_side=True)
+    name_hosts(monkeypatch, {"open.test": "127.0.0.1", "other.test": "127.0.0.1"})
+    assert fetch(f"https://open.test:{server.port}/", LIMITS) == b"cat"
+    assert names == ["open.test"]
+    assert "certificate is not valid" in fails(f"https://other.test:{server.port}/").problem
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://h/x", "http://", "http://[::1", "x"])
+def test_what_is_no_url_of_http_is_refused(url):
+    assert "URL" in fails(url).problem
+
+
+def test_the_library_is_loaded_only_when_something_is_fetched():
+    code = "import sys, tinyv_cli.pictures; print({'urllib3', 'av', 'pypdfium2'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -1,0 +1,87 @@
+"""A device's name and a budget become torch's limit, its lock, and errors with figures."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from threading import Lock
+
+import torch
+
+from tinyv_cli.errors import DeviceError
+
+_GB = 1e9
+
+
+class TorchDevice:
+    """Where a variant runs in torch.
+
+    Attributes:
+        name: as torch takes it.
+        is_card: whether it is a GPU.
+        dtype: of activations.
+        lock: is held while a picture is encoded or a step recorded, which must not meet.
+
+    Args:
+        name: `cuda`, or `cpu` for tests.
+        budget_bytes: what may be taken of a card; None takes all of it.
+    """
+
+    def __init__(self, name: str, budget_bytes: int | None = None) -> None:
+        self.name = name
+        self.is_card = torch.device(name).type == "cuda"
+        self.dtype = torch.float16 if self.is_card else torch.float32
+        self.lock = Lock()
+        self._budget_bytes = budget_bytes
+
+    def limit_memory(self) -> None:
+        """Lets torch take no more of a card than the budget, for the rest of the process.
+
+        What fits under the limit fits on a card of that size, but for what the driver takes.
+
+        Raises:
+            DeviceError: torch finds no GPU.
+        """
+        if not self.is_card:
+            return
+        if not torch.cuda.is_available():
+            raise DeviceError(
+                "torch finds no GPU", "`tinyv doctor` tells why, or use `--device cpu`"
+            )
+        total_bytes = torch.cuda.get_device_properties(self.name).total_memory
+        share = 1.0 if self._budget_bytes is None else min(1.0, self._budget_bytes / total_bytes)
+        torch.cuda.set_per_process_memory_fraction(share, self.name)
+
+    def free_memory(self) -> None:
+        """Gives back to a card what torch keeps for later."""
+        if self.is_card:
+            torch.cuda.empty_cache()
+
+    @contextmanager
+    def tell_memory(self, doing: str) -> Generator[None]:
+        """Turns torch's error about memory into one with figures and a way out.
+
+        Args:
+            doing: what is done meanwhile: `loading the language model`.
+
+        Raises:
+            DeviceError: memory ran out.
+        """
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise DeviceError(
+                f"the GPU's memory ran out while {doing}{self._tell_figures()}",
+                "close what else uses the GPU, give it more with `--memory-budget`, take a "
+                "shorter context with `--ctx-size 1024`, or use `--device cpu`",
+            ) from error
+
+    def _tell_figures(self) -> str:
+        """What is taken, allowed and free on a card."""
+        if not self.is_card:
+            return ""
+        taken_bytes = torch.cuda.memory_allocated(self.name)
+        free_bytes, total_bytes = torch.cuda.mem_get_info(self.name)
+        budget_bytes = total_bytes if self._budget_bytes is None else self._budget_bytes
+        return (
+            f": {taken_bytes / _GB:.2f} of {budget_bytes / _GB:.2f} GB allowed are taken, "
+            f"{free_bytes / _GB:.2f} of its {total_bytes / _GB:.2f} GB are free"
+        )

@@ -1,0 +1,120 @@
+"""Activations meet quantised weights as bitsandbytes computes them; knows no file and no network.
+
+The modules stand where the network has a Linear, an Embedding or a LayerNorm. What they hold was
+quantised when the variant was made.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from tinyv_cli.backends.quiet_bitsandbytes import MatmulLtState, QuantState, matmul, matmul_4bit
+
+# Above which magnitude a column of activations is multiplied in float16. The published setting is
+# 6.0; which columns those are is known only to the device, so that shapes would depend on data and
+# the step could not be recorded. 0 multiplies all in int8; DESIGN.md has what that changes.
+OUTLIER_THRESHOLD = 0.0
+
+
+class Nf4Linear(nn.Module):
+    """A matrix in NF4: codes of 4 bits, one scale to 64 neighbours of a row.
+
+    One position takes bitsandbytes' kernel for vectors, which reads codes; several are multiplied
+    with it or with the matrix in full, as it chooses.
+
+    Source: arXiv 2305.14314, section 3.
+
+    Args:
+        packed: (N · K / 2, 1) uint8, two codes each.
+        state: scales, shape (N, K) and block size.
+        bias: (N,), of the activations' dtype.
+    """
+
+    packed: Tensor
+    bias: Tensor
+
+    def __init__(self, packed: Tensor, state: QuantState, bias: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("packed", packed, persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
+        self.state = state
+
+    def forward(self, activations: Tensor) -> Tensor:
+        """(…, K) → (…, N), of the same dtype."""
+        packed = self.packed.t()  # as bitsandbytes before 0.50 asks for it; later ones take both
+        out: Tensor = matmul_4bit(activations, packed, quant_state=self.state, bias=self.bias)
+        return out
+
+
+class Int8Linear(nn.Module):
+    """A matrix in int8 with one scale a row; activations are rounded to int8, a scale a position.
+
+    Source: arXiv 2208.07339, section 2.2 (vector-wise quantisation), as `Linear8bitLt` computes it.
+
+    Args:
+        codes: (N, K) int8.
+        scales: (N,) float32, the largest magnitude of a row, which stands for 127.
+        bias: (N,) float16.
+        threshold: see `OUTLIER_THRESHOLD`.
+    """
+
+    codes: Tensor
+    bias: Tensor
+
+    def __init__(
+        self, codes: Tensor, scales: Tensor, bias: Tensor, threshold: float = OUTLIER_THRESHOLD
+    ) -> None:
+        super().__init__()
+        self.register_buffer("codes", codes, persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
+        self.state = MatmulLtState()
+        self.state.CB, self.state.SCB = codes, scales
+        self.state.has_fp16_weights = self.state.is_training = False
+        self.state.threshold = threshold
+
+    def forward(self, activations: Tensor) -> Tensor:
+        """(…, K) → (…, N), of the same dtype; the kernels take and give float16."""
+        out: Tensor = matmul(
+            activations.to(torch.float16), self.codes, bias=self.bias, state=self.state
+        )
+        return out.to(activations.dtype)
+
+
+class Int8Embedding(nn.Module):
+    """A table in int8 with one scale a row, of which rows are looked up.
+
+    Args:
+        codes: (V, D) int8.
+        scales: (V,) float32, by which a row's codes are multiplied.
+    """
+
+    codes: Tensor
+    scales: Tensor
+
+    def __init__(self, codes: Tensor, scales: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("codes", codes, persistent=False)
+        self.register_buffer("scales", scales, persistent=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(T,) → (T, D) float32."""
+        rows: Tensor = self.codes[ids] * self.scales[ids][:, None]
+        return rows
+
+
+class NarrowingNorm(nn.LayerNorm):
+    """A LayerNorm in float32 whose result is what matrices take.
+
+    Hidden states are sums over all layers and stay in float32; only branches run in float16.
+
+    Args:
+        norm: whose width and eps it has.
+        dtype: of the result.
+    """
+
+    def __init__(self, norm: nn.LayerNorm, dtype: torch.dtype) -> None:
+        super().__init__(norm.normalized_shape, eps=norm.eps, device="meta")
+        self._dtype = dtype
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(…, D) float32 → (…, D)."""
+        return super().forward(hidden).to(self._dtype)

@@ -1,0 +1,1 @@
+"""Pictures become lines of a file: found, made ready ahead, answered, kept."""

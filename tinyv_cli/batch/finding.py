@@ -1,0 +1,107 @@
+"""Words of a command line become the pictures they name, each once; opens none of them."""
+
+import glob
+import os
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from tinyv_cli.errors import InputError
+
+STDIN = "-"
+
+# What cameras, telephones, scanners and pages of the web leave in folders. HEIC is not read by
+# Pillow itself: such a picture gets a line that says so instead of being passed over in silence.
+PICTURE_SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("avif", "bmp", "gif", "heic", "heif", "jfif", "jp2", "jpe", "jpeg", "jpg"),
+        *("pgm", "png", "ppm", "tga", "tif", "tiff", "webp"),
+    )
+)
+
+
+def find_pictures(
+    words: Sequence[str], read_stdin: Callable[[], bytes], *, recurses: bool
+) -> list[Path]:
+    """Lists the pictures that words name, in their order; what a folder holds is sorted.
+
+    A file that is named is taken whatever its name; of a folder those that are called as pictures
+    are, without hidden ones. A word that is no file but a pattern (`*`, `?`, `[…]`, `**`) stands
+    for what it matches. The same file under the same name is listed once.
+
+    Args:
+        words: paths and patterns; `-` is replaced by the list on stdin.
+        read_stdin: gives the content of stdin: a path a line, or each ended by a zero byte, as
+            `find -print0` writes them. A path of it that does not exist is kept, and fails later.
+        recurses: whether sub-folders are looked through; links to folders never are.
+
+    Raises:
+        InputError: a word names nothing, or no picture at all was found.
+    """
+    found: dict[Path, Path] = {}
+    for word in words:
+        for path in _find(word, read_stdin, recurses):
+            found.setdefault(identify(path), path)
+    if found:
+        return [*found.values()]
+    names = shlex.join(words[:3]) + (" …" if len(words) > 3 else "")
+    way_out = "name files or another folder" if recurses else "`-r` looks through sub-folders too"
+    raise InputError(f"there is no picture in {names}", way_out)
+
+
+def identify(path: Path) -> Path:
+    """One name for a file, however its folder is written; links to files stay apart."""
+    return _resolve(path.parent.absolute()) / path.name
+
+
+@lru_cache(maxsize=4096)
+def _resolve(folder: Path) -> Path:
+    """The own name of a folder given from the root; most pictures share theirs."""
+    return Path(os.path.realpath(folder))
+
+
+def _find(word: str, read_stdin: Callable[[], bytes], recurses: bool) -> Iterator[Path]:
+    """What one word names."""
+    if word == STDIN:
+        for line in _split(read_stdin()):
+            yield from _look_into(Path(line), recurses)
+    elif _exists(word):
+        yield from _look_into(Path(word), recurses)
+    elif matches := glob.has_magic(word) and sorted(glob.glob(word, recursive=True)):  # noqa: PTH207
+        for match in matches:
+            yield from _look_into(Path(match), recurses)
+    else:
+        kind = "nothing matches" if glob.has_magic(word) else "there is no file or folder"
+        raise InputError(
+            f"{kind} {word}", "check it; the prompt is one word, in quotes, and the last"
+        )
+
+
+def _exists(word: str) -> bool:
+    """Whether there is such a file; what no file can be called is none."""
+    try:
+        return bool(word) and Path(word).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _split(content: bytes) -> list[str]:
+    """The paths of a list."""
+    lines = content.split(b"\0") if b"\0" in content else content.splitlines()
+    return [os.fsdecode(line) for line in lines if line.strip()]
+
+
+def _look_into(path: Path, recurses: bool) -> Iterator[Path]:
+    """The file itself, or the pictures of a folder."""
+    if not _exists(str(path)) or not path.is_dir():
+        yield path
+        return
+    for folder, folders, names in os.walk(path):
+        folders[:] = sorted(name for name in folders if recurses and not name.startswith("."))
+        for name in sorted(names):
+            each = Path(folder, name)
+            is_shown = not name.startswith(".") and each.suffix.lower() in PICTURE_SUFFIXES
+            if is_shown and each.is_file():
+                yield each

@@ -1,0 +1,201 @@
+"""Pictures are read and encoded in threads while others are answered; writes nothing.
+
+Reading, the vision side and the decoder each have a thread, and one picture after the other goes
+through them: a large photograph takes longer to read than a small model to encode.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from tinyv_cli.box_json import boxes_to_json
+from tinyv_cli.boxes import read_boxes
+from tinyv_cli.errors import TinyvError
+from tinyv_cli.generate import ImageEncoder
+from tinyv_cli.image import read_picture, to_pixels
+from tinyv_cli.reply import Answer
+from tinyv_cli.session import AnswerOptions, Session
+
+N_AHEAD = 2  # one waits with its tokens while the next is encoded; a picture takes 2.4 MB
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A picture that was read.
+
+    Attributes:
+        path: of the file.
+        width: of the upright picture, in pixels.
+        height: likewise.
+        pixels: (1, 3, S, S) float32.
+        read_s: what decoding and shrinking the file took.
+    """
+
+    path: Path
+    width: int
+    height: int
+    pixels: np.ndarray
+    read_s: float
+
+
+@dataclass(frozen=True)
+class Encoded(_Read):
+    """A picture that can be asked about.
+
+    Attributes:
+        tokens: (1, Q, D) float32.
+        encode_s: what its image tokens took.
+    """
+
+    tokens: np.ndarray
+    encode_s: float
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A picture that cannot be used."""
+
+    path: Path
+    error: TinyvError
+
+
+class PicturesAhead:
+    """Pictures in their order, made ready before they are wanted; also a session's encoder.
+
+    Args:
+        encoder: is used by one thread alone.
+        paths: of the pictures; the first are begun at once.
+        image_px: S, the side of the square that the vision tower sees.
+        n_ahead: how many are made ready at most while one is answered; 0 makes each when wanted.
+    """
+
+    def __init__(
+        self, encoder: ImageEncoder, paths: Sequence[Path], image_px: int, n_ahead: int = N_AHEAD
+    ) -> None:
+        self._encoder = encoder
+        self._image_px = image_px
+        self._paths = iter(paths)
+        self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read")
+        self._encoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
+        self._begun: deque[Future[Encoded | Unreadable]] = deque()
+        self._current: Encoded | None = None
+        for path in islice(self._paths, n_ahead):
+            self._begin(path)
+
+    def __iter__(self) -> Iterator[Encoded | Unreadable]:
+        """Waits for one picture after the other.
+
+        Raises:
+            TinyvError: a picture cannot be encoded, which is no picture's fault.
+        """
+        while True:
+            following = next(self._paths, None)
+            if following is not None:
+                self._begin(following)
+            if not self._begun:
+                return
+            picture = self._begun.popleft().result()
+            if isinstance(picture, Encoded):
+                self._current = picture
+            yield picture
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """Gives the image tokens (1, Q, D) of the picture that came last."""
+        assert self._current is not None
+        assert pixels is self._current.pixels
+        return self._current.tokens
+
+    def wait(self) -> None:
+        """Waits until every picture that was begun is ready."""
+        for each in self._begun:
+            each.exception()
+
+    def cancel(self) -> None:
+        """Begins no further picture."""
+        for each in (self._encoding, self._reading):
+            each.shutdown(wait=False, cancel_futures=True)
+
+    def close(self) -> None:
+        """Begins no further picture, and waits for those under way."""
+        self.cancel()
+        for each in (self._encoding, self._reading):
+            each.shutdown()
+
+    def _begin(self, path: Path) -> None:
+        read = self._reading.submit(self._read, path)
+        self._begun.append(self._encoding.submit(self._encode, read))
+
+    def _read(self, path: Path) -> "_Read | Unreadable":
+        """Reads one picture, in the first thread."""
+        started = perf_counter()
+        try:
+            picture = read_picture(path)
+        except TinyvError as error:
+            return Unreadable(path, error)
+        pixels = to_pixels(picture, self._image_px)
+        return _Read(path, picture.width, picture.height, pixels, perf_counter() - started)
+
+    def _encode(self, read: "Future[_Read | Unreadable]") -> Encoded | Unreadable:
+        """Encodes one picture as soon as it was read, in the second thread."""
+        picture = read.result()
+        if isinstance(picture, Unreadable):
+            return picture
+        started = perf_counter()
+        tokens = self._encoder.encode(picture.pixels)
+        return Encoded(**vars(picture), tokens=tokens, encode_s=perf_counter() - started)
+
+
+def answer_pictures(
+    pictures: PicturesAhead, session: Session, prompt: str, options: AnswerOptions
+) -> Iterator[dict[str, Any]]:
+    """Asks every picture the same, and yields its line.
+
+    Args:
+        pictures: what is asked about, and what `session` encodes with.
+        session: is shown one picture after the other.
+        prompt: asked exactly as given.
+        options: how answers are made.
+
+    Raises:
+        InputError: the prompt does not fit the context, whatever the picture.
+    """
+    for picture in pictures:
+        if isinstance(picture, Unreadable):
+            yield _to_failure(picture)
+        else:
+            session.show_pixels(picture.pixels)
+            yield _to_line(picture, session.ask(prompt, options).finish())
+
+
+def _to_failure(picture: Unreadable) -> dict[str, Any]:
+    """The line of a picture that could not be asked about."""
+    error = picture.error
+    return {"path": str(picture.path), "error": {"problem": error.problem, "hint": error.hint}}
+
+
+def _to_line(picture: Encoded, answer: Answer) -> dict[str, Any]:
+    """The line of a picture and its answer; times are seconds of work on this picture.
+
+    Reading and encoding went on while others were answered: totals add up to more than a clock's.
+    """
+    timings = answer.timings
+    return {
+        "path": str(picture.path),
+        "answer": answer.text,
+        "boxes": boxes_to_json(read_boxes(answer.text), picture.width, picture.height),
+        "finish_reason": answer.finish_reason,
+        "timings": {
+            "read": picture.read_s,
+            "encode": picture.encode_s,
+            "prefill": timings.prefill_s,
+            "decode": timings.decode_s,
+            "total": picture.read_s + picture.encode_s + timings.total_s,
+        },
+    }

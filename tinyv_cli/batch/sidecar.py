@@ -1,0 +1,77 @@
+"""Answers go into text files beside their pictures; what somebody else wrote there stays."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from tinyv_cli.batch.finding import identify
+from tinyv_cli.errors import DeviceError, UsageError
+
+
+def resolve_sidecar(picture: Path) -> Path:
+    """`pets/cat.png` → `pets/cat.txt`."""
+    return picture.with_suffix(".txt")
+
+
+def check_sidecars(
+    pictures: Iterable[Path], answers: Mapping[Path, str | None], *, replaces: bool
+) -> None:
+    """Looks that every picture can have a text of its own, before anything is computed.
+
+    Args:
+        pictures: all of the batch.
+        answers: what was answered before, by `finding.identify`.
+        replaces: whether texts that are there may go.
+
+    Raises:
+        UsageError: two pictures would share a text, or one is there that this batch did not write.
+        DeviceError: a folder cannot be written.
+    """
+    owners = {identify(each): each for each in pictures}
+    taken = dict(owners)
+    for name, picture in owners.items():
+        target = resolve_sidecar(picture)
+        other = taken.setdefault(identify(target), picture)
+        if other is not picture or target == picture:
+            raise UsageError(
+                f"the answers about {other} and {picture} would both go to {target}",
+                "rename one, or leave `--sidecar` out",
+            )
+        if target.exists() and name not in answers and not replaces:
+            raise UsageError(
+                f"{target} is there already", "move it away, or replace such files: `--fresh`"
+            )
+        if not os.access(target.parent, os.W_OK) and target.parent.exists():
+            raise DeviceError(
+                f"{target.parent} may not be written",
+                f"allow it: `chmod u+w {target.parent}`, or leave `--sidecar` out",
+            )
+
+
+def restore_sidecars(pictures: Iterable[Path], answers: Mapping[Path, str | None]) -> None:
+    """Writes the texts that a killed run did not get to, or that were not wanted before."""
+    for picture in pictures:
+        answer = answers.get(identify(picture))
+        if answer is not None and not resolve_sidecar(picture).exists():
+            write_sidecar(picture, answer)
+
+
+def write_sidecar(picture: Path, answer: str) -> None:
+    """Writes an answer and a newline; a kill leaves the whole text or none.
+
+    Raises:
+        DeviceError: it cannot be written.
+    """
+    target = resolve_sidecar(picture)
+    fresh = target.with_name(f"{target.name}.tmp")
+    try:
+        fresh.write_text(f"{answer}\n", "utf-8")
+        fresh.replace(target)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise DeviceError(
+            f"{target} cannot be written: {reason}",
+            "make room or allow it; the same command then goes on from there",
+        ) from error
+    finally:
+        fresh.unlink(missing_ok=True)

@@ -1,0 +1,74 @@
+"""Lines of questions become lines of answers, or documents; one conversation, for scripts."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+from tinyv_cli.chat.conversation import Conversation
+from tinyv_cli.console import Console
+from tinyv_cli.errors import InputError
+from tinyv_cli.reply import Answer
+
+ToDocument = Callable[[str, Answer], dict[str, Any]]
+
+
+def answer_lines(
+    conversation: Conversation,
+    stream: BinaryIO | None,
+    console: Console,
+    to_document: ToDocument | None = None,
+) -> None:
+    """Answers each line before the next is read; blank lines are passed over.
+
+    Every line is a question, also one with a slash before it: a script may not know what it is
+    given, and a question writes no file.
+
+    Args:
+        conversation: that is held.
+        stream: UTF-8; None is empty.
+        console: takes an answer a line, newlines inside it as spaces.
+        to_document: makes what is written instead of a question and its answer.
+
+    Raises:
+        TinyvError: a question cannot be answered; those before it are.
+        KeyboardInterrupt: Ctrl-C, after what was said until then has been written.
+    """
+    is_told = False
+    for question in _read_questions(stream):
+        if question.startswith("/") and not is_told:
+            console.write_note(f"'{question}' is asked; commands are for a terminal")
+            is_told = True
+        n_turns = len(conversation.turns)
+        try:
+            conversation.ask(question, lambda _: None)
+        finally:
+            if len(conversation.turns) > n_turns and conversation.answer is not None:
+                _write(console, question, conversation.answer, to_document)
+
+
+def _write(console: Console, question: str, answer: Answer, to_document: ToDocument | None) -> None:
+    """Writes one turn."""
+    if to_document is not None:
+        console.write_json(to_document(question, answer))
+        return
+    console.write_line(" ".join(answer.text.splitlines()))
+    if answer.finish_reason == "length":
+        n = answer.usage.completion_tokens
+        console.write_note(f"an answer was cut after {n} tokens, see `-n` and `-c`")
+
+
+def _read_questions(stream: BinaryIO | None) -> Iterator[str]:
+    """Yields lines that are not blank, without what ends them.
+
+    Raises:
+        InputError: a line is not UTF-8 text.
+    """
+    for number, line in enumerate(stream or (), 1):
+        try:
+            question = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"line {number} on stdin is not UTF-8 text: {error.reason} at byte {error.start}",
+                "convert it: `iconv -t UTF-8 questions.txt | tinyv chat PICTURE`",
+            ) from error
+        if question:
+            yield question

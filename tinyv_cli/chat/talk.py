@@ -1,0 +1,134 @@
+"""What is typed becomes answers and notes, until somebody leaves; knows no keys and no screen."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tinyv_cli.chat.conversation import Conversation, ShownPicture
+from tinyv_cli.chat.saved import Outputs
+from tinyv_cli.console import Console
+from tinyv_cli.errors import TinyvError
+from tinyv_cli.prompt import Template
+from tinyv_cli.reply import Answer
+
+QUOTES = '"""'  # around a question of several lines
+
+
+@dataclass
+class Talk:
+    """Everything that a command can ask for or change.
+
+    Attributes:
+        conversation: what was said, and how to go on.
+        console: takes answers, notes and what commands show.
+        open_picture: reads a picture by its name.
+        model: the variant's name.
+        template: of its prompts.
+        needed_bytes: of memory, as estimated before.
+        context_length: positions that a prompt and its answer have room for.
+        outputs: files that were written.
+        saved_as: what `/save` and `/load` were last given.
+    """
+
+    conversation: Conversation
+    console: Console
+    open_picture: Callable[[str], ShownPicture]
+    model: str
+    template: Template
+    needed_bytes: int
+    context_length: int
+    outputs: Outputs = field(default_factory=Outputs)
+    saved_as: str | None = None
+
+    def show(self, text: str) -> None:
+        """Shows what was asked for, also where notes are kept back."""
+        Console().write_report(text)
+
+    def stream(self, answer: Callable[[Callable[[str], None]], Answer]) -> None:
+        """Writes an answer as it is made; whatever ends it, its line is ended too."""
+        try:
+            made = answer(self.console.write_piece)
+        except BaseException:
+            self.console.end_broken_answer()
+            raise
+        self.console.end_answer()
+        if made.finish_reason == "length":
+            self._tell_cut(made)
+
+    def _tell_cut(self, answer: Answer) -> None:
+        """Says that an answer is not whole, and the way out."""
+        n = answer.usage.completion_tokens
+        is_limit = n == self.conversation.options.max_new_tokens
+        way_out = (
+            f"`/set max-tokens {2 * n}` allows more"
+            if is_limit
+            else "the context is full, `/clear` makes room"
+        )
+        self.console.write_note(f"the answer was cut after {n} tokens; {way_out}")
+
+
+def hold(talk: Talk, read: Callable[[], str], run_command: Callable[[Talk, str], None]) -> None:
+    """Takes what is typed, until somebody leaves.
+
+    Args:
+        talk: the conversation.
+        read: waits for the next entry; EOFError leaves.
+        run_command: runs an entry that begins with a slash; EOFError leaves.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C where something is typed, twice in a row.
+    """
+    was_interrupted = False
+    while True:
+        try:
+            entry = read()
+        except KeyboardInterrupt:
+            if was_interrupted:
+                raise
+            was_interrupted = True
+            talk.console.write_note("Ctrl-C again leaves, as Ctrl-D and /bye do")
+            continue
+        except EOFError:
+            return
+        was_interrupted = False
+        answer = talk.conversation.answer
+        try:
+            _take(talk, entry, run_command)
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            was_heard = talk.conversation.answer not in (None, answer)
+            talk.console.write_note("stopped" + "; what was said is kept" * was_heard)
+        except TinyvError as error:
+            talk.console.write_error(error)
+
+
+def _take(talk: Talk, entry: str, run_command: Callable[[Talk, str], None]) -> None:
+    """Runs a command or asks a question; a blank entry is none."""
+    question = to_question(entry)
+    if question is None:
+        run_command(talk, entry.strip())
+    elif question.strip():
+        talk.stream(lambda write: talk.conversation.ask(question, write))
+
+
+def to_question(entry: str) -> str | None:
+    """The question that was typed, without its quotes; None of a command.
+
+    A space before a slash makes a question of it.
+    """
+    if entry.startswith("/"):
+        return None
+    if is_quoted(entry):
+        return entry.strip().removeprefix(QUOTES).removesuffix(QUOTES).strip("\n")
+    return entry.strip()
+
+
+def is_quoted(entry: str) -> bool:
+    """Whether an entry begins with quotes, so that it may have several lines."""
+    return entry.lstrip().startswith(QUOTES)
+
+
+def is_open(entry: str) -> bool:
+    """Whether more lines belong to an entry: its quotes are not closed."""
+    inner = entry.strip().removeprefix(QUOTES)
+    return is_quoted(entry) and not inner.endswith(QUOTES)

@@ -1,0 +1,338 @@
+"""Pictures and a prompt become a JSON line each, in a file that survives a kill; computes nothing.
+
+The model is opened once, and not at all when every picture has its line.
+"""
+
+import gc
+import hashlib
+import shlex
+import sys
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tinyv_cli.batch.finding import find_pictures, identify
+from tinyv_cli.batch.output import open_output
+from tinyv_cli.batch.settings import Settings
+from tinyv_cli.batch.sidecar import check_sidecars, restore_sidecars, write_sidecar
+from tinyv_cli.commands.opening import (
+    check_variant,
+    make_answer_options,
+    resolve_device,
+    resolve_template,
+)
+from tinyv_cli.console import Console
+from tinyv_cli.errors import ExitCode, TinyvError, UsageError
+from tinyv_cli.home import list_variants, resolve_variant
+from tinyv_cli.manifest import Variant
+from tinyv_cli.memory import plan_memory
+from tinyv_cli.miniature import tell_miniature
+from tinyv_cli.options.batch import BatchArguments
+from tinyv_cli.prompt import Template, check_question, make_prompt
+
+if TYPE_CHECKING:
+    from tinyv_cli.backends import BackendEncoder, BackendOptions
+    from tinyv_cli.session import AnswerOptions
+
+STDIN = STDOUT = "-"
+
+# Pictures between which the model is opened again where its two sides do not fit together.
+_FRUGAL_BLOCK = 32
+# More would push each other out of the cache of image tokens before they are asked about again.
+_MAX_CACHED = 400
+
+
+class PicturesFailedError(TinyvError):
+    """A batch came to its end, but some of its pictures have no answer."""
+
+    exit_code = ExitCode.BATCH
+
+
+class Lines(Protocol):
+    """Where lines go."""
+
+    @property
+    def answers(self) -> Mapping[Path, str | None]:
+        """By `finding.identify` of each picture that has its line; None where it failed."""
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Adds a picture's line."""
+
+
+class StdoutLines:
+    """Lines on stdout, of which nobody reads any again."""
+
+    def __init__(self, console: Console) -> None:
+        self.answers: dict[Path, str | None] = {}
+        self._console = console
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Writes a picture's line."""
+        self._console.write_json(line)
+        self.answers[identify(Path(line["path"]))] = line.get("answer")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is asked of every picture, and what answers.
+
+    Attributes:
+        prompt: exactly as typed.
+        options: how answers are made.
+        variant: that answers.
+        template: of its prompts.
+        device: with `cpu` or `cuda`.
+        is_frugal: whether the two sides of the model take turns in memory.
+        keeps_images: whether image tokens are taken from the cache and kept there.
+    """
+
+    prompt: str
+    options: "AnswerOptions"
+    variant: Variant
+    template: Template
+    device: "BackendOptions"
+    is_frugal: bool
+    keeps_images: bool
+
+
+def answer_batch(arguments: BatchArguments) -> None:
+    """Does what `tinyv batch` says.
+
+    Raises:
+        UsageError: an option's value does not exist, or the output cannot be gone on with.
+        InputError: there are no pictures, or the prompt cannot be used.
+        WeightsError: there is no variant, or it is damaged.
+        DeviceError: the device cannot run it, or the output cannot be written.
+        PicturesFailedError: at the end, when some pictures have no answer.
+        KeyboardInterrupt: Ctrl-C; whole lines are kept.
+    """
+    console = Console(quiet=arguments.quiet)
+    prompt = _read_prompt(arguments)
+    pictures = find_pictures(arguments.paths, _read_stdin, recurses=arguments.recursive)
+    _check_output(arguments, pictures)
+    work = _plan_work(arguments, prompt, len(pictures), console)
+    settings = _make_settings(arguments, work, pictures)
+    try:
+        with _open_lines(arguments, settings, console) as lines:
+            if arguments.sidecar:
+                check_sidecars(pictures, lines.answers, replaces=arguments.fresh)
+                restore_sidecars(pictures, lines.answers)
+            pending = [each for each in pictures if identify(each) not in lines.answers]
+            _tell_done(console, arguments, pictures, lines)
+            if pending:
+                check_variant(work.variant, console)
+                _answer(arguments, pending, work, lines, console)
+    except KeyboardInterrupt:
+        if arguments.output != STDOUT:
+            console.write_note("what was answered is kept; the same command goes on from there")
+        raise
+    _check_answered(arguments, pictures, lines)
+
+
+def _read_prompt(arguments: BatchArguments) -> str:
+    """The prompt exactly as typed; from stdin, without the newline that ends its last line.
+
+    Raises:
+        InputError: it is blank or not text.
+        UsageError: it is a picture or folder, so that none was given, or stdin is wanted twice.
+    """
+    prompt = arguments.prompt
+    if prompt == STDIN:
+        if STDIN in arguments.paths:
+            raise UsageError(
+                "pictures and prompt cannot both come from stdin",
+                'give the prompt itself: `tinyv batch - "what is it?" -o FILE.jsonl`',
+            )
+        prompt = _read_stdin().decode("utf-8", "surrogateescape")
+        prompt = prompt.removesuffix("\n").removesuffix("\r")
+    else:
+        with suppress(OSError, ValueError):  # a prompt is often too long for a file's name
+            if Path(prompt).exists():
+                raise UsageError(
+                    f"the prompt, which comes last, is the file {prompt}",
+                    'ask something behind it: `tinyv batch PATHS "what is it?" -o FILE.jsonl`',
+                )
+    check_question(prompt)
+    return prompt
+
+
+def _read_stdin() -> bytes:
+    """Everything on stdin; nothing where stdin is closed."""
+    return sys.stdin.buffer.read() if sys.stdin is not None else b""
+
+
+def _check_output(arguments: BatchArguments, pictures: Sequence[Path]) -> None:
+    """Keeps a picture from being taken for the output.
+
+    Raises:
+        UsageError: the output is one of the pictures.
+    """
+    output = identify(Path(arguments.output))
+    if arguments.output != STDOUT and any(identify(each) == output for each in pictures):
+        raise UsageError(
+            f"the output {arguments.output} is one of the pictures", "name another: `-o FILE.jsonl`"
+        )
+
+
+def _plan_work(arguments: BatchArguments, prompt: str, n_pictures: int, console: Console) -> Work:
+    """Finds the variant and where it computes; opens nothing of it."""
+    from tinyv_cli.backends import BackendOptions
+
+    variant = resolve_variant(arguments.model)
+    template = resolve_template(variant, arguments.template)
+    if arguments.model is None and len(list_variants()) > 1:
+        console.write_note(f"{variant.name} answers, the newest variant; `-m NAME` takes another")
+    tell_miniature(variant, console.write_note)
+    wanted = BackendOptions(
+        arguments.device, arguments.threads, arguments.ctx_size, arguments.memory_budget
+    )
+    device, memory = resolve_device(variant, wanted, console, takes_turns=True)
+    spec = variant.manifest.spec
+    n_bytes = len(make_prompt(template, (), prompt).text.encode())
+    n_positions = spec.qformer.n_queries + n_bytes + arguments.max_tokens
+    n_positions = min(n_positions, arguments.ctx_size or spec.language.context_length)
+    memory = memory or plan_memory(variant, n_positions, arguments.memory_budget, encodes=True)
+    return Work(
+        prompt=prompt,
+        options=make_answer_options(arguments, None),
+        variant=variant,
+        template=template,
+        device=device,
+        is_frugal=memory.is_frugal,
+        keeps_images=not arguments.no_cache and n_pictures <= _MAX_CACHED,
+    )
+
+
+def _make_settings(arguments: BatchArguments, work: Work, pictures: Sequence[Path]) -> Settings:
+    """All that decides over the answers."""
+    manifest = work.variant.manifest.to_json()
+    are_absolute = all(each.is_absolute() for each in pictures)
+    return Settings(
+        prompt=work.prompt,
+        model=work.variant.name,
+        variant=hashlib.sha256(manifest.encode()).hexdigest(),
+        template=work.template.name,
+        max_tokens=arguments.max_tokens,
+        temp=arguments.temp,
+        top_p=arguments.top_p,
+        top_k=arguments.top_k,
+        min_p=arguments.min_p,
+        repeat_penalty=arguments.repeat_penalty,
+        seed=arguments.seed,
+        ctx_size=arguments.ctx_size,
+        device=work.device.device,
+        folder="" if are_absolute else str(Path.cwd()),
+    )
+
+
+def _open_lines(
+    arguments: BatchArguments, settings: Settings, console: Console
+) -> AbstractContextManager[Lines]:
+    """Where lines go: a file that is begun or gone on with, or stdout."""
+    if arguments.output == STDOUT:
+        return nullcontext(StdoutLines(console))
+    return open_output(
+        Path(arguments.output), settings, fresh=arguments.fresh, retries=arguments.retry
+    )
+
+
+def _tell_done(
+    console: Console, arguments: BatchArguments, pictures: Sequence[Path], lines: Lines
+) -> None:
+    """Says how much an earlier run has done."""
+    n_done = sum(identify(each) in lines.answers for each in pictures)
+    if n_done:
+        console.write_note(
+            f"{n_done} of {len(pictures)} pictures have their line in {arguments.output}; "
+            "`--fresh` starts again"
+        )
+
+
+def _answer(
+    arguments: BatchArguments,
+    pending: Sequence[Path],
+    work: Work,
+    lines: Lines,
+    console: Console,
+) -> None:
+    """Asks about pictures one after the other, and writes each line as soon as it is there."""
+    started = perf_counter()
+    n_cut = 0
+    size = _FRUGAL_BLOCK if work.is_frugal else len(pending)
+    with console.progress("answering", len(pending)) as bar:
+        for begin in range(0, len(pending), size):
+            # Closed whatever ends the loop, so that no thread outlives it.
+            with closing(_answer_block(pending[begin : begin + size], work, console)) as made:
+                for line in made:
+                    lines.write(line)
+                    if arguments.sidecar and "answer" in line:
+                        write_sidecar(Path(line["path"]), line["answer"])
+                    n_cut += line.get("finish_reason") == "length"
+                    bar.advance()
+    elapsed_s = perf_counter() - started
+    rate = len(pending) / elapsed_s
+    console.write_note(f"{len(pending)} pictures in {elapsed_s:.1f} s, {rate:.2f} a second")
+    if n_cut:
+        n = arguments.max_tokens
+        console.write_note(f"{n_cut} answers were cut after {n} tokens; `-n {2 * n}` allows more")
+
+
+def _answer_block(paths: Sequence[Path], work: Work, console: Console) -> Generator[dict[str, Any]]:
+    """Opens the model, yields the pictures' lines, and frees it."""
+    from tinyv_cli.backends import open_backend
+    from tinyv_cli.batch.pipeline import N_AHEAD, PicturesAhead, answer_pictures
+    from tinyv_cli.image_cache import wrap_encoder
+    from tinyv_cli.session import Session
+    from tinyv_cli.tokenizer import Tokenizer
+
+    variant = work.variant
+    tokenizer = Tokenizer(variant.path("tokenizer"))
+    begun: list[PicturesAhead] = []
+
+    def begin(encoder: "BackendEncoder", device: str) -> None:
+        cached = wrap_encoder(encoder, variant, device) if work.keeps_images else encoder
+        n_ahead = len(paths) if work.is_frugal else N_AHEAD
+        begun.append(PicturesAhead(cached, paths, variant.manifest.spec.vision.image_px, n_ahead))
+        if work.is_frugal:
+            begun[0].wait()
+            encoder.close()
+
+    try:
+        with closing(open_backend(variant, work.device, begin)) as backend:
+            session = Session(
+                replace(backend, encoder=begun[0]),
+                tokenizer,
+                work.template,
+                notify=console.write_note,
+                stop_ids=variant.manifest.stop_ids,
+            )
+            try:
+                yield from answer_pictures(begun[0], session, work.prompt, work.options)
+            finally:
+                begun[0].cancel()  # closing the backend then stops the one under way
+    finally:
+        for each in begun:
+            each.close()
+        # A session and its last reply name each other: counting references frees neither.
+        gc.collect()
+
+
+def _check_answered(arguments: BatchArguments, pictures: Sequence[Path], lines: Lines) -> None:
+    """Tells of pictures without an answer, of this run or an earlier one.
+
+    Raises:
+        PicturesFailedError: there are some.
+    """
+    n_failed = sum(lines.answers[identify(each)] is None for each in pictures)
+    if not n_failed:
+        return
+    problem = f"{n_failed} of {len(pictures)} pictures have no answer"
+    if arguments.output == STDOUT:
+        raise PicturesFailedError(problem, "their lines hold an `error`: `… | jq .error`")
+    show = f"jq -c 'select(.error)' {shlex.quote(arguments.output)}"
+    raise PicturesFailedError(
+        problem, f"see why: `{show}`; when that is put right, `--retry` asks again"
+    )

@@ -1,0 +1,149 @@
+"""The public weights, or a finished variant, come onto this computer, told about on stderr."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tinyv_cli.console import Console, to_size, to_table
+from tinyv_cli.errors import UsageError, WeightsError
+from tinyv_cli.home import resolve_folder, sources_dir, variants_dir
+from tinyv_cli.options.pull import PullArguments
+
+if TYPE_CHECKING:
+    from weights.pulling.catalog import Catalog
+    from weights.pulling.plan import FilePlan, PartPlan
+    from weights.pulling.transfer import Patience
+
+HEADER = ("file", "size", "state", "from")
+
+
+def pull_weights(
+    arguments: PullArguments, catalog: "Catalog | None" = None, patience: "Patience | None" = None
+) -> None:
+    """Does what `tinyv pull` says.
+
+    Args:
+        arguments: what was typed.
+        catalog: the public files; None for those that tinyv knows.
+        patience: with each place; None for the usual one.
+
+    Raises:
+        UsageError: the options do not go together.
+        WeightsError: something could not be had, or is not what it should be.
+        DeviceError: the disk is too small.
+    """
+    from weights.pulling.catalog import read_catalog
+    from weights.pulling.transfer import Patience
+
+    _check_arguments(arguments)
+    console = Console(quiet=arguments.quiet)
+    patience = patience or Patience()
+    if arguments.variant is not None:
+        _pull_variant(arguments, patience, console)
+        return
+    catalog = catalog or read_catalog()
+    folder = Path(arguments.to).expanduser() if arguments.to else sources_dir()
+    if arguments.dry_run or arguments.verify:
+        _show_plan(arguments, catalog, folder, console)
+        return
+    _pull_sources(arguments, catalog, folder, patience, console)
+
+
+def to_plan_table(plans: "list[PartPlan]") -> str:
+    """Each file with its size, how it lies there and where it would come from; then the sum."""
+    rows = [row for plan in plans for row in _to_rows(plan)]
+    total = sum(plan.missing_bytes for plan in plans)
+    return f"{to_table(HEADER, rows)}\n\nto fetch: about {to_size(total)}"
+
+
+def _check_arguments(arguments: PullArguments) -> None:
+    """Raises a `UsageError` for options that do not go together."""
+    of_sources = {
+        "--from": arguments.from_ is not None,
+        "--verify": arguments.verify,
+        "--dry-run": arguments.dry_run,
+    }
+    given = [flag for flag, is_given in of_sources.items() if is_given]
+    if arguments.variant is not None and given:
+        raise UsageError(
+            f"{given[0]} goes with the public weights, not with a variant",
+            f"leave {given[0]} away, or '{arguments.variant}'",
+        )
+    if arguments.variant is None and arguments.force:
+        raise UsageError("--force goes with a variant", "leave it away: wrong files are replaced")
+
+
+def _pull_variant(arguments: PullArguments, patience: "Patience", console: Console) -> None:
+    from weights.pulling.variant_pull import VariantPullOptions, name_variant, pull_variant
+
+    origin = str(arguments.variant)
+    name = name_variant(origin)
+    target = variants_dir() / name if arguments.to is None else resolve_folder(arguments.to)
+    options = VariantPullOptions(
+        origin, target.absolute(), arguments.force, arguments.offline, patience
+    )
+    variant = pull_variant(options, console.progress, console.write_note)
+    console.write_line(str(variant.folder))
+
+
+def _show_plan(
+    arguments: PullArguments, catalog: "Catalog", folder: Path, console: Console
+) -> None:
+    """Prints what is there and what is not; `--verify` hashes all and fails where it is not right.
+
+    Raises:
+        WeightsError: `--verify` found files wrong or missing.
+    """
+    from weights.pulling.folder import SourcesFolder, State
+    from weights.pulling.plan import plan_pull
+
+    plans = plan_pull(
+        catalog, arguments.stage, SourcesFolder(folder), console.progress, anew=arguments.verify
+    )
+    console.write_line(to_plan_table(plans))
+    bad = [each for plan in plans for each in plan.files if not each.is_there]
+    if arguments.verify and bad:
+        names = ", ".join(
+            f"{each.file.path} ({'wrong' if each.state is State.WRONG else 'missing'})"
+            for each in bad
+        )
+        raise WeightsError(f"{folder} is not complete: {names}", _make_hint(arguments))
+
+
+def _pull_sources(
+    arguments: PullArguments,
+    catalog: "Catalog",
+    folder: Path,
+    patience: "Patience",
+    console: Console,
+) -> None:
+    from weights.pulling.sources_pull import PullOptions, pull_sources
+
+    options = PullOptions(folder, arguments.stage, arguments.from_, arguments.offline, patience)
+    plans = pull_sources(options, catalog, console.progress, console.write_note)
+    for each in (each for plan in plans for each in plan.files):
+        console.write_report(f"{each.file.path}: {each.state.value}")
+    place = f" --sources {folder}" if arguments.to else ""
+    console.write_note(f"now make a variant: `tinyv quantize{place} --bits 4`")
+    console.write_line(str(folder))
+
+
+def _make_hint(arguments: PullArguments) -> str:
+    place = f" --to {arguments.to}" if arguments.to else ""
+    return f"fetch what is missing or wrong: `tinyv pull --stage {arguments.stage}{place}`"
+
+
+def _to_rows(plan: "PartPlan") -> list[tuple[str, str, str, str]]:
+    rows = [_to_row(each) for each in plan.files]
+    if plan.shards_bytes:
+        rows.append(("  and its shards", f"~{to_size(plan.shards_bytes)}", "missing", ""))
+    return rows
+
+
+def _to_row(each: "FilePlan") -> tuple[str, str, str, str]:
+    file = each.file
+    size = to_size(file.planned_bytes) if file.planned_bytes else "?"
+    about = "~" if file.size_bytes is None and file.planned_bytes else ""
+    begun = f", {to_size(each.begun_bytes)} begun" if each.begun_bytes and not each.is_there else ""
+    labels = (f"{o.short_label}{'' if o.certain else ' (not certain)'}" for o in file.origins)
+    origin = "" if each.is_there else next(labels, "")
+    return file.path, about + size, each.state.value + begun, origin

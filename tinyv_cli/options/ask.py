@@ -1,0 +1,103 @@
+"""What can be typed after `tinyv ask`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tinyv_cli.options.declare import option
+from tinyv_cli.options.shared import (
+    AllowPrivate,
+    Json,
+    Offline,
+    PlaceArguments,
+    Quiet,
+    SamplingArguments,
+    Stop,
+)
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="PICTURE... PROMPT", help="Pictures, and the question last; - is stdin"),
+]
+
+Images = Annotated[
+    list[str] | None, option("-i", "--image", metavar="PICTURE", help="A picture; may stand again")
+]
+
+Prompt = Annotated[
+    str | None, option("-p", "--prompt", metavar="TEXT", help="The question, not as last word")
+]
+
+PromptFile = Annotated[
+    Path | None, option("--prompt-file", metavar="FILE", help="The question is in this file")
+]
+
+Stdin = Annotated[bool, option("--stdin", help="Put the text on stdin before the question")]
+
+Task = Annotated[
+    str | None,
+    option(
+        "--task",
+        metavar="NAME",
+        help="vqa, caption, refer, identify, grounding or detection",
+    ),
+]
+
+At = Annotated[
+    str | None,
+    option("--at", metavar="X1,Y1,X2,Y2", help="What is in this box? Shares 0-1 or pixels"),
+]
+
+Choices = Annotated[
+    str | None, option("--choices", metavar="A,B,C", help="The answer is one of these")
+]
+
+Schema = Annotated[
+    str | None,
+    option("--schema", metavar="FILE|JSON", help="The answer is JSON that this schema allows"),
+]
+
+System = Annotated[
+    str | None, option("--system", metavar="TEXT", help="Refused: the model has no such prompt")
+]
+
+Together = Annotated[bool, option("--together", help="Ask once about all pictures")]
+
+Draw = Annotated[Path | None, option("--draw", metavar="FILE.png", help="Draw the answer's boxes")]
+
+Show = Annotated[bool, option("--show", help="Show them in the terminal, where it can")]
+
+ShowPrompt = Annotated[bool, option("--show-prompt", help="The exact prompt on stderr")]
+
+Stats = Annotated[bool, option("--stats", help="Times and counts on stderr")]
+
+Verbose = Annotated[bool, option("-v", "--verbose", help="Prompt, times and counts on stderr")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskArguments(SamplingArguments, PlaceArguments):
+    """What can be typed after `tinyv ask`."""
+
+    words: Words = None
+    images: Images = None
+    prompt: Prompt = None
+    prompt_file: PromptFile = None
+    stdin: Stdin = False
+    task: Task = None
+    at: At = None
+    choices: Choices = None
+    schema: Schema = None
+    stop: Stop = None
+    system: System = None
+    together: Together = False
+    draw: Draw = None
+    show: Show = False
+    allow_private: AllowPrivate = False
+    offline: Offline = False
+    json: Json = False
+    show_prompt: ShowPrompt = False
+    stats: Stats = False
+    quiet: Quiet = False
+    verbose: Verbose = False

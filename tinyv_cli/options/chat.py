@@ -1,0 +1,32 @@
+"""What can be typed after `tinyv chat`."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from tinyv_cli.options.shared import (
+    AllowPrivate,
+    Json,
+    Offline,
+    PlaceArguments,
+    Quiet,
+    SamplingArguments,
+    Stop,
+)
+
+FirstPictureName = Annotated[
+    str | None, typer.Argument(metavar="[PICTURE]", help="A picture; /image shows another")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatArguments(SamplingArguments, PlaceArguments):
+    """What can be typed after `tinyv chat`."""
+
+    picture: FirstPictureName = None
+    stop: Stop = None
+    allow_private: AllowPrivate = False
+    offline: Offline = False
+    json: Json = False
+    quiet: Quiet = False

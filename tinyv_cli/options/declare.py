@@ -1,0 +1,108 @@
+"""An option that is declared once becomes typer's, with flags, variable and help; knows no verb.
+
+A flag's variable is called after it: `--max-tokens` is also `TINYV_MAX_TOKENS`; a flag wins.
+"""
+
+import inspect
+import math
+import re
+from collections.abc import Callable
+from functools import wraps
+from typing import TypeVar
+
+import typer
+
+from tinyv_cli.errors import UsageError
+
+T = TypeVar("T")
+
+
+def takes(arguments: Callable[..., T]) -> Callable[[Callable[[T], None]], Callable[..., None]]:
+    """Makes a verb that takes one dataclass into a function with an argument a field, for typer."""
+
+    def declare(verb: Callable[[T], None]) -> Callable[..., None]:
+        @wraps(verb)
+        def command(**values: object) -> None:
+            verb(arguments(**values))
+
+        signature = inspect.signature(arguments)
+        hints = {name: each.annotation for name, each in signature.parameters.items()}
+        command.__signature__ = signature  # type: ignore[attr-defined]
+        command.__annotations__ = {**hints, "return": None}
+        return command
+
+    return declare
+
+
+def option(
+    *flags: str,
+    help: str,
+    metavar: str | None = None,
+    reads: Callable[[str], float] | None = None,
+) -> object:
+    """An option with the variable that its long flag gives a name to."""
+    return typer.Option(
+        *flags,
+        help=help,
+        metavar=metavar,
+        parser=reads,
+        envvar=_to_variable(flags[-1]),
+        show_envvar=False,
+    )
+
+
+def _to_variable(flag: str) -> str:
+    """`--max-tokens` → `TINYV_MAX_TOKENS`."""
+    return "TINYV_" + flag.removeprefix("--").replace("-", "_").upper()
+
+
+def whole(flag: str, at_least: int) -> Callable[[str], int]:
+    """Reads a whole number for a flag."""
+
+    def read_whole(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = at_least - 1
+        if number < at_least:
+            raise _make_value_error(flag, text, f"a whole number, {at_least} or more")
+        return number
+
+    return read_whole
+
+
+def real(flag: str, low: float, high: float = math.inf) -> Callable[[str], float]:
+    """Reads a finite number from low to high, both included, for a flag."""
+
+    def read_real(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and low <= number <= high):
+            span = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
+            raise _make_value_error(flag, text, f"a number, {span}")
+        return number
+
+    return read_real
+
+
+def size(flag: str) -> Callable[[str], int]:
+    """Reads bytes for a flag: a number with B, KB, MB, GB or binary kin, as 6GB or 900MiB."""
+
+    def read_bytes(text: str) -> int:
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
+        if found is None or not float(found[1]):
+            raise _make_value_error(flag, text, "a size, such as 6GB or 900MiB")
+        exponent = " kmgt".index(found[2] or " ")
+        return int(float(found[1]) * (1024 if found[3] else 1000) ** exponent)
+
+    return read_bytes
+
+
+def _make_value_error(flag: str, text: str, expected: str) -> UsageError:
+    """A value that an option cannot have."""
+    return UsageError(
+        f"'{text}' is no value for {flag}",
+        f"give {flag} (or the variable {_to_variable(flag)}) {expected}",
+    )

@@ -1,0 +1,68 @@
+"""What can be typed after `tinyv pull` and `tinyv rm`."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from tinyv_cli.options.declare import option, whole
+from tinyv_cli.options.shared import DryRun, Offline, Quiet
+
+VariantOrigin = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[REPO|URL|DIR]", help="A finished variant; else the public weights are fetched"
+    ),
+]
+
+SourceStage = Annotated[
+    int,
+    option("--stage", metavar="N", help="Training stage, 1 to 4", reads=whole("--stage", 1)),
+]
+
+PullTarget = Annotated[
+    str | None,
+    option("--to", metavar="DIR", help="Folder of sources; of a variant, its name or folder"),
+]
+
+PullFrom = Annotated[
+    str | None,
+    option("--from", metavar="DIR|URL|hub", help="Take the files from there and nowhere else"),
+]
+
+Verify = Annotated[bool, option("--verify", help="Hash what is there, fetch nothing")]
+
+ReplaceVariant = Annotated[bool, option("--force", help="Replace a variant that is there")]
+
+VariantNames = Annotated[
+    list[str] | None, typer.Argument(metavar="[NAME]...", help="Variants, as `tinyv list` has them")
+]
+
+RemoveSources = Annotated[bool, option("--sources", help="The folder of public weights too")]
+
+Yes = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask")]
+
+
+@dataclass(frozen=True)
+class PullArguments:
+    """What can be typed after `tinyv pull`."""
+
+    variant: VariantOrigin = None
+    stage: SourceStage = 4
+    to: PullTarget = None
+    from_: PullFrom = None
+    offline: Offline = False
+    dry_run: DryRun = False
+    verify: Verify = False
+    force: ReplaceVariant = False
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True)
+class RemoveArguments:
+    """What can be typed after `tinyv rm`."""
+
+    names: VariantNames = None
+    sources: RemoveSources = False
+    yes: Yes = False
+    quiet: Quiet = False

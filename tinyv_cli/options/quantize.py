@@ -1,0 +1,60 @@
+"""What can be typed after `tinyv quantize`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tinyv_cli.options.declare import option, real, whole
+from tinyv_cli.options.shared import DryRun, Force, Quiet, Threads
+
+Sources = Annotated[
+    Path | None,
+    option("--sources", metavar="DIR", help="Folder with the files below; else see the end"),
+]
+
+Bits = Annotated[
+    int,
+    option("--bits", metavar="4|8|32", help="Bits of a weight", reads=whole("--bits", 1)),
+]
+
+Target = Annotated[
+    str, option("--target", metavar="cpu|cuda|all", help="What it is to run on: one or both")
+]
+
+Output = Annotated[
+    str | None,
+    option("-o", "--output", metavar="NAME|DIR", help="The variant; else stage{N}-{bits}bit"),
+]
+
+Stage = Annotated[
+    int | None,
+    option(
+        "--stage", metavar="N", help="Training stage; else the highest", reads=whole("--stage", 1)
+    ),
+]
+
+MaxError = Annotated[
+    float | None,
+    option(
+        "--max-error",
+        metavar="X",
+        help="Refuse a variant whose logits diverge by more nats",
+        reads=real("--max-error", 0),
+    ),
+]
+
+
+@dataclass(frozen=True)
+class QuantizeArguments:
+    """What can be typed after `tinyv quantize`."""
+
+    sources: Sources = None
+    bits: Bits = 4
+    target: Target = "cpu"
+    output: Output = None
+    stage: Stage = None
+    force: Force = False
+    dry_run: DryRun = False
+    max_error: MaxError = None
+    threads: Threads = None
+    quiet: Quiet = False

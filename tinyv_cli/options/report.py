@@ -1,0 +1,100 @@
+"""What can be typed after the verbs that report: `eval`, `bench`, `list` and `doctor`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tinyv_cli.options.declare import option, whole
+from tinyv_cli.options.shared import (
+    CtxSize,
+    Device,
+    Json,
+    MaxTokens,
+    Model,
+    Quiet,
+    TemplateName,
+    Threads,
+)
+
+QuestionFile = Annotated[
+    Path, typer.Argument(metavar="QUESTIONS", help="A file of questions with their answers")
+]
+
+Against = Annotated[
+    str | None, option("--against", metavar="NAME|DIR", help="Compare with this variant")
+]
+
+Limit = Annotated[
+    int | None,
+    option("--limit", metavar="N", help="The first N questions", reads=whole("--limit", 1)),
+]
+
+Fresh = Annotated[bool, option("--fresh", help="Ask again, as after a change of pictures")]
+
+Repeats = Annotated[
+    int | None,
+    option(
+        "--repeats",
+        metavar="N",
+        help="Measure each so often; else 3 times, long steps less",
+        reads=whole("--repeats", 1),
+    ),
+]
+
+EarlierRun = Annotated[
+    Path | None, option("--against", metavar="FILE", help="Compare with this earlier document")
+]
+
+Chart = Annotated[
+    Path | None, option("--chart", metavar="FILE.png", help="Draw the rates, by length and depth")
+]
+
+
+@dataclass(frozen=True)
+class EvalArguments:
+    """What can be typed after `tinyv eval`."""
+
+    questions: QuestionFile
+    model: Model = None
+    against: Against = None
+    template: TemplateName = None
+    max_tokens: MaxTokens = 256
+    limit: Limit = None
+    fresh: Fresh = False
+    device: Device = "auto"
+    threads: Threads = None
+    ctx_size: CtxSize = None
+    json: Json = False
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True)
+class BenchArguments:
+    """What can be typed after `tinyv bench`."""
+
+    model: Model = None
+    repeats: Repeats = None
+    against: EarlierRun = None
+    chart: Chart = None
+    device: Device = "auto"
+    threads: Threads = None
+    ctx_size: CtxSize = None
+    json: Json = False
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True)
+class ListArguments:
+    """What can be typed after `tinyv list`."""
+
+    json: Json = False
+
+
+@dataclass(frozen=True)
+class DoctorArguments:
+    """What can be typed after `tinyv doctor`."""
+
+    device: Device = "auto"
+    json: Json = False

@@ -1,0 +1,135 @@
+"""Options that several verbs take, and the two groups that all verbs which answer share."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from tinyv_cli.options.declare import option, real, size, whole
+
+Model = Annotated[
+    str | None, option("-m", "--model", metavar="NAME|DIR", help="Variant; else the newest one")
+]
+
+TemplateName = Annotated[
+    str | None, option("--template", metavar="NAME", help="Prompt template; else the variant's")
+]
+
+MaxTokens = Annotated[
+    int,
+    option(
+        "-n", "--max-tokens", metavar="N", help="Longest answer", reads=whole("--max-tokens", 1)
+    ),
+]
+
+Temperature = Annotated[
+    float, option("--temp", metavar="X", help="0 takes the best token", reads=real("--temp", 0))
+]
+
+TopP = Annotated[
+    float,
+    option("--top-p", metavar="P", help="Keep this probability", reads=real("--top-p", 0, 1)),
+]
+
+TopK = Annotated[
+    int,
+    option("--top-k", metavar="N", help="Keep N tokens, 0 all", reads=whole("--top-k", 0)),
+]
+
+MinP = Annotated[
+    float,
+    option("--min-p", metavar="P", help="Drop below P times the best", reads=real("--min-p", 0, 1)),
+]
+
+RepeatPenalty = Annotated[
+    float,
+    option(
+        "--repeat-penalty",
+        metavar="X",
+        help="Above 1: repeats less",
+        reads=real("--repeat-penalty", 0),
+    ),
+]
+
+Seed = Annotated[
+    int | None,
+    option("--seed", metavar="N", help="Makes sampling repeatable", reads=whole("--seed", 0)),
+]
+
+Device = Annotated[str, option("--device", metavar="auto|cpu|cuda", help="Where to compute")]
+
+Threads = Annotated[
+    int | None,
+    option(
+        "-t",
+        "--threads",
+        metavar="N",
+        help="Else the physical cores",
+        reads=whole("--threads", 1),
+    ),
+]
+
+CtxSize = Annotated[
+    int | None,
+    option(
+        "-c",
+        "--ctx-size",
+        metavar="N",
+        help="Tokens of prompt and answer; else what the model knows",
+        reads=whole("--ctx-size", 1),
+    ),
+]
+
+MemoryBudget = Annotated[
+    int | None,
+    option(
+        "--memory-budget",
+        metavar="SIZE",
+        help="Memory to do with, as 6GB; else what is free",
+        reads=size("--memory-budget"),
+    ),
+]
+
+NoCache = Annotated[bool, option("--no-cache", help="Encode the picture anew, keep nothing")]
+
+Stop = Annotated[
+    list[str] | None, option("--stop", metavar="TEXT", help="Ends the answer; may stand again")
+]
+
+AllowPrivate = Annotated[
+    bool, option("--allow-private", help="URLs of this computer and its network too")
+]
+
+Offline = Annotated[bool, option("--offline", help="Fetch nothing")]
+
+Force = Annotated[bool, option("--force", help="Replace a variant that is there")]
+
+DryRun = Annotated[bool, option("--dry-run", help="Show what would be made, make nothing")]
+
+Json = Annotated[bool, option("--json", help="One JSON document on stdout")]
+
+Quiet = Annotated[bool, option("-q", "--quiet", help="Only errors on stderr")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingArguments:
+    """How long an answer may be, and how its tokens are chosen."""
+
+    max_tokens: MaxTokens = 256
+    temp: Temperature = 0.0
+    top_p: TopP = 1.0
+    top_k: TopK = 0
+    min_p: MinP = 0.0
+    repeat_penalty: RepeatPenalty = 1.0
+    seed: Seed = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaceArguments:
+    """Which variant answers, and with what of this computer."""
+
+    model: Model = None
+    template: TemplateName = None
+    device: Device = "auto"
+    threads: Threads = None
+    ctx_size: CtxSize = None
+    memory_budget: MemoryBudget = None
+    no_cache: NoCache = False

@@ -1,0 +1,1 @@
+"""Public files, or a finished variant, come onto this computer and are checked."""

@@ -1,0 +1,196 @@
+"""One file of the list becomes a checked file in its place, from the first origin that has it.
+
+Whatever a server says of a file, its size and SHA-256 are compared here once it is on the disk. One
+that is wrong is kept aside under a name of its own, and the next origin is tried.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tinyv_cli.console import to_size
+from tinyv_cli.errors import WeightsError
+from tinyv_cli.hashes import hash_file
+from tinyv_cli.progress import Progress
+from weights.pulling.catalog import Origin, PublicFile
+from weights.pulling.failures import Cause, FetchError, NotFetchedError
+from weights.pulling.folder import SourcesFolder, State, hash_as_git, take_link
+from weights.pulling.hub import (
+    Stated,
+    find_cached,
+    is_offline,
+    make_headers,
+    read_stated,
+    resolve_url,
+)
+from weights.pulling.transfer import Patience, Request, call_patiently, download
+from weights.sources import read_json_object
+
+_NO_KEY = "unpinned"
+_MOST_OF_UNKNOWN = 1 << 30  # a file of which nobody says how long it is
+
+
+@dataclass(frozen=True)
+class Fetcher:
+    """Fetches into one folder.
+
+    Attributes:
+        folder: where files go.
+        progress: is told how far each file is.
+        notify: takes a line worth knowing.
+        patience: with each place.
+        offline: whether only what lies on this computer counts.
+        unreachable: hosts that did not answer; they are not tried again.
+    """
+
+    folder: SourcesFolder
+    progress: Progress
+    notify: Callable[[str], None]
+    patience: Patience = field(default_factory=Patience)
+    offline: bool = False
+    unreachable: set[str] = field(default_factory=set)
+
+    def fetch(self, file: PublicFile) -> None:
+        """Fetches a file unless it is there; a wrong one in its place is moved aside first.
+
+        Raises:
+            NotFetchedError: no origin has it.
+            WeightsError: the folder cannot be read.
+            DeviceError: the disk is full.
+        """
+        state = self.folder.check(file, self.progress)
+        if state in (State.RIGHT, State.UNKNOWN):
+            return
+        target = self.folder.find(file)
+        if state is State.WRONG:
+            self._set_aside(file, target, "is not the file it is called after")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        failures = []
+        for origin in file.origins:
+            try:
+                self._fetch_from(origin, file)
+                return
+            except FetchError as error:
+                failures.append((f"{origin.label}", error))
+        raise NotFetchedError(file.path, failures)
+
+    def _fetch_from(self, origin: Origin, file: PublicFile) -> None:
+        """Fetches a file from one place.
+
+        Raises:
+            FetchError: it could not be had there.
+        """
+        cached = find_cached(origin, file)
+        if cached is not None and self._take_cached(cached, origin, file):
+            return
+        if self.offline or is_offline():
+            raise FetchError(Cause.OFFLINE, "may not be asked: the network is switched off")
+        host = urlsplit(resolve_url(origin, file)).hostname or ""
+        if host in self.unreachable:
+            raise FetchError(Cause.UNREACHABLE, f"cannot be reached either ({host})")
+        try:
+            self._transfer(origin, file)
+        except FetchError as error:
+            if error.cause is Cause.UNREACHABLE:
+                self.unreachable.add(host)
+            raise
+
+    def _take_cached(self, cached: Path, origin: Origin, file: PublicFile) -> bool:
+        """Takes a file from the hub's own cache, where it is called after its hash, if right."""
+        sha256 = file.sha256 or (cached.name if len(cached.name) == 64 else "")
+        git_sha1 = cached.name if len(cached.name) == 40 else ""
+        if not (sha256 or git_sha1) or not cached.is_file():
+            return False
+        expected = replace(file, sha256=sha256)
+        part = self.folder.find_part(file, "cached")
+        with self.progress(f"taking {file.name}", cached.stat().st_size, "bytes") as bar:
+            take_link(cached, part, bar)
+        stated = Stated(git_sha1="" if sha256 else git_sha1)
+        if self._find_fault(part, expected, stated):
+            part.unlink()
+            return False
+        self._place(part, file, f"the hub's cache ({origin.label})")
+        return True
+
+    def _transfer(self, origin: Origin, file: PublicFile) -> None:
+        """Fetches a file over the network and checks it; once more where it was put together."""
+        timeouts = self.patience.timeouts
+        stated = call_patiently(lambda: read_stated(origin, file, timeouts), self.patience)
+        expected = _join(file, stated)
+        part = self.folder.find_part(file, expected.sha256 or stated.git_sha1 or _NO_KEY)
+        if part.name == self.folder.find_part(file, _NO_KEY).name:
+            part.unlink(missing_ok=True)  # of what is there nobody knows which content it began
+        was_begun = part.exists()
+        self._download(origin, expected, part)
+        fault = self._find_fault(part, expected, stated)
+        if fault and was_begun:
+            self.notify(f"{file.path} was resumed and {fault}; fetching it anew")
+            part.unlink()
+            self._download(origin, expected, part)
+            fault = self._find_fault(part, expected, stated)
+        if fault:
+            self._set_aside(file, part, f"came from {origin.label} and {fault}")
+            raise FetchError(Cause.WRONG, f"has another file: it {fault}")
+        self._place(part, file, origin.label)
+
+    def _download(self, origin: Origin, file: PublicFile, part: Path) -> None:
+        most = max(2 * file.about_bytes, 1 << 20) if file.about_bytes else _MOST_OF_UNKNOWN
+        request = Request(resolve_url(origin, file), make_headers(origin), file.size_bytes, most)
+        total = file.size_bytes or file.about_bytes or None
+        if part.exists():
+            self.notify(f"{file.path}: going on after {to_size(part.stat().st_size)}")
+        with self.progress(f"fetching {file.name}", total, "bytes") as bar:
+            download(request, part, bar, self.patience)
+
+    def _find_fault(self, path: Path, file: PublicFile, stated: Stated) -> str:
+        """What is wrong with a file that came whole; empty for nothing."""
+        size_bytes = path.stat().st_size
+        if file.size_bytes is not None and size_bytes != file.size_bytes:
+            return f"has {size_bytes} bytes, not {file.size_bytes}"
+        if file.sha256:
+            with self.progress(f"checking {file.name}", size_bytes, "bytes") as bar:
+                found = hash_file(path, bar)
+            if found != file.sha256:
+                return f"has a SHA-256 that starts {found[:12]}, not {file.sha256[:12]}"
+        elif stated.git_sha1 and hash_as_git(path) != stated.git_sha1:
+            return "is not what the hub says it is"
+        elif file.name.endswith(".json"):
+            return _find_json_fault(path)
+        return ""
+
+    def _set_aside(self, file: PublicFile, path: Path, why: str) -> None:
+        aside = self.folder.set_aside(file, path)
+        self.notify(f"{file.path} {why}; it is kept as {aside.name} and not used")
+
+    def _place(self, part: Path, file: PublicFile, origin: str) -> None:
+        sha256 = file.sha256 or hash_file(part)
+        self.folder.remember(file, part.stat().st_size, sha256, origin)
+        self.folder.put_in_place(file, part)
+
+
+def _join(file: PublicFile, stated: Stated) -> PublicFile:
+    """What is known of a file and what the hub says of it.
+
+    Raises:
+        FetchError: they contradict each other.
+    """
+    if file.sha256 and stated.sha256 and stated.sha256 != file.sha256:
+        reason = f"its SHA-256 starts {stated.sha256[:12]}, not {file.sha256[:12]}"
+        raise FetchError(Cause.WRONG, f"has another file by now: {reason}")
+    if None not in (file.size_bytes, stated.size_bytes) and file.size_bytes != stated.size_bytes:
+        reason = f"it has {stated.size_bytes} bytes, not {file.size_bytes}"
+        raise FetchError(Cause.WRONG, f"has another file by now: {reason}")
+    return replace(
+        file,
+        sha256=file.sha256 or stated.sha256,
+        size_bytes=stated.size_bytes if file.size_bytes is None else file.size_bytes,
+    )
+
+
+def _find_json_fault(path: Path) -> str:
+    try:
+        read_json_object(path)
+    except WeightsError:
+        return "is no JSON object"
+    return ""

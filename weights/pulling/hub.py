@@ -1,0 +1,221 @@
+"""A repository, a revision and a name become a URL, headers and an open answer.
+
+The only file that knows huggingface_hub, which reads HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE
+and the proxies, and whose client opens plain URLs too. Its errors and those of its transport become
+`FetchError` here. What comes is not looked at.
+"""
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import urlsplit
+
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    get_session,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented
+
+from weights.pulling.catalog import Origin, PublicFile
+from weights.pulling.failures import Cause, FetchError
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What the hub says of a file before it is fetched.
+
+    Attributes:
+        size_bytes: None where it does not say.
+        sha256: of a file in large storage, else empty.
+        git_sha1: of a file in the repository itself, git's name for its content, else empty.
+    """
+
+    size_bytes: int | None = None
+    sha256: str = ""
+    git_sha1: str = ""
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """How long one step of a request may take, in seconds."""
+
+    connect_s: float = 5.0
+    read_s: float = 15.0
+
+
+class Response:
+    """An answer whose body is still to be read.
+
+    Attributes:
+        status: of HTTP.
+        headers: names are found in any case.
+    """
+
+    def __init__(self, response: Any) -> None:  # noqa: ANN401 - of httpx, or of httpx2
+        self._response = response
+        self.status: int = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+
+    def read_chunks(self) -> Iterator[bytes]:
+        """The body as it was sent, in pieces as they arrive.
+
+        Pieces of a size of one's own would be collected first, and lost when the connection breaks.
+        """
+        chunks: Iterator[bytes] = self._response.iter_raw()
+        return chunks
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids the network."""
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def resolve_url(origin: Origin, file: PublicFile) -> str:
+    """Where an origin has a file.
+
+    Raises:
+        FetchError: the repository's name is none.
+    """
+    if origin.url:
+        return origin.url
+    try:
+        return hf_hub_url(origin.repository, file.name_at(origin), revision=origin.revision)
+    except HFValidationError as error:
+        raise FetchError(Cause.MISSING, "is no name of a repository") from error
+
+
+def make_headers(origin: Origin) -> dict[str, str]:
+    """What every request carries; the token goes to the hub alone.
+
+    The library would ask the hub for a list of programs to tell which one it runs in; it is not
+    let, as with HF_HUB_DISABLE_TELEMETRY.
+    """
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+    headers = build_hf_headers(
+        library_name="tinyv",
+        library_version=version("tinyv"),
+        token=None if origin.repository else False,
+    )
+    return {**headers, "Accept-Encoding": "identity"}
+
+
+def read_stated(origin: Origin, file: PublicFile, timeouts: Timeouts) -> Stated:
+    """Asks the hub for a file's size and hash; of a plain URL nothing is known.
+
+    Raises:
+        FetchError: the hub cannot be reached, or refuses.
+    """
+    if not origin.repository:
+        return Stated()
+    url = resolve_url(origin, file)
+    with _translated(url):
+        try:
+            said = get_hf_file_metadata(
+                url, timeout=timeouts.connect_s + timeouts.read_s, headers=make_headers(origin)
+            )
+        except HfHubHTTPError as error:
+            check_status(error.response.status_code, error.response.headers)
+            return Stated()  # a server that has no HEAD may have GET
+    etag = said.etag or ""
+    return Stated(
+        size_bytes=said.size,
+        sha256=etag if _SHA256.fullmatch(etag) else "",
+        git_sha1=etag if _GIT_SHA1.fullmatch(etag) else "",
+    )
+
+
+def find_cached(origin: Origin, file: PublicFile) -> Path | None:
+    """A file that the hub's own cache holds already, not looked into."""
+    if not origin.repository:
+        return None
+    try:
+        found = try_to_load_from_cache(
+            origin.repository, file.name_at(origin), revision=origin.revision
+        )
+    except (HFValidationError, OSError):
+        return None
+    return Path(found).resolve() if isinstance(found, str) else None
+
+
+@contextmanager
+def open_url(url: str, headers: Mapping[str, str], timeouts: Timeouts) -> Iterator[Response]:
+    """Asks for a URL with GET, follows redirects, and gives the answer without its body.
+
+    A redirect to another host is followed without the token.
+
+    Raises:
+        FetchError: the server cannot be reached, or breaks off while the body is read.
+    """
+    client = get_session()
+    limits = _find_transport(client).Timeout(timeouts.read_s, connect=timeouts.connect_s)
+    with (
+        _translated(url),
+        client.stream("GET", url, headers=dict(headers), timeout=limits) as response,
+    ):
+        yield Response(response)
+
+
+def check_status(status: int, headers: Mapping[str, str]) -> None:
+    """Raises a `FetchError` for an answer that brings no file.
+
+    Args:
+        status: of HTTP.
+        headers: of the answer, for how long to wait.
+    """
+    if status in (401, 403):
+        why = "has it for those with a token only, or not at all"
+        raise FetchError(Cause.DENIED, f"{why} (HTTP {status})")
+    if status in (404, 410):
+        raise FetchError(Cause.MISSING, f"does not have it (HTTP {status})")
+    if status == 429 or status >= 500:
+        raise FetchError(Cause.BUSY, f"answers HTTP {status}", _read_wait(headers))
+
+
+def _read_wait(headers: Mapping[str, str]) -> float | None:
+    """Seconds of Retry-After; None where it is missing or a date."""
+    text = headers.get("retry-after", "").strip()
+    return float(text) if text.isascii() and text.isdigit() else None
+
+
+@contextmanager
+def _translated(url: str) -> Iterator[None]:
+    """Turns what the hub's library and its transport raise into `FetchError`."""
+    transport = _find_transport(get_session())
+    host = urlsplit(url).hostname or url
+    try:
+        yield
+    except OfflineModeIsEnabled as error:
+        raise FetchError(Cause.OFFLINE, "may not be asked: the network is switched off") from error
+    except (transport.ConnectError, transport.ConnectTimeout, transport.ProxyError) as error:
+        reason = f"cannot be reached: {_shorten(error)} ({host})"
+        raise FetchError(Cause.UNREACHABLE, reason) from error
+    except (transport.InvalidURL, transport.UnsupportedProtocol) as error:
+        raise FetchError(Cause.MISSING, f"is no address: {_shorten(error)}") from error
+    except transport.TooManyRedirects as error:
+        raise FetchError(Cause.MISSING, "leads in circles") from error
+    except transport.TimeoutException as error:
+        raise FetchError(Cause.CUT, "stopped answering") from error
+    except transport.HTTPError as error:
+        raise FetchError(Cause.CUT, f"broke off: {_shorten(error)}") from error
+
+
+def _shorten(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:120] or type(error).__name__
+
+
+def _find_transport(client: object) -> ModuleType:
+    """The library that the hub's client is of: httpx, or in later versions httpx2, its heir."""
+    return sys.modules[type(client).__module__.partition(".")[0]]

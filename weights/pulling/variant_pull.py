@@ -1,0 +1,245 @@
+"""A variant on the hub, at a URL or in a folder becomes a variant of one's own.
+
+The manifest is read first: it is checked as any other, so that no path leaves the folder, and says
+how long each file is and which hash it has. Files are only copied and compared; nothing of them is
+executed or unpickled. The folder gets its name when all of them are right.
+"""
+
+import re
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from quantize.staging import move_in
+from tinyv_cli.console import to_size
+from tinyv_cli.errors import DeviceError, UsageError, WeightsError
+from tinyv_cli.hashes import check_hashes
+from tinyv_cli.manifest import MANIFEST_NAME, FileEntry, Manifest, Variant, read_variant
+from tinyv_cli.progress import Progress
+from weights.pulling.catalog import Origin, PublicFile
+from weights.pulling.failures import NotFetchedError, to_weights_error
+from weights.pulling.fetch import Fetcher
+from weights.pulling.folder import (
+    RECORD_NAME,
+    SourcesFolder,
+    measure_free,
+    take_copy,
+)
+from weights.pulling.lock import hold_lock
+from weights.pulling.sources_pull import is_url
+from weights.pulling.transfer import Patience
+
+_MANIFEST_BYTES = 1 << 20
+_REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+
+
+@dataclass(frozen=True)
+class VariantPullOptions:
+    """What the user asked for.
+
+    Attributes:
+        origin: `owner/name` or `owner/name@revision` on the hub, a URL, or a folder.
+        target: the variant's folder.
+        force: whether a variant that stands there is replaced.
+        offline: whether the network may not be used.
+        patience: with the place.
+    """
+
+    origin: str
+    target: Path
+    force: bool = False
+    offline: bool = False
+    patience: Patience = field(default_factory=Patience)
+
+
+def name_variant(origin: str) -> str:
+    """What a variant is called after where it comes from.
+
+    Raises:
+        UsageError: the origin is neither a folder nor a URL nor a repository.
+    """
+    if is_url(origin):
+        name = urlsplit(origin).path.rstrip("/").rpartition("/")[2]
+    elif origin and Path(origin).expanduser().is_dir():
+        name = Path(origin).expanduser().resolve().name
+    else:
+        name = _split_repository(origin)[0].rpartition("/")[2]
+    name = re.sub(r"[^\w.-]+", "-", name).strip(".-")
+    if not name:
+        raise UsageError(f"'{origin}' gives the variant no name", "name it with `--to NAME`")
+    return name
+
+
+def pull_variant(
+    options: VariantPullOptions, progress: Progress, notify: Callable[[str], None]
+) -> Variant:
+    """Fetches a finished variant and checks it.
+
+    Args:
+        options: what is asked for.
+        progress: is told how far each file is.
+        notify: takes a line worth knowing.
+
+    Raises:
+        WeightsError: it could not be had, is no variant, or is damaged; or another variant stands
+            in its place.
+        UsageError: the origin is none.
+        DeviceError: the disk is too small.
+    """
+    building = options.target.parent / f".{options.target.name}.pulling"
+    with hold_lock(options.target.parent, notify):
+        building.mkdir(exist_ok=True)
+        try:
+            _pull_into(building, options, progress, notify)
+        finally:
+            with suppress(OSError):  # what was begun stays for the next time
+                building.rmdir()
+    return read_variant(options.target)
+
+
+def _pull_into(
+    building: Path,
+    options: VariantPullOptions,
+    progress: Progress,
+    notify: Callable[[str], None],
+) -> None:
+    """Fetches what is missing in a folder beside the target, and moves it there."""
+    target, folder = options.target, SourcesFolder(building)
+    (building / MANIFEST_NAME).unlink(missing_ok=True)  # it may have changed since
+    fetcher = Fetcher(folder, progress, notify, options.patience, options.offline)
+    source = _open_origin(options.origin, fetcher)
+    manifest = source.read_manifest()
+    if _is_same(target, manifest, progress):
+        notify(f"{target} is this variant already")
+        shutil.rmtree(building)
+        return
+    if target.exists() and not options.force:
+        raise WeightsError(
+            f"{target} exists already and is not this variant",
+            "use `--force` to replace it, or `--to` with another name",
+        )
+    _check_room(manifest, building)
+    for entry in manifest.files:
+        source.take(entry)
+    read_variant(building)
+    check_hashes(building, manifest.files, progress)
+    _remove_others(building, manifest)
+    move_in(building, target, replace=options.force)
+
+
+class _RemoteOrigin:
+    """A variant on the hub or at a URL."""
+
+    def __init__(self, origin: Origin, fetcher: Fetcher) -> None:
+        self._origin = origin
+        self._fetcher = fetcher
+
+    def read_manifest(self) -> Manifest:
+        file = _describe_manifest((self._locate(MANIFEST_NAME),))
+        self._fetch(file)
+        return _read_manifest(self._fetcher.folder.find(file), self._origin.label)
+
+    def take(self, entry: FileEntry) -> None:
+        origins = (self._locate(entry.path),)
+        self._fetch(
+            PublicFile(entry.path, origins, size_bytes=entry.size_bytes, sha256=entry.sha256)
+        )
+
+    def _locate(self, path: str) -> Origin:
+        if self._origin.url:
+            return replace(self._origin, url=f"{self._origin.url.rstrip('/')}/{quote(path)}")
+        return replace(self._origin, name=path)
+
+    def _fetch(self, file: PublicFile) -> None:
+        try:
+            self._fetcher.fetch(file)
+        except NotFetchedError as error:
+            raise to_weights_error([error]) from error
+
+
+class _LocalOrigin:
+    """A variant in a folder."""
+
+    def __init__(self, folder: Path, fetcher: Fetcher) -> None:
+        self._folder = folder
+        self._fetcher = fetcher
+
+    def read_manifest(self) -> Manifest:
+        manifest = read_variant(self._folder).manifest
+        (self._fetcher.folder.path / MANIFEST_NAME).write_bytes(
+            (self._folder / MANIFEST_NAME).read_bytes()
+        )
+        return manifest
+
+    def take(self, entry: FileEntry) -> None:
+        target = self._fetcher.folder.path / entry.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with self._fetcher.progress(f"taking {entry.path}", entry.size_bytes, "bytes") as bar:
+            take_copy(self._folder / entry.path, target, bar)
+
+
+def _open_origin(text: str, fetcher: Fetcher) -> _RemoteOrigin | _LocalOrigin:
+    if is_url(text):
+        return _RemoteOrigin(Origin(url=text), fetcher)
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        return _LocalOrigin(folder, fetcher)
+    repository, revision = _split_repository(text)
+    return _RemoteOrigin(Origin(repository=repository, revision=revision), fetcher)
+
+
+def _split_repository(text: str) -> tuple[str, str]:
+    found = _REPOSITORY.fullmatch(text)
+    if found is None:
+        raise UsageError(
+            f"'{text}' is no repository, URL or folder of a variant",
+            "give `owner/name` on the hub, `https://…`, or a folder; alone, `tinyv pull` fetches "
+            "the public weights",
+        )
+    return found[1], found[2] or "main"
+
+
+def _describe_manifest(origins: tuple[Origin, ...]) -> PublicFile:
+    return PublicFile(MANIFEST_NAME, origins, about_bytes=_MANIFEST_BYTES)
+
+
+def _read_manifest(path: Path, label: str) -> Manifest:
+    hint = "do not use this variant; ask its publisher for a new one"
+    try:
+        manifest = Manifest.from_json(path.read_bytes(), f"{MANIFEST_NAME} of {label}")
+    except WeightsError as error:
+        raise WeightsError(error.problem, hint) from error
+    if any(entry.path == RECORD_NAME for entry in manifest.files):
+        raise WeightsError(f"the variant at {label} has a file called {RECORD_NAME}", hint)
+    return manifest
+
+
+def _is_same(target: Path, manifest: Manifest, progress: Progress) -> bool:
+    """Whether this very variant stands there, sound."""
+    try:
+        there = read_variant(target)
+        check_hashes(target, there.manifest.files, progress)
+    except WeightsError:
+        return False
+    return there.manifest == manifest
+
+
+def _check_room(manifest: Manifest, building: Path) -> None:
+    begun = sum(path.stat().st_size for path in building.rglob("*") if path.is_file())
+    needed, free = manifest.size_bytes - begun, measure_free(building)
+    if needed > free:
+        raise DeviceError(
+            f"the disk has {to_size(free)} free, the variant needs {to_size(needed)}",
+            "free some space, or name a folder on another disk with `--to DIR`",
+        )
+
+
+def _remove_others(building: Path, manifest: Manifest) -> None:
+    """Removes what the manifest does not name: our record, and files that were set aside."""
+    named = {building / entry.path for entry in manifest.files} | {building / MANIFEST_NAME}
+    for path in list(building.rglob("*")):
+        if path not in named and not path.is_dir():
+            path.unlink()
