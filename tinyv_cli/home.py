@@ -11,7 +11,7 @@ from tinyv_cli import miniature
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.manifest import MANIFEST_NAME, Variant, make_read_error, read_variant
 
-HOW_TO_MAKE_ONE = "make one: `tinyv quantize --sources DIR`"
+HOW_TO_MAKE_ONE = "make one: `tinyv pull && tinyv quantize --bits 4`"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ NAME = "miniature"
 INSTALL_AGAIN = "install tinyv again, or take a variant of your own with `-m`"
 CAN = (
     "it knows drawings of 64 kinds of everyday things such as cat, car or apple, in colours, up "
-    "to four in a picture; to make the real one, `tinyv quantize --help` lists the files"
+    "to four in a picture; for the real one, `tinyv pull && tinyv quantize --bits 4`"
 )
 
 

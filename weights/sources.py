@@ -27,7 +27,7 @@ ADDED_TOKENS_FILE = "added_tokens.json"
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 END_OF_TEXT = "<|endoftext|>"
-LIST_HINT = "run `tinyv quantize --help`, which lists the files and where they come from"
+LIST_HINT = "`tinyv pull` fetches what is missing, `tinyv quantize --help` lists the files"
 _WEIGHT_FILE = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(bin|safetensors)")
 
 

@@ -180,7 +180,10 @@ def test_a_processor_that_adds_wrongly_is_told(computer, capsys, monkeypatch):
 
 def test_a_home_without_variants_says_how_to_make_one(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TINYV_HOME", str(tmp_path / "not" / "there"))
-    assert "there is no variant; make one: `tinyv quantize --sources DIR`" in report(capsys).out
+    assert (
+        "there is no variant; make one: `tinyv pull && tinyv quantize --bits 4`"
+        in report(capsys).out
+    )
     assert not (tmp_path / "not").exists()
     assert examine(capsys)[0]["variants"] == []
 

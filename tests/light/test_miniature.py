@@ -21,7 +21,7 @@ REALLY_DEMO_DIR = ROOT / "weights" / "demo"
 CHECKPOINT = "TinyGPT-V_for_Stage4.pth"
 CAN = (
     "it knows drawings of 64 kinds of everyday things such as cat, car or apple, in colours, up "
-    "to four in a picture; to make the real one, `tinyv quantize --help` lists the files"
+    "to four in a picture; for the real one, `tinyv pull && tinyv quantize --bits 4`"
 )
 NOTE = f"note: the miniature that comes with tinyv answers: {CAN}\n"
 SOURCE_FILES = (
@@ -393,7 +393,6 @@ def test_where_there_are_no_sources_at_all_the_way_to_them_is_told(made, capsys)
     assert out == ""
     assert err == (
         f"error: there are no sources in {home.sources_dir()}, and no other folder was named\n"
-        "hint:  name one: `tinyv quantize --sources DIR`; "
-        "`tinyv quantize --help` lists the files\n"
+        "hint:  fetch them: `tinyv pull`; or name a folder: `tinyv quantize --sources DIR`\n"
     )
     assert made == []

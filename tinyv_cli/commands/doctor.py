@@ -15,7 +15,7 @@ from tinyv_cli import devices
 from tinyv_cli.console import Console, to_size, to_table
 from tinyv_cli.devices import DEVICES, Findings, find_obstacle, look, read_version
 from tinyv_cli.errors import DeviceError, UsageError
-from tinyv_cli.home import DamagedVariant, home_dir, list_named_variants
+from tinyv_cli.home import HOW_TO_MAKE_ONE, DamagedVariant, home_dir, list_named_variants
 from tinyv_cli.manifest import Variant
 from tinyv_cli.memory import plan_memory
 from tinyv_cli.nvidia_driver import Obstacle
@@ -237,7 +237,7 @@ def _list_cuda_lines(cuda: dict[str, Any]) -> list[str]:
 def to_variant_table(variants: list[dict[str, Any]]) -> str:
     """A line a variant: whether it fits each device's memory, with its whole context."""
     if not variants:
-        return "there is no variant; make one: `tinyv quantize --sources DIR`"
+        return f"there is no variant; {HOW_TO_MAKE_ONE}"
     rows, damaged = [], []
     for each in variants:
         if each["damaged"]:

@@ -107,7 +107,7 @@ def _resolve_sources(wanted: Path | None, console: Console) -> Path:
         return brought
     raise WeightsError(
         f"there are no sources in {own}, and no other folder was named",
-        "name one: `tinyv quantize --sources DIR`; `tinyv quantize --help` lists the files",
+        "fetch them: `tinyv pull`; or name a folder: `tinyv quantize --sources DIR`",
     )
 
 
