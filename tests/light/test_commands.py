@@ -260,7 +260,7 @@ def test_without_a_variant_the_way_to_one_is_told(say, capsys, tmp_path):
     say("yes")
     write_picture(tmp_path / "cat.png")
     assert main(["ask", "cat.png", "what?"]) == ExitCode.WEIGHTS
-    assert "tinyv quantize --sources DIR" in capsys.readouterr().err
+    assert "tinyv pull && tinyv quantize --bits 4" in capsys.readouterr().err
 
 
 def test_which_of_several_variants_answers_is_told_unless_it_was_chosen(toy, say, capsys):
@@ -335,6 +335,6 @@ def test_an_empty_list_is_empty_and_tells_the_way_to_a_variant(capsys):
     assert main(["list"]) == ExitCode.OK
     out, err = capsys.readouterr()
     assert out == ""
-    assert "tinyv quantize --sources DIR" in err
+    assert "tinyv pull && tinyv quantize --bits 4" in err
     assert main(["list", "--json"]) == ExitCode.OK
     assert json.loads(capsys.readouterr().out) == {"variants": []}

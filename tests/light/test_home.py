@@ -109,8 +109,8 @@ def test_where_all_are_damaged_the_damage_is_told():
 def test_without_any_variant_the_way_to_one_is_told():
     error = fail_to_resolve(None)
     assert error.problem == f"there is no variant in {home.variants_dir()}"
-    assert "tinyv quantize --sources DIR" in error.hint
-    assert "tinyv quantize --sources DIR" in fail_to_resolve("stage4-4bit").hint
+    assert "tinyv pull && tinyv quantize --bits 4" in error.hint
+    assert "tinyv pull && tinyv quantize --bits 4" in fail_to_resolve("stage4-4bit").hint
 
 
 def test_a_misspelt_name_gets_the_nearest_one():
@@ -124,7 +124,7 @@ def test_a_name_like_none_gets_the_list_and_the_way_to_one():
     add("stage4-4bit")
     error = fail_to_resolve("llama")
     assert "tinyv list" in error.hint
-    assert "tinyv quantize --sources DIR" in error.hint
+    assert "tinyv pull && tinyv quantize --bits 4" in error.hint
 
 
 def test_a_path_to_nothing_is_called_a_folder(tmp_path):
