@@ -111,11 +111,6 @@ def test_a_question_longer_than_the_context_is_refused_with_figures(model, pictu
     expect_failure(capsys, words, ExitCode.INPUT, problem="2048")
 
 
-def test_cuda_is_refused_not_replaced(model, picture, capsys):
-    words = ["ask", picture, QUESTION, "-m", model, "--device", "cuda"]
-    assert "--device cpu" in expect_failure(capsys, words, ExitCode.DEVICE, problem="CUDA")
-
-
 # --- sources -------------------------------------------------------------------------------------
 
 
