@@ -6,7 +6,6 @@ The model is opened once, and not at all when every picture has its line.
 import gc
 import hashlib
 import shlex
-import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from tinyv_cli.manifest import Variant
 from tinyv_cli.memory import plan_memory
 from tinyv_cli.miniature import tell_miniature
 from tinyv_cli.options.batch import BatchArguments
+from tinyv_cli.pictures import read_stdin
 from tinyv_cli.prompt import Template, check_question, make_prompt
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def answer_batch(arguments: BatchArguments) -> None:
     """
     console = Console(quiet=arguments.quiet)
     prompt = _read_prompt(arguments)
-    pictures = find_pictures(arguments.paths, _read_stdin, recurses=arguments.recursive)
+    pictures = find_pictures(arguments.paths, read_stdin, recurses=arguments.recursive)
     _check_output(arguments, pictures)
     work = _plan_work(arguments, prompt, len(pictures), console)
     settings = _make_settings(arguments, work, pictures)
@@ -146,7 +146,7 @@ def _read_prompt(arguments: BatchArguments) -> str:
                 "pictures and prompt cannot both come from stdin",
                 'give the prompt itself: `tinyv batch - "what is it?" -o FILE.jsonl`',
             )
-        prompt = _read_stdin().decode("utf-8", "surrogateescape")
+        prompt = read_stdin().decode("utf-8", "surrogateescape")
         prompt = prompt.removesuffix("\n").removesuffix("\r")
     else:
         with suppress(OSError, ValueError):  # a prompt is often too long for a file's name
@@ -157,11 +157,6 @@ def _read_prompt(arguments: BatchArguments) -> str:
                 )
     check_question(prompt)
     return prompt
-
-
-def _read_stdin() -> bytes:
-    """Everything on stdin; nothing where stdin is closed."""
-    return sys.stdin.buffer.read() if sys.stdin is not None else b""
 
 
 def _check_output(arguments: BatchArguments, pictures: Sequence[Path]) -> None:
