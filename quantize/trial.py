@@ -17,8 +17,8 @@ from quantize.reference import compute_image_tokens
 from quantize.stored_tensors import StoredTensors
 from quantize.vision_side import EncodedProbes
 from tinyv_cli.backends import Backend, BackendEncoder, BackendOptions, open_backend
-from tinyv_cli.image import to_pixels
 from tinyv_cli.manifest import MeasuredErrors, Variant
+from tinyv_cli.pictures.image import to_pixels
 from tinyv_cli.progress import Progress
 from tinyv_cli.prompt import TEMPLATES
 from tinyv_cli.session import AnswerOptions, Session

@@ -16,7 +16,7 @@ from quantize.recipe import INT8_PER_CHANNEL, Recipe
 from quantize.reference import compute_image_tokens
 from tinyv_cli.backends.onnx_cpu import OnnxEncoder
 from tinyv_cli.backends.onnx_sessions import open_sessions
-from tinyv_cli.image import to_pixels
+from tinyv_cli.pictures.image import to_pixels
 from weights.checkpoint import MergedWeights
 
 LEAST_COSINE = 0.998  # of an image token with its full-precision self, where fast matrices are used

@@ -30,11 +30,12 @@ class EncoderAhead:
             TinyvError: as the encoder does, also for the picture of the thread.
         """
         self._thread.join()
-        if self._error is not None:
+        if not np.array_equal(pixels, self._pixels):
+            return self._encoder.encode(pixels)
+        if self._tokens is None:
+            assert self._error is not None
             raise self._error
-        if self._tokens is not None and np.array_equal(pixels, self._pixels):
-            return self._tokens
-        return self._encoder.encode(pixels)
+        return self._tokens
 
     def wait(self) -> None:
         """Waits for the thread, whatever comes of it."""

@@ -15,8 +15,8 @@ import numpy as np
 
 from tinyv_cli import home
 from tinyv_cli.generate import ImageEncoder
-from tinyv_cli.image import hash_pixels
 from tinyv_cli.manifest import Variant, list_graph_roles
+from tinyv_cli.pictures.image import hash_pixels
 
 MAX_BYTES = 256 << 20  # some 800 pictures at the published size
 _SUFFIX = ".tokens"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinyv_cli.errors import InputError, UsageError
-from tinyv_cli.pictures import STDIN, read_stdin
+from tinyv_cli.pictures.opening import STDIN, read_stdin
 
 _HELP = "`tinyv ask --help` shows what can be typed"
 

@@ -23,7 +23,7 @@ from tinyv_cli.generate import (
     count_positions,
     generate,
 )
-from tinyv_cli.image import hash_pixels, to_pixels
+from tinyv_cli.pictures.image import hash_pixels, to_pixels
 from tinyv_cli.prompt import Prompt, Template, Turn, check_question, make_prompt
 from tinyv_cli.reply import Answer, Draft, Reply, StopText, write_answer
 from tinyv_cli.sampling import Sampler, SamplingOptions

@@ -16,9 +16,9 @@ from tinyv_cli.benchmark import measure as measuring
 from tinyv_cli.benchmark.measure import Plan, Subject, count_bytes_per_token, make_picture, measure
 from tinyv_cli.benchmark.spread import Repeats, Spread, make_spread, repeat, to_rate
 from tinyv_cli.commands import bench
-from tinyv_cli.image import hash_pixels, to_pixels
 from tinyv_cli.manifest import FileEntry
 from tinyv_cli.memory import cache_bytes
+from tinyv_cli.pictures.image import hash_pixels, to_pixels
 from tinyv_cli.prompt import TEMPLATES
 from tinyv_cli.session import Session
 

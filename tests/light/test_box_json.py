@@ -6,7 +6,7 @@ from PIL import ExifTags, Image
 
 from tinyv_cli.box_json import boxes_to_json
 from tinyv_cli.boxes import Box, read_boxes, write_box
-from tinyv_cli.image import CLIP_MEAN, CLIP_STD, read_picture, to_pixels
+from tinyv_cli.pictures.image import CLIP_MEAN, CLIP_STD, read_picture, to_pixels
 
 RED = (220, 20, 20)
 IMAGE_PX = 200

@@ -93,7 +93,7 @@ def compute_toy_logits(name, line):
     variant = read_variant(home.variants_dir() / name)
     tokenizer = Tokenizer(variant.path("tokenizer"))
     spec, template = variant.manifest.spec, TEMPLATES[variant.manifest.template]
-    from tinyv_cli.image import hash_pixels, read_picture, to_pixels
+    from tinyv_cli.pictures.image import hash_pixels, read_picture, to_pixels
 
     pixels = to_pixels(read_picture(Path(line["picture"])), spec.vision.image_px)
     image = ImageTokens(np.zeros((4, 2), np.float32), hash_pixels(pixels))

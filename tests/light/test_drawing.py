@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinyv_cli import drawing, lettering
 from tinyv_cli.boxes import Box
-from tinyv_cli.drawing import (
+from tinyv_cli.errors import DeviceError, UsageError
+from tinyv_cli.pictures import drawing, lettering
+from tinyv_cli.pictures.drawing import (
     COLOURS,
     SUFFIXES,
     check_target,
@@ -17,9 +18,8 @@ from tinyv_cli.drawing import (
     find_unwritable,
     write_drawing,
 )
-from tinyv_cli.errors import DeviceError, UsageError
-from tinyv_cli.label_places import measure_cover, place_labels, touches
-from tinyv_cli.lettering import resolve_lettering
+from tinyv_cli.pictures.label_places import measure_cover, place_labels, touches
+from tinyv_cli.pictures.lettering import resolve_lettering
 
 GREYS = ["#000000", "#303030", "#555555", "#777777", "#AAAAAA", "#FFFFFF"]
 

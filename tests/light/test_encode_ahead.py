@@ -69,3 +69,16 @@ def test_a_picture_that_cannot_be_encoded_ends_the_command(place, monkeypatch, c
     assert out == ""
     assert err == "error: the vision file is damaged\nhint:  make it again\n"
     assert threading.active_count() == 1
+
+
+def test_another_picture_is_encoded_although_the_first_could_not_be():
+    class ChoosyEncoder(ToyEncoder):
+        def encode(self, pixels):
+            if pixels.mean() == 1:
+                raise WeightsError("this one is damaged", "take another")
+            return super().encode(pixels)
+
+    ahead = EncoderAhead(ChoosyEncoder(), ONE)
+    with pytest.raises(WeightsError, match="this one"):
+        ahead.encode(ONE)
+    assert ahead.encode(OTHER).mean() == 2

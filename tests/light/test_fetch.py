@@ -11,9 +11,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from tinyv_cli import fetch as fetching
 from tinyv_cli.errors import InputError
-from tinyv_cli.fetch import FetchLimits, fetch, is_public
+from tinyv_cli.pictures import fetch as fetching
+from tinyv_cli.pictures.fetch import FetchLimits, fetch, is_public
 
 LIMITS = FetchLimits(timeout_s=5, allow_private=True)
 END = b"\r\n\r\n"
@@ -416,6 +416,7 @@ def test_what_is_no_url_of_http_is_refused(url):
 
 
 def test_the_library_is_loaded_only_when_something_is_fetched():
-    code = "import sys, tinyv_cli.pictures; print({'urllib3', 'av', 'pypdfium2'} & {*sys.modules})"
+    names = "{'urllib3', 'av', 'pypdfium2'}"
+    code = f"import sys, tinyv_cli.pictures.opening; print({names} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

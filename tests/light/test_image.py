@@ -10,9 +10,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.golden import CASES, GOLDEN, needs_golden
-from tinyv_cli import image
 from tinyv_cli.errors import DeviceError, InputError
-from tinyv_cli.image import hash_pixels, read_picture, to_pixels
+from tinyv_cli.pictures import image
+from tinyv_cli.pictures.image import hash_pixels, read_picture, to_pixels
 
 
 def to_file_bytes(picture, format_="PNG", **options):

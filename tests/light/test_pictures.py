@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinyv_cli import pictures
 from tinyv_cli.errors import InputError, UsageError
-from tinyv_cli.pictures import Access, check_words, open_picture
+from tinyv_cli.pictures import opening as pictures
+from tinyv_cli.pictures.opening import Access, check_words, open_picture
 
 NEAR = Access(allow_private=True)
 
@@ -88,11 +88,11 @@ def test_a_dash_is_what_stdin_holds(folder):
 
 
 def test_stdin_of_the_process_is_read_and_a_closed_one_is_empty():
-    code = "from tinyv_cli.pictures import open_picture; print(open_picture('-').size)"
+    code = "from tinyv_cli.pictures.opening import open_picture; print(open_picture('-').size)"
     words = [sys.executable, "-c", code]
     done = subprocess.run(words, input=make_picture(), capture_output=True, check=True)
     assert done.stdout == b"(8, 6)\n"
-    closed = "import sys; sys.stdin = None\nfrom tinyv_cli.pictures import read_stdin\n"
+    closed = "import sys; sys.stdin = None\nfrom tinyv_cli.pictures.opening import read_stdin\n"
     done = subprocess.run([sys.executable, "-c", f"{closed}assert read_stdin() == b''"], check=True)
 
 

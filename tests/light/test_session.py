@@ -10,7 +10,7 @@ from tests.golden import CASES, GOLDEN, needs_golden
 from tests.light.toy_decoder import ScriptedDecoder, ToyDecoder, ToyEncoder, ToyRuntime
 from tests.light.toy_tokenizer import make_tokenizer
 from tinyv_cli.errors import InputError, UsageError
-from tinyv_cli.image import hash_pixels, read_picture
+from tinyv_cli.pictures.image import hash_pixels, read_picture
 from tinyv_cli.prompt import TEMPLATES, Turn
 from tinyv_cli.sampling import SamplingOptions
 from tinyv_cli.session import AnswerOptions, Session

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tinyv_cli.errors import UsageError
-from tinyv_cli.terminal_picture import (
+from tinyv_cli.pictures.terminal import (
     Screen,
     resolve_protocol,
     resolve_screen,

@@ -11,8 +11,8 @@ from tests.torch.conftest import open_variant
 from tinyv_cli.app import main
 from tinyv_cli.evaluation.divergence import compute_divergences
 from tinyv_cli.generate import ImageTokens
-from tinyv_cli.image import read_picture, to_pixels
 from tinyv_cli.manifest import read_variant
+from tinyv_cli.pictures.image import read_picture, to_pixels
 from tinyv_cli.prompt import TEMPLATES, make_prompt
 
 QUESTIONS = [

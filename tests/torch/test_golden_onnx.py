@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 from tests.golden import CASES, needs_golden
 from tests.torch.conftest import GoldenCase, OpenVariant, open_variant, read_golden_case
 from tinyv_cli.generate import ImageTokens
-from tinyv_cli.image import to_pixels
+from tinyv_cli.pictures.image import to_pixels
 from tinyv_cli.prompt import TEMPLATES
 from tinyv_cli.sampling import SamplingOptions
 from tinyv_cli.session import AnswerOptions, Session

@@ -12,9 +12,9 @@ from torch import Tensor
 from quantize.reference import compute_image_tokens, compute_logits
 from tests.golden import CASES, GOLDEN, needs_golden
 from tinyv_cli.generate import ImageTokens, Segment, generate
-from tinyv_cli.image import read_picture, to_pixels
 from tinyv_cli.model.decoder import TorchDecoder
 from tinyv_cli.model.tinygptv import TinyGptV, load_model
+from tinyv_cli.pictures.image import read_picture, to_pixels
 from tinyv_cli.sampling import Sampler, SamplingOptions
 from weights.checkpoint import open_weights
 from weights.sources import resolve_sources

@@ -19,7 +19,7 @@ from tinyv_cli.box_json import boxes_to_json
 from tinyv_cli.boxes import read_boxes
 from tinyv_cli.errors import TinyvError
 from tinyv_cli.generate import ImageEncoder
-from tinyv_cli.image import read_picture, to_pixels
+from tinyv_cli.pictures.image import read_picture, to_pixels
 from tinyv_cli.reply import Answer
 from tinyv_cli.session import AnswerOptions, Session
 

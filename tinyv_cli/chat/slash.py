@@ -21,8 +21,8 @@ from tinyv_cli.chat.saved import (
 from tinyv_cli.chat.talk import Talk
 from tinyv_cli.console import to_size
 from tinyv_cli.errors import InputError, TinyvError, UsageError
-from tinyv_cli.image import hash_pixels
 from tinyv_cli.memory import read_peak_rss_bytes
+from tinyv_cli.pictures.image import hash_pixels
 from tinyv_cli.prompt import make_prompt
 
 Takes = Literal["nothing", "path", "chat", "setting", "topic", "export"]
@@ -259,7 +259,7 @@ def _export(talk: Talk, words: str) -> None:
 
 
 def _draw(talk: Talk, words: str) -> None:
-    from tinyv_cli.drawing import draw_boxes, write_drawing
+    from tinyv_cli.pictures.drawing import draw_boxes, write_drawing
 
     path = Path(_need(words, "/draw FILE.png")).expanduser()
     shown = talk.conversation.picture

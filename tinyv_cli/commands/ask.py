@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
     from tinyv_cli.backends import Backend, BackendOptions
     from tinyv_cli.memory import MemoryPlan
+    from tinyv_cli.pictures.terminal import Screen
     from tinyv_cli.reply import Answer, Reply
     from tinyv_cli.request import Request
     from tinyv_cli.session import AnswerOptions, Grammar, Session
-    from tinyv_cli.terminal_picture import Screen
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,8 @@ def _open_pictures(request: "Request", arguments: AskArguments, variant: Variant
         UsageError: `--at` lies outside the picture.
         InputError: a picture cannot be read, or stands where the question belongs.
     """
-    from tinyv_cli.image import to_pixels
-    from tinyv_cli.pictures import Access, check_words, open_picture
+    from tinyv_cli.pictures.image import to_pixels
+    from tinyv_cli.pictures.opening import Access, check_words, open_picture
 
     corners = None if arguments.at is None else read_corners(arguments.at)
     access = Access(arguments.allow_private, arguments.offline)
@@ -206,12 +206,12 @@ def _check_order(request: "Request") -> None:
 def _check_drawing(request: "Request", arguments: AskArguments) -> "Screen | None":
     """Refuses what could not be drawn or shown in the end; returns where to show."""
     if arguments.draw is not None:
-        from tinyv_cli.drawing import check_target
+        from tinyv_cli.pictures.drawing import check_target
 
         check_target(arguments.draw, Path(request.pictures[0]))
     if not arguments.show:
         return None
-    from tinyv_cli.terminal_picture import resolve_screen
+    from tinyv_cli.pictures.terminal import resolve_screen
 
     return resolve_screen()
 
@@ -324,8 +324,8 @@ def _draw(room: _Room, asked: Asked, answer: "Answer") -> None:
     if target is None and screen is None:
         return
     from tinyv_cli.boxes import read_boxes
-    from tinyv_cli.drawing import draw_boxes, find_unwritable, write_drawing
-    from tinyv_cli.terminal_picture import show_picture
+    from tinyv_cli.pictures.drawing import draw_boxes, find_unwritable, write_drawing
+    from tinyv_cli.pictures.terminal import show_picture
 
     boxes = read_boxes(answer.text)
     if not boxes:

@@ -30,7 +30,7 @@ from tinyv_cli.manifest import Variant
 from tinyv_cli.memory import plan_memory
 from tinyv_cli.miniature import tell_miniature
 from tinyv_cli.options.batch import BatchArguments
-from tinyv_cli.pictures import read_stdin
+from tinyv_cli.pictures.opening import read_stdin
 from tinyv_cli.prompt import Template, check_question, make_prompt
 
 if TYPE_CHECKING:

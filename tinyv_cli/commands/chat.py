@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tinyv_cli.backends import BackendOptions
     from tinyv_cli.chat.conversation import Conversation, ShownPicture
     from tinyv_cli.chat.session_ahead import Opened, SessionAhead
-    from tinyv_cli.pictures import Access
+    from tinyv_cli.pictures.opening import Access
     from tinyv_cli.reply import Answer
 
 
@@ -49,7 +49,7 @@ def hold_conversation(arguments: ChatArguments) -> None:
     """
     from tinyv_cli.chat.conversation import Conversation
     from tinyv_cli.chat.session_ahead import SessionAhead
-    from tinyv_cli.pictures import Access
+    from tinyv_cli.pictures.opening import Access
 
     console = Console(quiet=arguments.quiet)
     options = make_answer_options(arguments, arguments.stop)
@@ -129,8 +129,8 @@ def _open_picture(variant: Variant, access: "Access", name: str) -> "ShownPictur
         InputError: it cannot be read.
     """
     from tinyv_cli.chat.conversation import ShownPicture
-    from tinyv_cli.image import to_pixels
-    from tinyv_cli.pictures import STDIN, open_picture
+    from tinyv_cli.pictures.image import to_pixels
+    from tinyv_cli.pictures.opening import STDIN, open_picture
 
     if name == STDIN:
         raise UsageError(

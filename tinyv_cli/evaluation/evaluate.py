@@ -23,7 +23,7 @@ from tinyv_cli.evaluation.ledger import Answered, Compared, Ledger
 from tinyv_cli.evaluation.questions import Question
 from tinyv_cli.evaluation.scoring import is_right
 from tinyv_cli.generate import Decoder
-from tinyv_cli.image import read_picture
+from tinyv_cli.pictures.image import read_picture
 from tinyv_cli.progress import Progress
 from tinyv_cli.prompt import Template, make_prompt
 from tinyv_cli.session import AnswerOptions, Runtime, Session

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tinyv_cli.image import to_pixels
+from tinyv_cli.pictures.image import to_pixels
 from weights.training.dialogues import make_dialogues
 from weights.training.drawing import draw_scene
 from weights.training.examples import Example

@@ -17,9 +17,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tinyv_cli.image import to_pixels
 from tinyv_cli.model.tinygptv import TinyGptV
 from tinyv_cli.model.vision import VisionTower
+from tinyv_cli.pictures.image import to_pixels
 from tinyv_cli.spec import ModelSpec
 from weights.checkpoint import resize_positions
 from weights.training.drawing import draw_scene

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from tinyv_cli.errors import InputError, TinyvError, UsageError
-from tinyv_cli.fetch import FetchLimits, fetch
-from tinyv_cli.image import MAX_PIXELS, read_picture
+from tinyv_cli.pictures.fetch import FetchLimits, fetch
+from tinyv_cli.pictures.image import MAX_PIXELS, read_picture
 
 if TYPE_CHECKING:
     from av import VideoFrame

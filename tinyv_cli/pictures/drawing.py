@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw
 
 from tinyv_cli.boxes import Box
 from tinyv_cli.errors import DeviceError, UsageError
-from tinyv_cli.label_places import Rectangle, place_labels, touches
-from tinyv_cli.lettering import Font, resolve_lettering
+from tinyv_cli.pictures.label_places import Rectangle, place_labels, touches
+from tinyv_cli.pictures.lettering import Font, resolve_lettering
 
 # Yellow, sky, coral, lime, orange, violet, cyan, pink: black on each has a contrast above 7 to 1.
 COLOURS = (
