@@ -4,6 +4,7 @@ Each verb's module is loaded when the verb runs, so that `tinyv --help` loads no
 """
 
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -62,12 +63,12 @@ SOURCES = """The folder of sources holds:
 (TINYV_HOME), and where none are there, those of the miniature that comes with tinyv.
 """
 
+_COMPLETE = "_TINYV_COMPLETE"  # as the scripts of `--install-completion` set it
 DISK_FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
 app = typer.Typer(
     cls=Verbs,
     epilog=EXAMPLES,
-    add_completion=False,
     invoke_without_command=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -105,6 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     """Parses and runs; typer's own `main` is passed by, it would end the process itself."""
+    if _COMPLETE in os.environ:
+        app(prog_name="tinyv")  # a shell asks how a line may go on; ends the process
     command = typer.main.get_command(app)
     try:
         with command.make_context("tinyv", words) as context:
@@ -131,18 +134,23 @@ def start(
 ) -> None:
     """Ask a picture a question: TinyGPT-V on this computer, without a network."""
     if version:
-        Console().write_line(f"tinyv {_read_version()}")
+        Console().write_line(_describe_version())
         raise typer.Exit
     if context.invoked_subcommand is None:
         Console().write_report(context.get_help())
         raise typer.Exit(ExitCode.USAGE)
 
 
-def _read_version() -> str:
-    """The version that was installed."""
+def _describe_version() -> str:
+    """This program's version, what it runs on, and what it can compute on: one line."""
     from importlib.metadata import version
+    from platform import python_version
 
-    return version("tinyv")
+    from tinyv_cli.nvidia_driver import read_driver
+
+    runs_on = f"Python {python_version()}, onnxruntime {version('onnxruntime')}"
+    devices = ", ".join(["cpu", *(card.name for card in read_driver().cards)])
+    return f"tinyv {version('tinyv')} ({runs_on}; {devices})"
 
 
 @app.command()

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +52,33 @@ def run_program(answer, *words, **options):
 
 def test_the_version_is_one_line_on_stdout(capsys):
     assert main(["--version"]) == ExitCode.OK
-    assert capsys.readouterr() == ("tinyv 0.1.0\n", "")
+    out, err = capsys.readouterr()
+    python = ".".join(map(str, sys.version_info[:3]))
+    found = re.fullmatch(r"tinyv 0\.1\.0 \(Python (\S+), onnxruntime \S+; cpu.*\)\n", out)
+    assert found is not None, out
+    assert (found[1], err) == (python, "")
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [("tinyv ba", "batch"), ("tinyv ask --tem", "--temp"), ("tinyv quantize --tar", "--target")],
+)
+def test_a_shell_completes_verbs_and_flags(typed, expected):
+    asked = {
+        "_TINYV_COMPLETE": "complete_bash",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(len(typed.split()) - 1),
+    }
+    command = [sys.executable, "-m", "tinyv_cli"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | asked, capture_output=True, text=True, check=True
+    )
+    assert expected in done.stdout.split()
+
+
+def test_completion_can_be_installed(capsys):
+    main(["--help"])
+    assert "--install-completion" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
