@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,11 +61,20 @@ def make_open_backend(step_s=0.0):
     return open_backend
 
 
-def start(*words, step_s=0.0, **options):
+def heed_interrupts():
+    """A shell lets what it starts in the background ignore them, and so its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def start(*words, step_s=0.0, preexec_fn=heed_interrupts):
     command = [sys.executable, "-m", "tests.light.test_batch_program", str(step_s), *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=preexec_fn,
     )
 
 
@@ -73,9 +83,15 @@ def finish(process):
     return process.returncode, out.decode(), err.decode()
 
 
+def count_lines(path):
+    with suppress(FileNotFoundError):  # before it begins, it tries whether it can write
+        return path.read_bytes().count(b"\n")
+    return 0
+
+
 def wait_for_lines(path, n_lines, process):
     ends_s = time.monotonic() + TIMEOUT_S
-    while not path.exists() or path.read_bytes().count(b"\n") < n_lines:
+    while count_lines(path) < n_lines:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < ends_s
         time.sleep(0.005)

@@ -492,8 +492,9 @@ def test_there_is_no_stage_seven(hub):
 
 
 PROGRAM = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 from tinyv_cli.commands.pull import pull_weights
 from tinyv_cli.options.pull import PullArguments
 from weights.pulling.catalog import read_catalog

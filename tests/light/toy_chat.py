@@ -1,6 +1,7 @@
 """A decoder that repeats its question, and the program as a process that talks to it."""
 
 import re
+import signal
 import sys
 import time
 
@@ -64,6 +65,7 @@ class ToyRuntimes:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     nvidia_driver.read_driver = lambda: NO_DRIVER
     backends.open_backend = ToyRuntimes().open_backend
     sys.exit(main(sys.argv[1:]))
