@@ -32,9 +32,9 @@ EXAMPLES = """Examples:
 \b
   tinyv quantize --sources sources/ --bits 4
   tinyv ask cat.jpg "What is the cat doing?"
-  tinyv ask cat.jpg "[caption]" --json | jq -r .answer
+  tinyv ask cat.jpg --task caption --json | jq -r .answer
   tinyv chat cat.jpg
-  tinyv batch -r photos/ "[caption]" -o captions.jsonl
+  tinyv batch -r photos/ "[caption] describe this image." -o captions.jsonl
   tinyv pull
   tinyv list
   tinyv eval questions.jsonl -m 4bit --against 8bit
