@@ -134,3 +134,13 @@ def test_several_pictures_can_stand_in_one_prompt(ask):
     code, out, err = ask("cat.png", "dog.png", "the same?", "--together", "--show-prompt")
     assert (code, out) == (ExitCode.OK, "yes\n")
     assert read_prompt(err).count("<Img><ImageHere></Img>") == 2
+
+
+def test_a_question_without_quotes_is_put_right(ask):
+    code, out, err = ask("cat.png", "dog.png", "what", "is", "this?")
+    assert (code, out) == (ExitCode.INPUT, "")
+    assert err == (
+        "error: there is no file what\n"
+        "hint:  put the question in quotes: `tinyv ask cat.png dog.png 'what is this?'`\n"
+    )
+    assert "check its name" in ask("cat.png", "fish.png", "dog.png", "what?")[2]

@@ -3,6 +3,7 @@
 What is cheap to find wrong is looked at first: words, pictures, variant. Then gigabytes are opened.
 """
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -193,14 +194,31 @@ def _open_pictures(request: "Request", arguments: AskArguments, variant: Variant
 
 
 def _check_order(request: "Request") -> None:
-    """Raises an `InputError` where picture and question were given the other way round."""
-    name, question = request.pictures[0], request.question
-    if len(request.pictures) > 1 or question is None:
+    """Tells picture and question that were exchanged, or a question without quotes.
+
+    Raises:
+        InputError: a word is no picture, and it is clear what was meant.
+    """
+    names, question = request.pictures, request.question
+    missing = [place for place, name in enumerate(names) if not _may_be_picture(name)]
+    if not missing or question is None:
         return
+    name = names[missing[0]]
+    if len(names) == 1 and _may_be_picture(question):
+        swapped = shlex.join(["tinyv", "ask", question, name])
+        raise InputError(f"there is no file {name}", f"the picture comes first: `{swapped}`")
+    if missing == list(range(missing[0], len(names))) and missing[0] > 0:
+        whole = " ".join([*names[missing[0] :], question])
+        quoted = shlex.join(["tinyv", "ask", *names[: missing[0]], whole])
+        raise InputError(f"there is no file {name}", f"put the question in quotes: `{quoted}`")
+
+
+def _may_be_picture(word: str) -> bool:
+    """Whether a word names a file that is there, or something else than a file."""
     with suppress(OSError, ValueError):  # a question is often too long for a file's name
-        if not Path(name).exists() and Path(question).is_file():
-            swapped = shlex.join(["tinyv", "ask", question, name])
-            raise InputError(f"there is no file {name}", f"the picture comes first: `{swapped}`")
+        names = (word, re.split("[#@]", word)[0])  # a page or a moment of that file
+        return word == "-" or "://" in word or any(Path(name).exists() for name in names)
+    return False
 
 
 def _check_drawing(request: "Request", arguments: AskArguments) -> "Screen | None":
