@@ -86,7 +86,7 @@ def choose_device(
     budget_bytes: int | None = None,
     *,
     context_length: int | None = None,
-    encodes: bool = True,
+    encodes: Callable[[], bool] = lambda: True,
     takes_turns: bool = False,
 ) -> Choice:
     """Finds out where a variant computes, before anything of it is opened.
@@ -96,7 +96,7 @@ def choose_device(
         asked: `auto`, `cpu` or `cuda`.
         budget_bytes: of the card's memory; None for what is free, 8 GiB at most.
         context_length: positions that keys and values have room for; None for the model's own.
-        encodes: whether a picture must be encoded.
+        encodes: tells whether a picture must be encoded on a card; asked where there is one.
         takes_turns: whether the vision side may be given back before the decoder is opened.
 
     Raises:
@@ -113,7 +113,7 @@ def choose_device(
             variant,
             n_positions,
             budget_bytes,
-            encodes=encodes,
+            encodes=encodes(),
             card_free_bytes=free_bytes,
             takes_turns=takes_turns,
         )

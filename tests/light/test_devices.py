@@ -408,9 +408,9 @@ def test_image_tokens_computed_by_other_files_for_cuda_are_not_taken(both):
 def test_a_picture_that_the_card_has_seen_needs_no_vision_side(card, full):
     decoder_alone = plan(full, 24 << 30, encodes=False).needed_bytes
     card(torch=replace(TORCH, free_bytes=24 << 30))
-    assert choose_device(full, "cuda", decoder_alone, encodes=False).device == "cuda"
+    assert choose_device(full, "cuda", decoder_alone, encodes=lambda: False).device == "cuda"
     with pytest.raises(DeviceError):
-        choose_device(full, "cuda", decoder_alone, encodes=True)
+        choose_device(full, "cuda", decoder_alone, encodes=lambda: True)
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])

@@ -16,17 +16,18 @@ from tinyv_cli.answer_report import describe_boxes, make_document, make_stats
 from tinyv_cli.commands.opening import (
     FirstPicture,
     check_variant,
+    count_positions,
     make_answer_options,
     open_session,
     resolve_device,
     resolve_template,
+    tell_variant,
 )
 from tinyv_cli.console import Console
 from tinyv_cli.errors import InputError, UsageError
-from tinyv_cli.home import list_variants, resolve_variant
+from tinyv_cli.home import resolve_variant
 from tinyv_cli.manifest import Variant
 from tinyv_cli.memory import plan_memory
-from tinyv_cli.miniature import tell_miniature
 from tinyv_cli.options.ask import AskArguments
 from tinyv_cli.prompt import Template, check_question, make_prompt
 from tinyv_cli.tasks import check_task, make_question, read_corners, to_box
@@ -89,8 +90,7 @@ def answer_question(arguments: AskArguments) -> None:
     template = resolve_template(variant, arguments.template)
     asked = _open_pictures(request, arguments, variant)
     screen = _check_drawing(request, arguments)
-    _tell_choice(console, variant, arguments)
-    tell_miniature(variant, console.write_note)
+    tell_variant(variant, arguments.model, console)
     options = replace(options, grammar=_make_grammar(arguments, variant))
     device, memory = _plan(asked, arguments, variant, template, console)
     room = _Room(console, arguments, variant, template, options, screen)
@@ -234,12 +234,6 @@ def _check_drawing(request: "Request", arguments: AskArguments) -> "Screen | Non
     return resolve_screen()
 
 
-def _tell_choice(console: Console, variant: Variant, arguments: AskArguments) -> None:
-    """Says which variant answers where nobody said which and there are several."""
-    if arguments.model is None and len(list_variants()) > 1:
-        console.write_note(f"{variant.name} answers, the newest variant; `-m NAME` takes another")
-
-
 def _plan(
     asked: Sequence[Asked],
     arguments: AskArguments,
@@ -259,26 +253,19 @@ def _plan(
     )
     takes_turns = len(asked) == 1
     device, memory = resolve_device(
-        variant, wanted, console, encodes=encodes("cuda"), takes_turns=takes_turns
+        variant, wanted, console, encodes=lambda: encodes("cuda"), takes_turns=takes_turns
     )
     check_variant(variant, console)
     n_images = len(asked) if arguments.together else 1
     prompts = [make_prompt(template, (), each.question, n_images).text for each in asked]
     memory = memory or plan_memory(
         variant,
-        _count_positions(variant, max(prompts, key=len), n_images, arguments),
+        count_positions(variant, max(prompts, key=len), arguments, arguments.ctx_size, n_images),
         arguments.memory_budget,
         encodes=encodes(device.device),
         takes_turns=takes_turns,
     )
     return device, memory
-
-
-def _count_positions(variant: Variant, prompt: str, n_images: int, arguments: AskArguments) -> int:
-    """Positions of prompt and answer at most: a token has one byte or more."""
-    spec = variant.manifest.spec
-    n_positions = n_images * spec.qformer.n_queries + len(prompt.encode()) + arguments.max_tokens
-    return min(n_positions, arguments.ctx_size or spec.language.context_length)
 
 
 def _answer(

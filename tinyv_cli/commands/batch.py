@@ -19,16 +19,17 @@ from tinyv_cli.batch.settings import Settings
 from tinyv_cli.batch.sidecar import check_sidecars, restore_sidecars, write_sidecar
 from tinyv_cli.commands.opening import (
     check_variant,
+    count_positions,
     make_answer_options,
     resolve_device,
     resolve_template,
+    tell_variant,
 )
 from tinyv_cli.console import Console
 from tinyv_cli.errors import ExitCode, TinyvError, UsageError
-from tinyv_cli.home import list_variants, resolve_variant
+from tinyv_cli.home import resolve_variant
 from tinyv_cli.manifest import Variant
 from tinyv_cli.memory import plan_memory
-from tinyv_cli.miniature import tell_miniature
 from tinyv_cli.options.batch import BatchArguments
 from tinyv_cli.pictures.opening import read_stdin
 from tinyv_cli.prompt import Template, check_question, make_prompt
@@ -178,17 +179,13 @@ def _plan_work(arguments: BatchArguments, prompt: str, n_pictures: int, console:
 
     variant = resolve_variant(arguments.model)
     template = resolve_template(variant, arguments.template)
-    if arguments.model is None and len(list_variants()) > 1:
-        console.write_note(f"{variant.name} answers, the newest variant; `-m NAME` takes another")
-    tell_miniature(variant, console.write_note)
+    tell_variant(variant, arguments.model, console)
     wanted = BackendOptions(
         arguments.device, arguments.threads, arguments.ctx_size, arguments.memory_budget
     )
     device, memory = resolve_device(variant, wanted, console, takes_turns=True)
-    spec = variant.manifest.spec
-    n_bytes = len(make_prompt(template, (), prompt).text.encode())
-    n_positions = spec.qformer.n_queries + n_bytes + arguments.max_tokens
-    n_positions = min(n_positions, arguments.ctx_size or spec.language.context_length)
+    whole = make_prompt(template, (), prompt).text
+    n_positions = count_positions(variant, whole, arguments, arguments.ctx_size, 1)
     memory = memory or plan_memory(variant, n_positions, arguments.memory_budget, encodes=True)
     return Work(
         prompt=prompt,

@@ -3,7 +3,7 @@
 Shared by the verbs that ask something.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -12,9 +12,10 @@ from tinyv_cli.console import Console
 from tinyv_cli.devices import choose_device
 from tinyv_cli.errors import UsageError, WeightsError
 from tinyv_cli.hashes import check_hashes
+from tinyv_cli.home import list_variants
 from tinyv_cli.manifest import MAKE_AGAIN, Variant
 from tinyv_cli.memory import CUDA_CONTEXT_BYTES
-from tinyv_cli.miniature import is_brought_along, to_damage
+from tinyv_cli.miniature import is_brought_along, tell_miniature, to_damage
 from tinyv_cli.options.shared import SamplingArguments
 from tinyv_cli.prompt import TEMPLATES, Template
 
@@ -46,7 +47,7 @@ def resolve_device(
     wanted: "BackendOptions",
     console: Console,
     *,
-    encodes: bool = True,
+    encodes: Callable[[], bool] = lambda: True,
     takes_turns: bool = False,
 ) -> "tuple[BackendOptions, MemoryPlan | None]":
     """Chooses the device that a variant computes on, and says which where there was a choice.
@@ -55,7 +56,7 @@ def resolve_device(
         variant: that is to answer.
         wanted: as it was typed; the device may be `auto`.
         console: takes the note.
-        encodes: whether a picture must be encoded.
+        encodes: tells whether a picture must be encoded on a card; asked where there is one.
         takes_turns: whether the vision side may be given back before the decoder is opened.
 
     Returns:
@@ -81,6 +82,28 @@ def resolve_device(
         budget_bytes = choice.memory.limit_bytes - CUDA_CONTEXT_BYTES
     options = replace(wanted, device=choice.device, memory_budget_bytes=budget_bytes)
     return options, choice.memory
+
+
+def tell_variant(variant: Variant, asked: str | None, console: Console) -> None:
+    """Says which variant answers where nobody said which, and what the miniature is.
+
+    Args:
+        variant: that answers.
+        asked: what `--model` was, None where it was not given.
+        console: takes the notes.
+    """
+    if asked is None and len(list_variants()) > 1:
+        console.write_note(f"{variant.name} answers, the newest variant; `-m NAME` takes another")
+    tell_miniature(variant, console.write_note)
+
+
+def count_positions(
+    variant: Variant, prompt: str, arguments: SamplingArguments, ctx_size: int | None, n_images: int
+) -> int:
+    """Positions of prompt and answer at most: a token has one byte or more."""
+    spec = variant.manifest.spec
+    n_positions = n_images * spec.qformer.n_queries + len(prompt.encode()) + arguments.max_tokens
+    return min(n_positions, ctx_size or spec.language.context_length)
 
 
 def make_answer_options(
