@@ -56,3 +56,12 @@ def runtimes(monkeypatch):
     made = Runtimes()
     monkeypatch.setattr(backends, "open_backend", made.open_backend)
     return made
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The toy sources on a server that HF_ENDPOINT names, and an empty home."""
+    from tests.light.toy_hub import serve_hub
+
+    with serve_hub(tmp_path, monkeypatch) as served:
+        yield served

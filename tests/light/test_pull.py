@@ -1,12 +1,8 @@
 """The public files are fetched from a real server on loopback, whatever it does on the way."""
 
 import json
-import os
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,104 +10,19 @@ import pytest
 from huggingface_hub import constants
 
 from tests.light.hub_server import Fault, HubServer
+from tests.light.toy_hub import CHECKPOINT, QFORMER, VISION, check_complete, point_at, refuse, run
 from tests.light.toy_sources import (
     FAST,
     FUSED_FILES,
     SHARDS,
-    ToyHub,
     make_bytes,
-    publish,
-    write_catalog,
 )
 from tinyv_cli import home
 from tinyv_cli.commands.pull import pull_weights
-from tinyv_cli.errors import DeviceError, UsageError, WeightsError
+from tinyv_cli.errors import DeviceError, WeightsError
 from tinyv_cli.options.pull import PullArguments
 from weights.pulling import plan
-from weights.pulling.catalog import read_catalog
-from weights.sources import STAGES, resolve_sources
-
-CHECKPOINT = "TinyGPT-V_for_Stage4.pth"
-VISION = "eva_vit_g.pth"
-QFORMER = "blip2_pretrained_flant5xxl.pth"
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """The toys on a server that HF_ENDPOINT names, and an empty home."""
-    published = tmp_path / "published"
-    publish(published)
-    for name in ("HF_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TINYV_HOME", str(tmp_path / "home"))
-    repositories = {f"{p.parent.name}/{p.name}": p for p in published.glob("*/*") if p.is_dir()}
-    with HubServer(repositories, published / "plain") as server:
-        point_at(monkeypatch, server.url, tmp_path)
-        write_catalog(tmp_path / "list.toml", published, server.url)
-        yield ToyHub(server, tmp_path / "list.toml", published)
-
-
-def point_at(monkeypatch, url, tmp_path):
-    """What huggingface_hub makes of its variables when it is imported."""
-    template = url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "hf" / "token"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-
-
-def run(hub, **options):
-    pull_weights(PullArguments(**options), hub.catalog, FAST)
-
-
-def refuse(hub, **options):
-    start_s = time.monotonic()
-    with pytest.raises(WeightsError) as caught:
-        run(hub, **options)
-    assert time.monotonic() - start_s < 10
-    assert caught.value.hint
-    return caught.value
-
-
-def check_complete(hub, folder=None):
-    folder = folder or home.sources_dir()
-    for name in FUSED_FILES:
-        assert (folder / name).read_bytes() == hub.read(Path(name).name), name
-    assert resolve_sources(folder).stage == 4
-    assert not list(folder.rglob("*.part"))
-
-
-def test_the_list_that_comes_with_tinyv_has_all_stages_and_the_hashes_that_are_known():
-    catalog = read_catalog()
-    for stage in STAGES:
-        paths = [p.forms[0].files[0].path for p in catalog.list_parts(stage)]
-        assert paths[0] == f"TinyGPT-V_for_Stage{stage}.pth"
-        assert paths[1:] == [QFORMER, VISION, *FUSED_FILES[3:]]
-    pinned = [file for file in catalog.list_files() if file.sha256]
-    assert len(pinned) == 7
-    assert all(file.origins for file in catalog.list_files())
-    certain = {o.label for f in pinned for o in f.origins if o.certain}
-    assert certain == {"Tyrannosaurus/TinyGPT-V @ main", "susnato/phi-2 @ f3d2d295eea9"}
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        'path = "../out"\norigins = [{ url = "https://a/b" }]',
-        'path = "/abs"\norigins = [{ url = "https://a/b" }]',
-        'path = "a"\norigins = [{ url = "file:///etc/passwd" }]',
-        'path = "a"\norigins = [{ certain = true }]',
-        'path = "a"\nsha256 = "abc"\norigins = [{ url = "https://a/b" }]',
-        'path = "a"\ncolour = 1\norigins = [{ url = "https://a/b" }]',
-        'path = "a"\norigins = []',
-    ],
-)
-def test_a_list_that_cannot_be_is_refused(tmp_path, line):
-    path = tmp_path / "list.toml"
-    path.write_text(f'[[part]]\nname = "a"\n[[part.form]]\n[[part.form.file]]\n{line}\n')
-    with pytest.raises(WeightsError):
-        read_catalog(path)
+from weights.sources import resolve_sources
 
 
 def test_everything_is_fetched_and_the_folder_is_the_one_line_on_stdout(hub, capsys):
@@ -444,116 +355,3 @@ def test_a_page_instead_of_a_file_is_no_config(hub, tmp_path):
             (tmp_path / "mirror" / name).write_bytes(hub.read(Path(name).name))
         (tmp_path / "mirror/phi-2/config.json").write_text("<html>log in first</html>")
         assert "no JSON" in refuse(hub, from_=f"{server.url}/plain").problem
-
-
-def test_a_dry_run_asks_nobody_and_writes_nothing(hub, capsys, tmp_path):
-    run(hub, dry_run=True)
-    out = capsys.readouterr().out
-    assert "pytorch_model.bin" in out
-    assert "missing" in out
-    assert "to fetch: about 1.1 MB" in out
-    assert hub.server.log == []
-    assert not home.sources_dir().exists()
-
-
-def test_verify_tells_right_from_wrong(hub, capsys):
-    run(hub)
-    run(hub, verify=True)
-    assert "missing" not in capsys.readouterr().out
-    path = home.sources_dir() / CHECKPOINT
-    state = path.stat()
-    content = bytearray(path.read_bytes())
-    content[1000] ^= 1
-    path.write_bytes(content)
-    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
-    (home.sources_dir() / VISION).unlink()
-    error = refuse(hub, verify=True)
-    assert f"{CHECKPOINT} (wrong)" in error.problem
-    assert f"{VISION} (missing)" in error.problem
-    assert path.read_bytes() == content
-
-
-def test_verify_notices_a_change_in_a_file_without_a_listed_hash(hub):
-    run(hub)
-    (home.sources_dir() / "phi-2/config.json").write_text('{"model_type": "phi", "hidden_size": 7}')
-    assert "phi-2/config.json (wrong)" in refuse(hub, verify=True).problem
-
-
-def test_options_that_do_not_go_together_are_refused(hub):
-    for options in ({"variant": "a/b", "from_": "hub"}, {"variant": "a/b", "verify": True}):
-        with pytest.raises(UsageError):
-            run(hub, **options)
-    with pytest.raises(UsageError):
-        run(hub, force=True)
-
-
-def test_there_is_no_stage_seven(hub):
-    assert "stage 7" in refuse(hub, stage=7).problem
-
-
-PROGRAM = """
-import signal, sys
-from pathlib import Path
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
-from tinyv_cli.commands.pull import pull_weights
-from tinyv_cli.options.pull import PullArguments
-from weights.pulling.catalog import read_catalog
-pull_weights(PullArguments(), read_catalog(Path(sys.argv[1])))
-assert not {"torch", "transformers", "onnxruntime", "safetensors"} & set(sys.modules)
-"""
-
-
-def start(hub, tmp_path):
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": hub.server.url,
-        "HF_HOME": str(tmp_path / "hf"),
-        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
-    }
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(hub.catalog_path)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
-def test_after_a_kill_or_ctrl_c_the_next_pull_goes_on_without_torch(hub, tmp_path, sent):
-    hub.server.faults["pytorch_model.bin"] = Fault(slow_s=0.5)
-    first = start(hub, tmp_path)
-    wait_for(lambda: hub.server.sent_bytes["pytorch_model.bin"] >= 131_072, first)
-    time.sleep(0.2)
-    first.send_signal(sent)
-    first.communicate(timeout=10)
-    [part] = (home.sources_dir() / "phi-2").glob("*.part")
-    had = part.stat().st_size
-    assert 0 < had < 400_000
-    hub.server.faults.clear()
-    hub.server.log.clear()
-    second = start(hub, tmp_path)
-    out, err = second.communicate(timeout=30)
-    assert second.returncode == 0, err
-    assert out == f"{home.sources_dir()}\n"
-    asked = [(p.rpartition("/")[2], r) for m, p, r in hub.server.log if m == "GET"]
-    assert asked == [("pytorch_model.bin", f"bytes={had}-")]
-    check_complete(hub)
-
-
-def test_two_at_once_both_end_well_and_fetch_each_file_once(hub, tmp_path):
-    hub.server.faults["pytorch_model.bin"] = Fault(slow_s=0.2)
-    both = [start(hub, tmp_path) for _ in range(2)]
-    ended = [process.communicate(timeout=30) for process in both]
-    assert [process.returncode for process in both] == [0, 0], ended
-    check_complete(hub)
-    assert hub.server.count("GET", "pytorch_model.bin") == 1
-    assert sum("waiting for it" in err for _, err in ended) == 1
-
-
-def wait_for(condition, process):
-    end_s = time.monotonic() + 20
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end_s
-        time.sleep(0.02)

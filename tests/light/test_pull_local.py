@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.light.test_pull import check_complete, hub, refuse, run  # noqa: F401
+from tests.light.toy_hub import check_complete, refuse, run
 from tests.light.toy_sources import FUSED_FILES, SHARDS
 from tinyv_cli import home
 from weights.pulling import folder as pulled_folder
@@ -24,7 +24,7 @@ _ODD = {
 
 
 @pytest.fixture
-def attic(hub, tmp_path):  # noqa: F811
+def attic(hub, tmp_path):
     """All files under other names, beside files that have nothing to do with them."""
     attic = tmp_path / "attic"
     for name, odd in _ODD.items():
@@ -38,18 +38,18 @@ def attic(hub, tmp_path):  # noqa: F811
     return attic
 
 
-def test_files_are_recognised_whatever_they_are_called(hub, attic):  # noqa: F811
+def test_files_are_recognised_whatever_they_are_called(hub, attic):
     run(hub, from_=str(attic))
     check_complete(hub)
     assert hub.server.log == []
 
 
-def test_the_users_files_stay_and_take_no_second_place_on_the_disk(hub, attic):  # noqa: F811
+def test_the_users_files_stay_and_take_no_second_place_on_the_disk(hub, attic):
     run(hub, from_=str(attic))
     assert (attic / "eva.bin").samefile(home.sources_dir() / VISION)
 
 
-def test_where_the_disk_cannot_link_files_are_copied(hub, attic, monkeypatch):  # noqa: F811
+def test_where_the_disk_cannot_link_files_are_copied(hub, attic, monkeypatch):
     def refuse_link(*_):
         raise OSError(18, "Invalid cross-device link")
 
@@ -59,7 +59,7 @@ def test_where_the_disk_cannot_link_files_are_copied(hub, attic, monkeypatch):  
     assert not (attic / "eva.bin").samefile(home.sources_dir() / VISION)
 
 
-def test_links_as_in_the_hubs_cache_are_followed(hub, attic, tmp_path):  # noqa: F811
+def test_links_as_in_the_hubs_cache_are_followed(hub, attic, tmp_path):
     snapshot = tmp_path / "snapshot"
     snapshot.mkdir()
     for odd in _ODD.values():
@@ -69,7 +69,7 @@ def test_links_as_in_the_hubs_cache_are_followed(hub, attic, tmp_path):  # noqa:
     assert not any(path.is_symlink() for path in home.sources_dir().rglob("*"))
 
 
-def test_what_is_not_there_is_named_and_what_is_there_is_kept(hub, attic):  # noqa: F811
+def test_what_is_not_there_is_named_and_what_is_there_is_kept(hub, attic):
     (attic / "eva.bin").write_bytes(b"y" * 300_000)
     error = refuse(hub, from_=str(attic))
     assert f"does not hold {VISION}" in error.problem
@@ -81,7 +81,7 @@ def test_what_is_not_there_is_named_and_what_is_there_is_kept(hub, attic):  # no
     assert {path for _, path, _ in hub.server.log} == {f"/plain/{VISION}"}
 
 
-def test_a_split_phi_is_taken_with_its_index(hub, attic):  # noqa: F811
+def test_a_split_phi_is_taken_with_its_index(hub, attic):
     (attic / "models/phi/weights").unlink()
     for name in (*SHARDS, "model.safetensors.index.json"):
         shutil.copy(hub.published / "microsoft/phi-2" / name, attic / "models/phi" / name)
@@ -90,18 +90,18 @@ def test_a_split_phi_is_taken_with_its_index(hub, attic):  # noqa: F811
         assert (home.sources_dir() / "phi-2" / name).read_bytes() == hub.read(name)
 
 
-def test_two_different_configs_of_a_phi_are_not_guessed_between(hub, attic):  # noqa: F811
+def test_two_different_configs_of_a_phi_are_not_guessed_between(hub, attic):
     (attic / "other").mkdir()
     (attic / "other/config.json").write_text('{"model_type": "phi", "hidden_size": 99}')
     assert "phi-2/config.json" in refuse(hub, from_=str(attic)).problem
 
 
-def test_a_folder_that_is_none_is_an_error(hub, tmp_path):  # noqa: F811
+def test_a_folder_that_is_none_is_an_error(hub, tmp_path):
     assert "is not a folder" in refuse(hub, from_=str(tmp_path / "nowhere")).problem
 
 
 def test_without_torch_it_says_what_telling_by_tensors_needs(
-    hub,  # noqa: F811
+    hub,
     attic,
     monkeypatch,
     capsys,
@@ -112,7 +112,7 @@ def test_without_torch_it_says_what_telling_by_tensors_needs(
     assert "pip install 'tinyv[quantize]'" in capsys.readouterr().err
 
 
-def test_taking_from_a_folder_needs_no_torch(hub, attic):  # noqa: F811
+def test_taking_from_a_folder_needs_no_torch(hub, attic):
     code = (
         "import sys; from tinyv_cli.commands.pull import pull_weights\n"
         "from pathlib import Path; from tinyv_cli.options.pull import PullArguments\n"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.light.hub_server import Fault, HubServer
-from tests.light.test_pull import FAST, point_at
+from tests.light.toy_hub import FAST, point_at
 from tests.light.toy_variant import make_manifest, write_variant
 from tinyv_cli import home
 from tinyv_cli.commands.pull import pull_weights
