@@ -51,7 +51,7 @@ LAYERS = (
         "tinyv_cli.json_lines",
     ),
     ("tinyv_cli.console", "tinyv_cli.progress"),
-    ("tinyv_cli.spec", "tinyv_cli.errors", "tinyv_cli.typed_json"),
+    ("tinyv_cli.spec", "tinyv_cli.errors", "tinyv_cli.typed_json", "tinyv_cli.device_names"),
 )
 HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "safetensors", "bitsandbytes"}
 HEAVY_OURS = ("tinyv_cli.model", "tinyv_cli.backends", "quantize", "weights")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinyv_cli.box_json import boxes_to_json
 from tinyv_cli.boxes import read_boxes
+from tinyv_cli.device_names import is_card
 from tinyv_cli.memory import read_peak_rss_bytes
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def make_stats(answer: "Answer", backend: "Backend", needed_bytes: int) -> str:
     """
     usage, timings = answer.usage, answer.timings
     estimated = f"{needed_bytes / 1e9:.2f} estimated"
-    estimated += " on the GPU" if backend.device == "cuda" else ""
+    estimated += " on the GPU" if is_card(backend.device) else ""
     n_computed = usage.prompt_tokens - usage.reused_tokens
     # The first token comes out of the prompt's pass.
     n_decoded = max(0, usage.completion_tokens - 1)

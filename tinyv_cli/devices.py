@@ -12,12 +12,11 @@ from importlib.util import find_spec
 from typing import NoReturn
 
 from tinyv_cli import backends, nvidia_driver
-from tinyv_cli.errors import DeviceError, UsageError
+from tinyv_cli.device_names import find_card_number, read_device, to_card_name
+from tinyv_cli.errors import DeviceError
 from tinyv_cli.manifest import Variant
 from tinyv_cli.memory import MemoryPlan, plan_memory
 from tinyv_cli.nvidia_driver import Driver, Obstacle
-
-DEVICES = ("auto", "cpu", "cuda")
 
 _MAKE_CUDA_FILES = "`tinyv quantize --target all`"
 _INSTALL = "`pip install 'tinyv[cuda]'`"
@@ -27,7 +26,7 @@ _ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)(a?)")
 
 @dataclass(frozen=True)
 class TorchFindings:
-    """What torch says of the first card.
+    """What torch says of one card.
 
     Attributes:
         version: of torch; None where it is not installed.
@@ -59,10 +58,12 @@ class Findings:
     Attributes:
         driver: as it answers without torch.
         torch: as if it were not installed, where it was not asked.
+        number: of the card that was looked at, as CUDA counts.
     """
 
     driver: Driver
     torch: TorchFindings = TorchFindings(None)
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Choice:
     """Where a variant computes.
 
     Attributes:
-        device: `cpu` or `cuda`.
+        device: `cpu`, `cuda` or another card's name, as `cuda:1`.
         reason: one line for the user; None where there was nothing to choose.
         memory: planned on the card; None on the CPU, whose memory is planned apart.
     """
@@ -93,7 +94,7 @@ def choose_device(
 
     Args:
         variant: that is to answer.
-        asked: `auto`, `cpu` or `cuda`.
+        asked: `auto`, `cpu`, `cuda`, or a card by its number: `cuda:1`.
         budget_bytes: of the card's memory; None for what is free, 8 GiB at most.
         context_length: positions that keys and values have room for; None for the model's own.
         encodes: tells whether a picture must be encoded on a card; asked where there is one.
@@ -103,8 +104,11 @@ def choose_device(
         UsageError: there is no such device.
         DeviceError: what was asked for cannot be used, or nothing that `auto` may take.
     """
-    if asked not in DEVICES:
-        raise UsageError(f"there is no device {asked}", f"use `--device` with {', '.join(DEVICES)}")
+    asked = read_device(asked)
+    if asked == "cpu":
+        return _take_cpu(variant)
+    if asked == "auto" and "cuda" not in variant.devices:
+        return _pass_card_over(variant)
     longest = variant.manifest.spec.language.context_length
     n_positions = min(context_length or longest, longest)
 
@@ -118,29 +122,29 @@ def choose_device(
             takes_turns=takes_turns,
         )
 
-    if asked == "cpu":
-        return _take_cpu(variant)
-    return decide(variant, asked, look(variant), plan)
+    return decide(variant, asked, look(asked, variant), plan)
 
 
-def look(variant: Variant | None = None) -> Findings:
-    """Asks the driver, and torch where that can matter.
+def look(asked: str, variant: Variant | None = None) -> Findings:
+    """Asks the driver, and torch about one card where that can matter.
 
     Args:
+        asked: which card; `auto` means the first.
         variant: that is to answer; None looks as if it had files for CUDA.
     """
+    number = find_card_number(asked) or 0
     driver = nvidia_driver.read_driver()
-    if not driver.cards or (variant and "cuda" not in variant.devices):
-        return Findings(driver)
-    return Findings(driver, read_torch())
+    if number >= len(driver.cards) or (variant and "cuda" not in variant.devices):
+        return Findings(driver, number=number)
+    return Findings(driver, read_torch(number), number)
 
 
-def read_torch() -> TorchFindings:
-    """Asks torch, where it is installed and can be imported."""
+def read_torch(number: int) -> TorchFindings:
+    """Asks torch about a card, where it is installed and can be imported."""
     if find_spec("torch") is None:
         return TorchFindings(None)
     try:
-        return backends.probe_torch()
+        return backends.probe_torch(number)
     except (ImportError, OSError) as error:  # a library that it links to is missing or damaged
         reason = str(error).partition("\n")[0]
         return TorchFindings(read_version("torch") or "unknown", import_error=reason)
@@ -161,8 +165,8 @@ def decide(
 
     Args:
         variant: that is to answer.
-        asked: `auto` or `cuda`.
-        findings: of this computer.
+        asked: `auto` or a card.
+        findings: of this computer and that card.
         plan: plans the memory of a card with so many bytes free, or raises a `DeviceError`.
 
     Raises:
@@ -171,41 +175,67 @@ def decide(
     obstacle = find_obstacle(findings, variant)
     if obstacle is None:
         try:
-            choice = _take_cuda(variant, findings.torch, plan(findings.torch.free_bytes))
+            choice = _take_cuda(variant, findings, plan(findings.torch.free_bytes))
         except DeviceError as error:
             obstacle = Obstacle(error.problem, error.hint)
         else:
             return choice if asked == "auto" else replace(choice, reason=None)
-    if asked == "cuda" or _has_cuda_only(variant):
+    if asked != "auto" or _has_cuda_only(variant):
         _refuse(obstacle, variant)
-    has_choice = findings.driver.cards or "cuda" in variant.devices
-    reason = f"{variant.name} computes on the CPU: {obstacle.problem}; {obstacle.hint}"
-    return Choice("cpu", reason if has_choice else None)
+    return _turn_to_cpu(variant, obstacle)
 
 
-def _take_cuda(variant: Variant, torch: TorchFindings, memory: MemoryPlan) -> Choice:
+def _take_cuda(variant: Variant, findings: Findings, memory: MemoryPlan) -> Choice:
     """The card, and why."""
     reason = (
-        f"{variant.name} computes on the GPU, {torch.card_name}: about "
+        f"{variant.name} computes on the GPU, {findings.torch.card_name}: about "
         f"{memory.needed_bytes / 1e9:.2f} GB of its memory are needed, "
         f"{memory.limit_bytes / 1e9:.2f} may be taken"
     )
-    return Choice("cuda", reason, memory)
+    return Choice(to_card_name(findings.number), reason, memory)
+
+
+def _pass_card_over(variant: Variant) -> Choice:
+    """The CPU, for which alone there are files; a card that stays idle is worth a line."""
+    if nvidia_driver.has_card():
+        return _turn_to_cpu(variant, _explain_missing_files(variant))
+    return Choice("cpu")
+
+
+def _turn_to_cpu(variant: Variant, obstacle: Obstacle) -> Choice:
+    """The CPU, and why not the card."""
+    reason = f"{variant.name} computes on the CPU: {obstacle.problem}; {obstacle.hint}"
+    return Choice("cpu", reason)
 
 
 def find_obstacle(findings: Findings, variant: Variant | None = None) -> Obstacle | None:
     """What stands between this computer and CUDA, the cheapest thing to find out first.
 
     Args:
-        findings: of this computer.
+        findings: of this computer and one card.
         variant: that is to answer; None leaves out whether its files are for CUDA.
     """
     if findings.driver.obstacle:
         return findings.driver.obstacle
+    if findings.number >= len(findings.driver.cards):
+        return _explain_missing_card(findings)
     if variant and "cuda" not in variant.devices:
-        problem = f"{variant.name} has no files for CUDA"
-        return Obstacle(problem, f"make a variant that has: {_MAKE_CUDA_FILES}")
+        return _explain_missing_files(variant)
     return _find_torch_obstacle(findings.torch, findings.driver)
+
+
+def _explain_missing_card(findings: Findings) -> Obstacle:
+    """A number that no card has."""
+    cards = findings.driver.cards
+    names = ", ".join(f"cuda:{number} {card.name}" for number, card in enumerate(cards))
+    problem = f"there is no card cuda:{findings.number}, the driver sees {len(cards)}: {names}"
+    return Obstacle(problem, "use one of them")
+
+
+def _explain_missing_files(variant: Variant) -> Obstacle:
+    """A variant for the CPU alone."""
+    problem = f"{variant.name} has no files for CUDA"
+    return Obstacle(problem, f"make a variant that has: {_MAKE_CUDA_FILES}")
 
 
 def _find_torch_obstacle(torch: TorchFindings, driver: Driver) -> Obstacle | None:

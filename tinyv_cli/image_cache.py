@@ -14,6 +14,7 @@ from tempfile import NamedTemporaryFile
 import numpy as np
 
 from tinyv_cli import home
+from tinyv_cli.device_names import to_kind
 from tinyv_cli.generate import ImageEncoder
 from tinyv_cli.manifest import Variant, list_graph_roles
 from tinyv_cli.pictures.image import hash_pixels
@@ -132,7 +133,7 @@ def wrap_encoder(encoder: ImageEncoder, variant: Variant, device: str) -> Cached
     Args:
         encoder: of the variant.
         variant: whose vision files decide over the tokens.
-        device: where they are computed; another rounds otherwise.
+        device: where they are computed; another kind rounds otherwise, and cards share theirs.
     """
     cache, origin = ImageCache(home.image_cache_dir()), _make_origin(variant, device)
     return CachedEncoder(encoder, cache, origin, _shape_of(variant))
@@ -150,7 +151,7 @@ def _make_origin(variant: Variant, device: str) -> str:
     graphs = list_graph_roles("vision", {entry.role for entry in files})
     roles = [*graphs, "vision-data", "cuda-vision"]
     hashes = [entry.sha256 for entry in files if entry.role in roles]
-    return " ".join([_FORMAT, device, *hashes])
+    return " ".join([_FORMAT, to_kind(device), *hashes])
 
 
 def _make_name(origin: str, pixels: np.ndarray) -> str:

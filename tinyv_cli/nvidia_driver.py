@@ -8,12 +8,14 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 _NAME_BYTES = 256
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
+_LIBRARY = "libcuda.so.1"
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def read_driver(load: Callable[[str], Any] = ctypes.CDLL, platform: str = sys.pl
     """
     if platform == "darwin":
         return _make_none("there is no NVIDIA driver for macOS", "use another computer")
-    name = "nvcuda.dll" if platform == "win32" else "libcuda.so.1"
+    name = "nvcuda.dll" if platform == "win32" else _LIBRARY
     try:
         library = load(name)
     except OSError:
@@ -82,6 +84,45 @@ def read_driver(load: Callable[[str], Any] = ctypes.CDLL, platform: str = sys.pl
         return _ask(library)
     except AttributeError as error:
         return _make_none(f"{name} is no NVIDIA driver: {error}", "install the driver again")
+
+
+def has_card(
+    root: Path = Path("/"),
+    platform: str = sys.platform,
+    load: Callable[[str], Any] = ctypes.CDLL,
+) -> bool:
+    """Whether there is a card that this process may use, on Linux without starting the driver.
+
+    On Linux its files tell as much, but for numbers in `CUDA_VISIBLE_DEVICES` that no card has;
+    elsewhere the driver is asked.
+
+    Args:
+        root: that `dev` and `proc` lie in.
+        platform: as `sys.platform` calls it.
+        load: opens a library by its name, and raises OSError where there is none.
+
+    Source: NVIDIA Linux driver README, "Using the /proc File System Interface"; CUDA Programming
+    Guide, "CUDA Environment Variables".
+    """
+    if platform != "linux":
+        return bool(read_driver(load, platform).cards)
+    first, _, _ = os.environ.get(_VISIBLE, "0").partition(",")
+    if first.strip() in ("", "-1"):  # what comes behind a number that no card has is not read
+        return False
+    if any(root.glob("dev/nvidia[0-9]*")):
+        return True
+    # A container sees its host's `proc`, and WSL has `dxg` for any maker's card.
+    is_likely = any(root.glob("proc/driver/nvidia/gpus/*")) or (root / "dev" / "dxg").exists()
+    return is_likely and _can_load(load)
+
+
+def _can_load(load: Callable[[str], Any]) -> bool:
+    """Whether the driver's library is there; it is loaded, and asked nothing."""
+    try:
+        load(_LIBRARY)
+    except OSError:
+        return False
+    return True
 
 
 def _make_none(problem: str, hint: str) -> Driver:

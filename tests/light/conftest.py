@@ -4,10 +4,10 @@ import pytest
 from PIL import Image
 
 from tests.light.question_reader import make_asked, make_examples
-from tests.light.toy_cuda import NO_DRIVER
+from tests.light.toy_cuda import put_driver
 from tests.light.toy_evaluation import Runtimes
 from tests.light.toy_variant import write_picture, write_variant
-from tinyv_cli import backends, home, miniature, nvidia_driver
+from tinyv_cli import backends, home, miniature
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,7 +22,7 @@ def _no_miniature(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _no_driver(monkeypatch):
     """Tests see no graphics card unless they put one in its place."""
-    monkeypatch.setattr(nvidia_driver, "read_driver", lambda: NO_DRIVER)
+    put_driver(monkeypatch)
 
 
 @pytest.fixture(scope="session")

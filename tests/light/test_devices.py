@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests.light.toy_cuda import DRIVER, NO_DRIVER, TORCH, write_cuda_variant
+from tests.light.toy_cuda import DRIVER, NO_DRIVER, TORCH, put_cards, write_cuda_variant
 from tests.light.toy_evaluation import run, write_questions
 from tests.light.toy_variant import make_open_backend, make_script
 from tinyv_cli import backends, devices, home, nvidia_driver
@@ -29,10 +29,7 @@ def card(monkeypatch):
     """Puts a driver and a torch in place; returns how often torch was asked."""
 
     def put(driver=DRIVER, torch=TORCH):
-        asked = []
-        monkeypatch.setattr(nvidia_driver, "read_driver", lambda: driver)
-        monkeypatch.setattr(devices, "read_torch", lambda: asked.append(torch) or torch)
-        return asked
+        return put_cards(monkeypatch, driver, torch)
 
     return put
 
@@ -185,15 +182,18 @@ def test_where_there_is_nothing_to_choose_nothing_is_said(card, cpu_only, both):
     assert asked == []
 
 
-def test_a_card_that_the_variant_has_no_files_for_is_told_without_torch(card, cpu_only):
+def test_a_card_without_files_for_it_is_told_and_driver_and_torch_are_not_asked(
+    card, cpu_only, monkeypatch
+):
     asked = card()
+    monkeypatch.setattr(nvidia_driver, "read_driver", None)
     choice = choose_device(cpu_only, "auto")
     assert choice.device == "cpu"
     assert "bits4 has no files for CUDA; make a variant that has" in choice.reason
     assert asked == []
 
 
-@pytest.mark.parametrize("asked", ["tpu", "cuda:1", "CPU", ""])
+@pytest.mark.parametrize("asked", ["tpu", "cuda:x", "CPU", ""])
 def test_a_device_that_does_not_exist_is_a_usage_error(asked, both):
     with pytest.raises(UsageError, match="there is no device") as caught:
         choose_device(both, asked)
@@ -216,15 +216,15 @@ def test_what_does_not_fit_the_card_goes_to_the_cpu_or_is_refused_with_figures(c
 
 def test_torch_that_is_not_installed_or_damaged_is_found_out(monkeypatch):
     monkeypatch.setattr(devices, "find_spec", lambda name: None)
-    assert devices.read_torch() == TorchFindings(None)
+    assert devices.read_torch(0) == TorchFindings(None)
 
-    def fail():
+    def fail(number):
         raise OSError("libc10.so: cannot open\nmore of it")
 
     monkeypatch.setattr(devices, "find_spec", lambda name: name)
     monkeypatch.setattr(devices, "read_version", lambda name: "2.9.0")
     monkeypatch.setattr(backends, "probe_torch", fail)
-    found = devices.read_torch()
+    found = devices.read_torch(0)
     assert found == TorchFindings("2.9.0", import_error="libc10.so: cannot open")
     assert "libc10.so" in find_obstacle(Findings(DRIVER, found)).problem
 

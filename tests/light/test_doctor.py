@@ -8,8 +8,16 @@ import psutil
 import pytest
 
 from tests.light.test_devices import OBSTACLES
-from tests.light.toy_cuda import DRIVER, NO_DRIVER, TORCH, write_cuda_variant
-from tinyv_cli import devices, home, nvidia_driver
+from tests.light.toy_cuda import (
+    DRIVER,
+    NO_DRIVER,
+    SMALLER,
+    TORCH,
+    TWO_CARDS,
+    put_cards,
+    write_cuda_variant,
+)
+from tinyv_cli import home, nvidia_driver
 from tinyv_cli.app import main
 from tinyv_cli.backends import onnx_sessions
 from tinyv_cli.commands import doctor
@@ -18,17 +26,33 @@ from tinyv_cli.nvidia_driver import Obstacle
 
 VERSIONS = {"python", "tinyv", "onnxruntime", "numpy", "tokenizers", "torch", "bitsandbytes"}
 
+CARD = {
+    "device": "cuda",
+    "name": "NVIDIA Toy 8G",
+    "memory_bytes": 8 << 30,
+    "architecture": "sm_86",
+}
+SMALLER_CARD = {
+    "device": "cuda:1",
+    "name": "NVIDIA Toy 6G",
+    "memory_bytes": 6 << 30,
+    "architecture": "sm_75",
+}
+
 
 @pytest.fixture
 def computer(place, monkeypatch):
-    """Puts a driver, a torch and the outcome of a product in place."""
+    """Puts a driver, a torch and the outcome of a product in place; notes where that is tried."""
     write_cuda_variant(home.variants_dir() / "both")
     write_cuda_variant(home.variants_dir() / "cudaonly", has_cpu=False)
 
     def put(driver=NO_DRIVER, torch=TORCH, product=(2e-4, None)):
-        monkeypatch.setattr(nvidia_driver, "read_driver", lambda: driver)
-        monkeypatch.setattr(devices, "read_torch", lambda: torch)
-        monkeypatch.setattr(doctor, "try_product", lambda: product)
+        multiplied = []
+        put_cards(monkeypatch, driver, torch, SMALLER)
+        monkeypatch.setattr(
+            doctor, "try_product", lambda device: multiplied.append(device) or product
+        )
+        return multiplied
 
     return put
 
@@ -72,8 +96,9 @@ def test_a_card_is_reported_with_what_torch_makes_of_it(computer, capsys):
         "is_usable": True,
         "problem": None,
         "hint": None,
+        "device": "cuda",
         "driver_cuda": "12.4",
-        "cards": [{"name": "NVIDIA Toy 8G", "memory_bytes": 8 << 30, "architecture": "sm_86"}],
+        "cards": [CARD],
         "torch_cuda": "12.6",
         "torch_architectures": ["sm_80", "sm_86", "sm_90"],
         "free_bytes": 7 << 30,
@@ -81,11 +106,46 @@ def test_a_card_is_reported_with_what_torch_makes_of_it(computer, capsys):
     }
     out, err = report(capsys)
     assert err == ""
-    for part in ("NVIDIA Toy 8G (sm_86), 8.6 GB", "runs CUDA 12.4", "for sm_80, sm_86, sm_90"):
+    for part in (
+        "cuda:0 NVIDIA Toy 8G (sm_86), 8.6 GB",
+        "runs CUDA 12.4",
+        "for sm_80, sm_86, sm_90",
+    ):
         assert part in out
-    assert "one product computed, relative error 2.0e-04" in out
-    assert "usable, 7.5 GB free" in out
+    assert "one product computed on cuda, relative error 2.0e-04" in out
+    assert "cuda is usable, 7.5 GB free" in out
     assert "not usable" not in out
+
+
+def test_all_cards_are_listed_and_one_is_looked_at(computer, capsys):
+    multiplied = computer(TWO_CARDS)
+    document, err = examine(capsys, "--device", "cuda:1")
+    assert err == ""
+    cuda = document["cuda"]
+    assert cuda["cards"] == [CARD, SMALLER_CARD]
+    assert (cuda["device"], cuda["is_usable"], cuda["free_bytes"]) == ("cuda:1", True, 5 << 30)
+    assert cuda["torch_architectures"] == ["sm_75", "sm_86"]
+    first, same = examine(capsys, "--device", "cuda:0")[0], examine(capsys)[0]
+    assert first["cuda"] == same["cuda"]
+    assert first["cuda"]["device"] == "cuda"
+    assert multiplied == ["cuda:1", "cuda", "cuda"]
+    out, _ = report(capsys, "--device", "cuda:1")
+    assert "cuda      cuda:0 NVIDIA Toy 8G (sm_86), 8.6 GB\n" in out
+    assert "          cuda:1 NVIDIA Toy 6G (sm_75), 6.4 GB\n" in out
+    assert "one product computed on cuda:1, relative error" in out
+    assert "cuda:1 is usable, 5.4 GB free\n" in out
+
+
+def test_a_card_that_is_not_there_ends_with_5_and_no_product(computer, capsys):
+    multiplied = computer(TWO_CARDS)
+    out, err = report(capsys, "--device", "cuda:2", code=ExitCode.DEVICE)
+    problem = "there is no card cuda:2, the driver sees 2: cuda:0 NVIDIA Toy 8G, cuda:1 NVIDIA Toy"
+    assert f"cuda:2 is not usable: {problem}" in out
+    assert err.startswith(f"error: {problem}")
+    assert err.endswith("hint:  use one of them, or use `--device cpu`\n")
+    document, _ = examine(capsys, "--device", "cuda:2", code=ExitCode.DEVICE)
+    assert (document["cuda"]["device"], document["cuda"]["is_usable"]) == ("cuda:2", False)
+    assert multiplied == []
 
 
 @pytest.mark.parametrize("problem", OBSTACLES)

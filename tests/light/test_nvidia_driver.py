@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from tinyv_cli.nvidia_driver import Card, Driver, read_driver
+from tinyv_cli import nvidia_driver
+from tinyv_cli.nvidia_driver import Card, Driver, has_card, read_driver
 
 
 class ToyLibrary:
@@ -89,3 +90,55 @@ def test_a_driver_that_does_not_start_gives_its_own_reason():
     assert driver.obstacle.problem == (
         "the NVIDIA driver does not start: system has unsupported display driver (error 803)"
     )
+
+
+DEVICE_FILE = "dev/nvidia0"
+LIKELY_FILES = ("proc/driver/nvidia/gpus/0000:01:00.0/information", "dev/dxg")
+
+
+@pytest.fixture
+def computer(tmp_path, monkeypatch):
+    """Makes files as the driver has them; returns whether there is a card, of a driver at hand."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def tell(*names, has_library=True):
+        for name in ("dev/null", "dev/nvidiactl", "dev/nvidia-uvm", *names):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+        return has_card(tmp_path, "linux", lambda _: open_silent_library(has_library))
+
+    return tell
+
+
+def open_silent_library(is_there):
+    """A library of which no function may be asked for."""
+    if not is_there:
+        raise OSError("libcuda.so.1")
+    return object()
+
+
+def test_on_linux_a_device_file_is_a_card_and_the_driver_is_not_asked(computer):
+    assert not computer()
+    assert computer(DEVICE_FILE, has_library=False)
+
+
+@pytest.mark.parametrize("name", LIKELY_FILES)
+def test_what_is_there_without_a_usable_card_counts_only_with_the_drivers_library(name, computer):
+    assert not computer(name, has_library=False)
+    assert computer(name)
+
+
+@pytest.mark.parametrize(
+    ("visible", "is_there"), [("", False), ("-1", False), ("-1,0", False), ("1", True), ("0", True)]
+)
+def test_a_card_that_is_hidden_is_none(visible, is_there, computer, monkeypatch):
+    assert computer(DEVICE_FILE)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert computer() is is_there
+
+
+def test_elsewhere_the_driver_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(nvidia_driver, "read_driver", read_driver)
+    card = Card("NVIDIA A", 8 << 30, (8, 6))
+    assert has_card(tmp_path, "win32", lambda _: ToyLibrary((card,)))
+    assert not has_card(tmp_path, "win32", lambda _: ToyLibrary())

@@ -67,5 +67,6 @@ class ToyRuntimes:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     nvidia_driver.read_driver = lambda: NO_DRIVER
+    nvidia_driver.has_card = lambda: False
     backends.open_backend = ToyRuntimes().open_backend
     sys.exit(main(sys.argv[1:]))

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from tests.light.toy_variant import make_entry, make_manifest, write_files
+from tinyv_cli import devices, nvidia_driver
 from tinyv_cli.devices import TorchFindings
 from tinyv_cli.nvidia_driver import Card, Driver, Obstacle
 
@@ -16,7 +17,31 @@ TORCH = TorchFindings(
     capability=(8, 6),
     free_bytes=7 << 30,
 )
+TWO_CARDS = Driver("12.4", (*DRIVER.cards, Card("NVIDIA Toy 6G", 6 << 30, (7, 5))), None)
+SMALLER = replace(
+    TORCH,
+    architectures=("sm_75", "sm_86"),
+    card_name="NVIDIA Toy 6G",
+    capability=(7, 5),
+    free_bytes=5 << 30,
+)
 CUDA_ROLES = ("cuda-language", "cuda-vision")
+
+
+def put_driver(monkeypatch, driver=NO_DRIVER):
+    """Puts a driver in place."""
+    monkeypatch.setattr(nvidia_driver, "read_driver", lambda: driver)
+    monkeypatch.setattr(nvidia_driver, "has_card", lambda: bool(driver.cards))
+
+
+def put_cards(monkeypatch, driver, *torches):
+    """Puts a driver and torch's words on each card in place; returns the numbers it is asked of."""
+    asked = []
+    put_driver(monkeypatch, driver)
+    monkeypatch.setattr(
+        devices, "read_torch", lambda number: asked.append(number) or torches[number]
+    )
+    return asked
 
 
 def write_cuda_variant(folder, *, has_cpu=True):

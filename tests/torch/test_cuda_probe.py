@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -15,13 +16,14 @@ from tinyv_cli.devices import TorchFindings
 
 @pytest.fixture
 def card(monkeypatch):
-    """A torch with CUDA and a card of 8 GB."""
+    """A torch with CUDA, a card of 8 GB and one of 6."""
     fakes = {
         "is_available": lambda: True,
-        "get_device_capability": lambda: (8, 6),
-        "mem_get_info": lambda: (7 << 30, 8 << 30),
+        "device_count": lambda: 2,
+        "get_device_capability": lambda number: [(8, 6), (7, 5)][number],
+        "mem_get_info": lambda number: [(7 << 30, 8 << 30), (5 << 30, 6 << 30)][number],
         "get_arch_list": lambda: ["sm_80", "sm_90"],
-        "get_device_name": lambda: "NVIDIA Toy 8G",
+        "get_device_name": lambda number: ["NVIDIA Toy 8G", "NVIDIA Toy 6G"][number],
     }
     monkeypatch.setattr(torch.version, "cuda", "12.6")
     for name, fake in fakes.items():
@@ -37,11 +39,11 @@ def put_bitsandbytes(monkeypatch, **native):
 
 def test_a_build_without_cuda_is_told(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert probe_torch() == TorchFindings(torch.__version__)
+    assert probe_torch(0) == TorchFindings(torch.__version__)
 
 
-def test_a_card_is_described(card):
-    assert probe_torch() == TorchFindings(
+def test_the_card_that_was_asked_for_is_described(card):
+    first = TorchFindings(
         version=torch.__version__,
         cuda="12.6",
         architectures=("sm_80", "sm_90"),
@@ -49,6 +51,14 @@ def test_a_card_is_described(card):
         capability=(8, 6),
         free_bytes=7 << 30,
     )
+    assert probe_torch(0) == first
+    assert probe_torch(1) == replace(
+        first, card_name="NVIDIA Toy 6G", capability=(7, 5), free_bytes=5 << 30
+    )
+
+
+def test_a_card_that_torch_does_not_find_is_told(card):
+    assert probe_torch(2).refusal == "it finds no card 2"
 
 
 def test_a_driver_that_torch_refuses_is_told_in_its_words(card):
@@ -57,26 +67,26 @@ def test_a_driver_that_torch_refuses_is_told_in_its_words(card):
         return False
 
     card.setattr(torch.cuda, "is_available", refuse)
-    assert probe_torch().refusal == "the driver is too old"
+    assert probe_torch(0).refusal == "the driver is too old"
     card.setattr(torch.cuda, "is_available", lambda: False)
-    assert probe_torch().refusal == "it finds no GPU"
+    assert probe_torch(0).refusal == "it finds no GPU"
 
 
 def test_a_card_that_fails_when_it_is_first_used_is_told(card):
-    def fail():
+    def fail(number):
         raise RuntimeError("CUDA error: all devices are busy or unavailable\nsome advice")
 
     card.setattr(torch.cuda, "mem_get_info", fail)
-    assert probe_torch().refusal == "CUDA error: all devices are busy or unavailable"
+    assert probe_torch(1).refusal == "CUDA error: all devices are busy or unavailable"
 
 
 def test_bitsandbytes_without_kernels_for_cuda_is_told(card):
     put_bitsandbytes(card)
-    assert "none of its CUDA libraries" in probe_torch().bitsandbytes_problem
+    assert "none of its CUDA libraries" in probe_torch(0).bitsandbytes_problem
     card.setitem(sys.modules, "bitsandbytes.cextension", None)
-    assert "cannot be imported" in probe_torch().bitsandbytes_problem
+    assert "cannot be imported" in probe_torch(0).bitsandbytes_problem
     card.setattr("tinyv_cli.backends.cuda_probe.find_spec", lambda name: None)
-    assert probe_torch().bitsandbytes_problem == "bitsandbytes is not installed"
+    assert probe_torch(0).bitsandbytes_problem == "bitsandbytes is not installed"
 
 
 def test_a_product_is_computed_and_compared():
@@ -87,19 +97,20 @@ def test_a_product_is_computed_and_compared():
 
 @pytest.mark.parametrize(("error", "expected"), [(0.5, 0.5), (float("nan"), None)])
 def test_a_wrong_product_stands_in_the_way(error, expected, monkeypatch):
-    monkeypatch.setattr(cuda_probe, "measure_product_error", lambda: error)
-    told, obstacle = try_product()
+    monkeypatch.setattr(cuda_probe, "measure_product_error", lambda device: error)
+    told, obstacle = try_product("cuda")
     assert told == expected
     assert f"an error of {error:.3g}" in obstacle.problem
 
 
 def test_a_product_that_cannot_be_computed_stands_in_the_way(monkeypatch):
-    def fail():
+    def fail(device):
+        assert device == "cuda:1"
         raise RuntimeError("CUDA error: no kernel image is available\nmore")
 
     monkeypatch.setattr(cuda_probe, "measure_product_error", fail)
-    told, obstacle = try_product()
+    told, obstacle = try_product("cuda:1")
     assert told is None
     assert obstacle.problem.endswith("two matrices: CUDA error: no kernel image is available")
-    monkeypatch.setattr(cuda_probe, "measure_product_error", lambda: 1e-4)
-    assert try_product() == (1e-4, None)
+    monkeypatch.setattr(cuda_probe, "measure_product_error", lambda device: 1e-4)
+    assert try_product("cuda") == (1e-4, None)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from tinyv_cli.device_names import is_card
 from tinyv_cli.errors import UsageError
 from tinyv_cli.generate import Decoder, ImageEncoder
 from tinyv_cli.manifest import Variant
@@ -21,7 +22,7 @@ class BackendOptions:
     """What the user asked of the machine.
 
     Attributes:
-        device: `cpu` or `cuda`; also `auto` until `opening.resolve_device` has chosen one.
+        device: `cpu`, `cuda` or `cuda:1`; `auto` until `opening.resolve_device` has chosen one.
         threads: threads of one operator; None takes the physical cores.
         context_length: positions the cache has room for; None takes all that the model knows.
         memory_budget_bytes: that may be taken; None for what there is. On a card, weights and all
@@ -79,7 +80,7 @@ def open_backend(
 
     Args:
         variant: a variant whose files have been checked.
-        options: device (`cpu` or `cuda`), threads, context and memory.
+        options: device (`cpu` or a card), threads, context and memory.
         meanwhile: is given the encoder before the decoder is opened, and may use it in a thread.
 
     Raises:
@@ -91,19 +92,23 @@ def open_backend(
         from tinyv_cli.backends.onnx_cpu import open_cpu
 
         return open_cpu(variant, options, meanwhile)
-    if options.device == "cuda":
+    if is_card(options.device):
         from tinyv_cli.backends.torch_cuda import open_torch
 
-        return open_torch(variant, options, meanwhile)
-    raise UsageError(f"there is no device {options.device}", "use `--device` with cpu or cuda")
+        return open_torch(variant, options, meanwhile, device=options.device)
+    hint = "use `--device` with cpu, cuda or cuda:N"
+    raise UsageError(f"there is no device {options.device}", hint)
 
 
-def probe_torch() -> "TorchFindings":
-    """Asks torch what it can do with the first card.
+def probe_torch(number: int) -> "TorchFindings":
+    """Asks torch what it can do with a card.
+
+    Args:
+        number: of the card, as CUDA counts.
 
     Raises:
         ImportError, OSError: torch is not there, or damaged.
     """
     from tinyv_cli.backends import cuda_probe
 
-    return cuda_probe.probe_torch()
+    return cuda_probe.probe_torch(number)

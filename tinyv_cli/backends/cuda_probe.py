@@ -12,10 +12,13 @@ _SIDE = 64  # of the matrices of the proof
 LARGEST_PRODUCT_ERROR = 1e-3  # float16 rounds what it gives by 2⁻¹¹, sums are kept in float32
 
 
-def probe_torch() -> TorchFindings:
-    """Asks torch for the first card and bitsandbytes for its kernels.
+def probe_torch(number: int) -> TorchFindings:
+    """Asks torch for a card and bitsandbytes for its kernels.
 
-    Where a card is reached, its context is made: what is free is free beside it.
+    Where the card is reached, its context is made: what is free is free beside it.
+
+    Args:
+        number: of the card, as CUDA counts.
     """
     version, cuda = torch.__version__, torch.version.cuda
     if cuda is None:
@@ -25,16 +28,18 @@ def probe_torch() -> TorchFindings:
         if not torch.cuda.is_available():
             reason = _to_line(told[0].message) if told else "it finds no GPU"
             return TorchFindings(version, cuda, refusal=reason)
+        if number >= torch.cuda.device_count():
+            return TorchFindings(version, cuda, refusal=f"it finds no card {number}")
         try:
-            capability = torch.cuda.get_device_capability()
-            free_bytes, _ = torch.cuda.mem_get_info()
+            capability = torch.cuda.get_device_capability(number)
+            free_bytes, _ = torch.cuda.mem_get_info(number)
         except RuntimeError as error:
             return TorchFindings(version, cuda, refusal=_to_line(error))
     return TorchFindings(
         version=version,
         cuda=cuda,
         architectures=tuple(torch.cuda.get_arch_list()),
-        card_name=torch.cuda.get_device_name(),
+        card_name=torch.cuda.get_device_name(number),
         capability=capability,
         free_bytes=free_bytes,
         bitsandbytes_problem=_find_bitsandbytes_problem(),
@@ -54,7 +59,7 @@ def _find_bitsandbytes_problem() -> str | None:
     return None
 
 
-def measure_product_error(device: str = "cuda") -> float:
+def measure_product_error(device: str) -> float:
     """Multiplies two small float16 matrices on a device and compares with float32 on the CPU.
 
     Returns:

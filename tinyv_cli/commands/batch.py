@@ -26,6 +26,7 @@ from tinyv_cli.commands.opening import (
     tell_variant,
 )
 from tinyv_cli.console import Console
+from tinyv_cli.device_names import to_kind
 from tinyv_cli.errors import ExitCode, TinyvError, UsageError
 from tinyv_cli.home import resolve_variant
 from tinyv_cli.manifest import Variant
@@ -85,7 +86,7 @@ class Work:
         options: how answers are made.
         variant: that answers.
         template: of its prompts.
-        device: with `cpu` or `cuda`.
+        device: with `cpu` or a card.
         is_frugal: whether the two sides of the model take turns in memory.
         keeps_images: whether image tokens are taken from the cache and kept there.
     """
@@ -215,7 +216,7 @@ def _make_settings(arguments: BatchArguments, work: Work, pictures: Sequence[Pat
         repeat_penalty=arguments.repeat_penalty,
         seed=arguments.seed,
         ctx_size=arguments.ctx_size,
-        device=work.device.device,
+        device=to_kind(work.device.device),
         folder="" if are_absolute else str(Path.cwd()),
     )
 

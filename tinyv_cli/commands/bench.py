@@ -13,6 +13,7 @@ from tinyv_cli.commands.opening import (
     resolve_template,
 )
 from tinyv_cli.console import Console
+from tinyv_cli.device_names import is_card, to_kind
 from tinyv_cli.errors import InputError
 from tinyv_cli.home import resolve_variant
 from tinyv_cli.manifest import Variant
@@ -84,10 +85,10 @@ def _measure(
         raise InputError(error.problem, hint) from error
     tell("memory")
     read_gb_s = measure_bandwidth(threads)
-    if device.device == "cuda":
+    if is_card(device.device):
         console.write_note("memory and its speed are the computer's, not the card's")
     n_bytes = {
-        depth: count_bytes_per_token(variant.manifest, depth, device.device)
+        depth: count_bytes_per_token(variant.manifest, depth, to_kind(device.device))
         for depth in measured.decode_tok_s
     }
     figures = make_document(measured, start_s, read_gb_s, n_bytes)

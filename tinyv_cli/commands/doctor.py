@@ -13,8 +13,9 @@ import psutil
 
 from tinyv_cli import devices
 from tinyv_cli.console import Console, to_size, to_table
-from tinyv_cli.devices import DEVICES, Findings, find_obstacle, look, read_version
-from tinyv_cli.errors import DeviceError, UsageError
+from tinyv_cli.device_names import is_card, to_card_name
+from tinyv_cli.devices import Findings, find_obstacle, look, read_version
+from tinyv_cli.errors import DeviceError
 from tinyv_cli.home import HOW_TO_MAKE_ONE, DamagedVariant, home_dir, list_named_variants
 from tinyv_cli.manifest import Variant
 from tinyv_cli.memory import plan_memory
@@ -37,21 +38,18 @@ def examine_computer(arguments: DoctorArguments) -> None:
     """Does what `tinyv doctor` says.
 
     Raises:
-        UsageError: there is no such device.
-        DeviceError: CUDA was asked for and cannot be used; the report has been written.
+        DeviceError: a card was asked for and cannot be used; the report has been written.
         WeightsError: the folder of variants cannot be read.
     """
     asked = arguments.device
-    if asked not in DEVICES:
-        raise UsageError(f"there is no device {asked}", f"use `--device` with {', '.join(DEVICES)}")
     console = Console()
-    findings = None if asked == "cpu" else look()
+    findings = None if asked == "cpu" else look(asked)
     document, obstacle = make_document(findings)
     if arguments.json:
         console.write_json(document)
     else:
         console.write_line(to_report(document))
-    if asked == "cuda" and obstacle:
+    if is_card(asked) and obstacle:
         raise DeviceError(obstacle.problem, f"{obstacle.hint}, {_USE_CPU}")
 
 
@@ -59,7 +57,7 @@ def make_document(findings: Findings | None) -> tuple[dict[str, Any], Obstacle |
     """Everything that is reported, and what stands between this computer and CUDA.
 
     Args:
-        findings: about CUDA; None where nobody asks for it.
+        findings: about CUDA and one card; None where nobody asks for it.
     """
     cuda, obstacle = describe_cuda(findings) if findings else (None, None)
     free_bytes = findings.torch.free_bytes if findings and obstacle is None else None
@@ -95,27 +93,29 @@ def describe_cpu() -> dict[str, Any]:
 
 
 def describe_cuda(findings: Findings) -> tuple[dict[str, Any], Obstacle | None]:
-    """Driver, cards and what torch makes of them, after one product where it can be computed.
+    """Driver, cards and what torch makes of one, after a product on it where that can be computed.
 
     Returns:
         A document, and why CUDA cannot be used; None where it can.
     """
-    driver, torch = findings.driver, findings.torch
+    driver, torch, device = findings.driver, findings.torch, to_card_name(findings.number)
     obstacle, product_error = find_obstacle(findings), None
     if obstacle is None:
-        product_error, obstacle = try_product()
+        product_error, obstacle = try_product(device)
     document = {
         "is_usable": obstacle is None,
         "problem": obstacle.problem if obstacle else None,
         "hint": obstacle.hint if obstacle else None,
+        "device": device,
         "driver_cuda": driver.cuda,
         "cards": [
             {
+                "device": to_card_name(number),
                 "name": card.name,
                 "memory_bytes": card.memory_bytes,
                 "architecture": devices.to_architecture(card.capability),
             }
-            for card in driver.cards
+            for number, card in enumerate(driver.cards)
         ],
         "torch_cuda": torch.cuda,
         "torch_architectures": list(torch.architectures),
@@ -125,8 +125,8 @@ def describe_cuda(findings: Findings) -> tuple[dict[str, Any], Obstacle | None]:
     return document, obstacle
 
 
-def try_product() -> tuple[float | None, Obstacle | None]:
-    """Lets the card multiply two matrices.
+def try_product(device: str) -> tuple[float | None, Obstacle | None]:
+    """Lets a card multiply two matrices.
 
     Returns:
         The relative error, None where no number came out; and what is wrong, None if nothing is.
@@ -135,7 +135,7 @@ def try_product() -> tuple[float | None, Obstacle | None]:
 
     hint = "update the driver, and look whether other programs can use the GPU"
     try:
-        error = measure_product_error()
+        error = measure_product_error(device)
     except RuntimeError as failure:
         reason = str(failure).strip().partition("\n")[0]
         return None, Obstacle(f"the GPU cannot multiply two matrices: {reason}", hint)
@@ -217,8 +217,8 @@ def to_report(document: dict[str, Any]) -> str:
 def _list_cuda_lines(cuda: dict[str, Any]) -> list[str]:
     """The lines about CUDA."""
     lines = [
-        f"{card['name']} ({card['architecture']}), {to_size(card['memory_bytes'])}"
-        for card in cuda["cards"]
+        f"cuda:{number} {card['name']} ({card['architecture']}), {to_size(card['memory_bytes'])}"
+        for number, card in enumerate(cuda["cards"])
     ]
     if cuda["driver_cuda"]:
         lines.append(f"the driver runs CUDA {cuda['driver_cuda']}")
@@ -226,11 +226,14 @@ def _list_cuda_lines(cuda: dict[str, Any]) -> list[str]:
         kernels = ", ".join(cuda["torch_architectures"]) or "no architecture that can be told"
         lines.append(f"torch is built with CUDA {cuda['torch_cuda']}, for {kernels}")
     if cuda["product_error"] is not None:
-        lines.append(f"one product computed, relative error {cuda['product_error']:.1e}")
+        lines.append(
+            f"one product computed on {cuda['device']}, relative error {cuda['product_error']:.1e}"
+        )
     if cuda["is_usable"]:
-        lines.append(f"usable, {to_size(cuda['free_bytes'])} free")
+        lines.append(f"{cuda['device']} is usable, {to_size(cuda['free_bytes'])} free")
     else:
-        lines += [f"not usable: {cuda['problem']}", f"way out: {cuda['hint']}"]
+        problem = f"{cuda['device']} is not usable: {cuda['problem']}"
+        lines += [problem, f"way out: {cuda['hint']}"]
     return [f"{'' if place else 'cuda':<10}{line}" for place, line in enumerate(lines)]
 
 

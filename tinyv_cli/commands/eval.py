@@ -15,6 +15,7 @@ from tinyv_cli.commands.opening import (
     resolve_template,
 )
 from tinyv_cli.console import Console, to_table
+from tinyv_cli.device_names import to_kind
 from tinyv_cli.errors import UsageError
 from tinyv_cli.evaluation.figures import (
     ALL,
@@ -223,7 +224,7 @@ def _make_answers_key(
         resolve_template(variant, arguments.template).name,
         str(arguments.max_tokens),
         str(arguments.ctx_size),
-        device.device,
+        to_kind(device.device),
     )
 
 

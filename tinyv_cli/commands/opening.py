@@ -60,7 +60,7 @@ def resolve_device(
         takes_turns: whether the vision side may be given back before the decoder is opened.
 
     Returns:
-        The same with `cpu` or `cuda`, and on a card the memory as planned and what of it is left
+        The same with `cpu` or a card, and on a card the memory as planned and what of it is left
         beside the CUDA context.
 
     Raises:

@@ -38,7 +38,7 @@ def option(
     *flags: str,
     help: str,
     metavar: str | None = None,
-    reads: Callable[[str], float] | None = None,
+    reads: Callable[[str], object] | None = None,
 ) -> object:
     """An option with the variable that its long flag gives a name to."""
     return typer.Option(

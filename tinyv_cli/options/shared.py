@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+from tinyv_cli.device_names import read_device
 from tinyv_cli.options.declare import option, real, size, whole
 
 Model = Annotated[
@@ -54,7 +55,10 @@ Seed = Annotated[
     option("--seed", metavar="N", help="Makes sampling repeatable", reads=whole("--seed", 0)),
 ]
 
-Device = Annotated[str, option("--device", metavar="auto|cpu|cuda", help="Where to compute")]
+Device = Annotated[
+    str,
+    option("--device", metavar="auto|cpu|cuda|cuda:N", help="Where to compute", reads=read_device),
+]
 
 Threads = Annotated[
     int | None,
