@@ -26,7 +26,6 @@ from quantize.cuda_recipe import (
     NF4_BLOCK,
     ROLES,
     Kind,
-    choose_kind,
     count_header_bytes,
     find_role,
     list_arrays,
@@ -58,7 +57,7 @@ def write_cuda_parts(
 
     Args:
         folder: where to.
-        plan: names the files, and tells the bits.
+        plan: names the files, and tells what is rounded how.
         shapes: every canonical tensor and its shape.
         read: gives a canonical tensor in float32.
         progress: is told of each tensor.
@@ -67,7 +66,7 @@ def write_cuda_parts(
         WeightsError: a number is too large for float16.
     """
     load_bitsandbytes()
-    kinds = {name: choose_kind(name, shape, plan.recipe.bits) for name, shape in shapes.items()}
+    kinds = {name: plan.cuda_recipe.kind(name, shape) for name, shape in shapes.items()}
     with ExitStack() as stack, progress("rounding for the GPU", len(kinds)) as bar:
         files = {
             role: stack.enter_context(_open_file(folder / plan.files[role], role, kinds))
@@ -131,7 +130,7 @@ def _to_rows(matrix: torch.Tensor) -> Arrays:
     return {"": rounded.codes, ".SCB": rounded.scales * LARGEST_CODE}
 
 
-def _to_table(matrix: torch.Tensor) -> Arrays:
+def _to_weights(matrix: torch.Tensor) -> Arrays:
     rounded = round_channels(matrix)
     return {"": rounded.codes, ".scales": rounded.scales}
 
@@ -139,7 +138,7 @@ def _to_table(matrix: torch.Tensor) -> Arrays:
 _ROUND: Mapping[Kind, Callable[[torch.Tensor], Arrays]] = {
     Kind.NF4: _to_nf4,
     Kind.ROWS_INT8: _to_rows,
-    Kind.TABLE_INT8: _to_table,
+    Kind.WEIGHTS_INT8: _to_weights,
     Kind.FLOAT16: lambda tensor: {"": tensor.half()},
     Kind.FLOAT32: lambda tensor: {"": tensor},
 }

@@ -11,13 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from quantize import cuda_recipe
-from quantize.cuda_recipe import CUDA_BITS
+from quantize.cuda_recipe import CUDA_BITS, VISION_BITS
 from quantize.decoder_graph import check_heads
 from quantize.parts import PartWriter, SeenNames
 from quantize.plan import TARGETS, TOKENIZER, Plan, make_plan
 from quantize.probes import PROBES
-from quantize.recipe import RECIPES, Recipe
+from quantize.recipe import FLOAT16_BITS, RECIPES, Recipe
 from quantize.staging import build_beside, move_in
 from quantize.trial import Trial
 from quantize.vision_side import EncodedProbes, write_vision_side
@@ -53,6 +52,7 @@ class QuantizeOptions:
         max_error: largest mean divergence of the logits that is accepted, in nats; None for any.
         threads: to work with, None for the physical cores.
         target: what the variant is for: `cpu`, `cuda` or `all`.
+        vision_bits: of the vision side's matrices on a GPU: 8 or 16.
     """
 
     sources: Path
@@ -63,6 +63,7 @@ class QuantizeOptions:
     max_error: float | None = None
     threads: int | None = None
     target: str = "cpu"
+    vision_bits: int = FLOAT16_BITS
 
 
 @dataclass(frozen=True)
@@ -129,12 +130,17 @@ def _resolve(options: QuantizeOptions) -> SourceFiles:
 
 
 def _check_asked(options: QuantizeOptions) -> None:
-    """Refuses a target that does not exist, or has no recipe for so many bits."""
+    """Refuses a target that does not exist, and bits that there is no recipe for."""
     if options.target not in TARGETS:
         raise UsageError(
             f"there is no target {options.target}", f"use `--target` with {', '.join(TARGETS)}"
         )
     on_cuda = "cuda" in TARGETS[options.target]
+    if options.vision_bits not in VISION_BITS:
+        raise UsageError(
+            f"there is no vision side with {options.vision_bits} bits",
+            f"use `--vision-bits` with {', '.join(map(str, VISION_BITS))}",
+        )
     bits = [each for each in RECIPES if each in CUDA_BITS or not on_cuda]
     if options.bits in bits:
         return
@@ -151,7 +157,8 @@ def _plan(weights: MergedWeights, options: QuantizeOptions) -> Plan:
     devices = TARGETS[options.target]
     if "cpu" in devices:
         check_heads(weights.spec.language)
-    return make_plan(weights.spec, weights.shapes, RECIPES[options.bits], devices)
+    recipe = RECIPES[options.bits]
+    return make_plan(weights.spec, weights.shapes, recipe, devices, options.vision_bits)
 
 
 def _check_target(target: Path, options: QuantizeOptions) -> None:
@@ -251,7 +258,7 @@ def _describe_recipe(plan: Plan, recipe: Recipe) -> dict[str, Any]:
     """Plain values: the CPU's rules, and apart from them the GPU's."""
     described: dict[str, Any] = recipe.to_dict() if "cpu" in plan.devices else {"bits": recipe.bits}
     if "cuda" in plan.devices:
-        described["cuda"] = cuda_recipe.to_dict(recipe.bits)
+        described["cuda"] = plan.cuda_recipe.to_dict()
     return described
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise, starmap
 
 from quantize import cuda_recipe
-from quantize.recipe import EMBEDDINGS, Recipe, Rounding
+from quantize.cuda_recipe import CudaRecipe
+from quantize.recipe import EMBEDDINGS, FLOAT16_BITS, Recipe, Rounding
 from tinyv_cli.manifest import list_graph_roles, make_graph_role
 from tinyv_cli.memory import (
     CUDA_CONTEXT_BYTES,
@@ -63,6 +64,7 @@ class Plan:
     Attributes:
         spec: the model's numbers.
         recipe: what is rounded to how many bits, on the CPU.
+        cuda_recipe: likewise on a GPU.
         devices: what the variant can run on, `cpu` before `cuda`.
         parts: of the variant.
         run_bytes: memory an answer takes with a full context on the CPU, 0 where it has no files.
@@ -73,6 +75,7 @@ class Plan:
 
     spec: ModelSpec
     recipe: Recipe
+    cuda_recipe: CudaRecipe
     devices: tuple[str, ...]
     parts: tuple[PlannedPart, ...]
     run_bytes: int
@@ -100,7 +103,11 @@ class Plan:
 
 
 def make_plan(
-    spec: ModelSpec, shapes: Shapes, recipe: Recipe, devices: tuple[str, ...] = ("cpu",)
+    spec: ModelSpec,
+    shapes: Shapes,
+    recipe: Recipe,
+    devices: tuple[str, ...] = ("cpu",),
+    vision_bits: int = FLOAT16_BITS,
 ) -> Plan:
     """Computes what a variant of these shapes will take.
 
@@ -109,9 +116,11 @@ def make_plan(
         shapes: every canonical tensor and its shape.
         recipe: what is rounded to how many bits.
         devices: that it is to run on, one of `TARGETS`' values.
+        vision_bits: of the vision side's matrices on a GPU.
     """
+    on_cuda = CudaRecipe(recipe.bits, vision_bits)
     cpu_parts = _plan_cpu_parts(spec, shapes, recipe) if "cpu" in devices else ()
-    cuda_parts = _plan_cuda_parts(shapes, recipe.bits) if "cuda" in devices else ()
+    cuda_parts = _plan_cuda_parts(shapes, on_cuda) if "cuda" in devices else ()
     size_bytes = sum(part.size_bytes for part in (*cpu_parts, *cuda_parts))
     peaks = [3 * _FLOAT_BYTES * max(math.prod(shape) for shape in shapes.values())]
     run_bytes = card_bytes = 0
@@ -126,6 +135,7 @@ def make_plan(
     return Plan(
         spec=spec,
         recipe=recipe,
+        cuda_recipe=on_cuda,
         devices=devices,
         parts=(*cpu_parts, *cuda_parts),
         run_bytes=run_bytes,
@@ -151,9 +161,9 @@ def _plan_cpu_parts(spec: ModelSpec, shapes: Shapes, recipe: Recipe) -> tuple[Pl
     )
 
 
-def _plan_cuda_parts(shapes: Shapes, bits: int) -> tuple[PlannedPart, ...]:
+def _plan_cuda_parts(shapes: Shapes, recipe: CudaRecipe) -> tuple[PlannedPart, ...]:
     """The two files that torch reads."""
-    kinds = {name: cuda_recipe.choose_kind(name, shape, bits) for name, shape in shapes.items()}
+    kinds = {name: recipe.kind(name, shape) for name, shape in shapes.items()}
 
     def plan(role: str) -> PlannedPart:
         mine = {
@@ -178,13 +188,12 @@ def _estimate_measuring_bytes(decoder_bytes: int, shapes: Shapes) -> int:
 
 
 def _estimate_cuda_bytes(parts: Iterable[PlannedPart], shapes: Shapes) -> int:
-    """Peak of measuring a GPU's variant where there is no GPU: its files' numbers in float32.
+    """Peak of measuring a GPU's variant where there is no GPU: one side is open at a time.
 
-    Of the language model that is the head; its matrices stay codes. One side is open at a time.
+    There the vision side's float16 becomes float32; the language model's matrices stay codes.
     """
     language, vision = (part.size_bytes for part in parts)
-    head = _FLOAT_BYTES * math.prod(shapes["language.lm_head.weight"])
-    return max(2 * vision, _estimate_measuring_bytes(language + head // 2, shapes))
+    return max(2 * vision, _estimate_measuring_bytes(language, shapes))
 
 
 def _estimate_card_bytes(spec: ModelSpec, parts: Iterable[PlannedPart]) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 FLOAT16_BITS = 16
 EMBEDDINGS = "language.embed_tokens.weight"
+HEAD = "language.lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ LANGUAGE_MATRICES = (
     "language.layers.*.mlp.fc1.weight",
     "language.layers.*.mlp.fc2.weight",
 )
-_VISION_MATRICES = (
+VISION_MATRICES = (
     "vision.layers.*.self_attn.qkv.weight",
     "vision.layers.*.self_attn.projection.weight",
     "vision.layers.*.mlp.fc1.weight",
@@ -69,7 +70,7 @@ _PATCHES = (
     "vision.embeddings.patch_embedding.weight",
     "vision.embeddings.position_embedding",
 )
-_TABLES = (EMBEDDINGS, "language.lm_head.weight")
+_TABLES = (EMBEDDINGS, HEAD)
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def _rules(rounding: Rounding, patterns: tuple[str, ...]) -> tuple[tuple[str, Ro
     return tuple((pattern, rounding) for pattern in patterns)
 
 
-_COMMON = _rules(INT8, _TABLES + _VISION_MATRICES) + _rules(FLOAT16, _PATCHES)
+_COMMON = _rules(INT8, _TABLES + VISION_MATRICES) + _rules(FLOAT16, _PATCHES)
 RECIPES: dict[int, Recipe] = {
     4: Recipe(4, _rules(INT4, LANGUAGE_MATRICES) + _COMMON),
     8: Recipe(8, _rules(INT8, LANGUAGE_MATRICES) + _COMMON),

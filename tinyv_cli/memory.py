@@ -17,7 +17,11 @@ _FLOAT_BYTES = 4
 _PROGRAM_BYTES = 100_000_000  # interpreter, runtime, tokenizer
 _REARRANGED = 1.05  # bytes of a decoder's weights in memory to those on disk: sums of groups join
 _LEFT_BEHIND = 0.15  # share of a closed vision side that the allocator does not give back
-_CHUNK_POSITIONS = 256  # of a prompt, computed at once
+
+# Positions of a prompt that are computed at once: on a CPU they bound the score matrices,
+# H · T · C float32, on a card what lies between two matrices.
+CHUNK_POSITIONS = 256
+CARD_CHUNK_POSITIONS = 512
 
 CARD_BUDGET_BYTES = 8 << 30  # of a card, where nobody says otherwise
 CUDA_CONTEXT_BYTES = 400_000_000  # assumed, since no card was at hand to measure it on
@@ -87,7 +91,7 @@ def estimate_encoder_bytes(spec: ModelSpec, sizes: PartSizes) -> int:
 def estimate_decoder_bytes(spec: ModelSpec, sizes: PartSizes, n_positions: int) -> int:
     """What the decoder takes: weights, keys and values, and the working memory of a prompt."""
     language = spec.language
-    n_chunk = min(n_positions, _CHUNK_POSITIONS)
+    n_chunk = min(n_positions, CHUNK_POSITIONS)
     activations = n_chunk * (2 * language.mlp_width + 6 * language.width)
     scores = language.n_heads * n_chunk * n_positions
     working = sizes.n_decoder_graphs * activations + scores + language.vocab_size
@@ -96,26 +100,32 @@ def estimate_decoder_bytes(spec: ModelSpec, sizes: PartSizes, n_positions: int) 
 
 
 def estimate_card_encoder_bytes(spec: ModelSpec, file_bytes: int) -> int:
-    """What the vision side takes on a card: weights, scores in float32 twice, and activations."""
+    """What the vision side takes on a card: weights, activations, and a matrix that is read back.
+
+    Attention is one kernel there, without score matrices.
+    """
     vision = spec.vision
-    scores = vision.n_heads * vision.n_tokens**2
     activations = vision.n_tokens * (2 * vision.mlp_width + 6 * vision.width)
-    return file_bytes + 2 * _FLOAT_BYTES * scores + _HALF_BYTES * activations
+    return file_bytes + _HALF_BYTES * (activations + vision.width * vision.mlp_width)
 
 
 def estimate_card_decoder_bytes(spec: ModelSpec, file_bytes: int, n_positions: int) -> int:
     """What the decoder takes on a card: weights, keys and values in float16, and working memory.
 
-    Keys and values are there for the whole context from the beginning. A prompt is computed in one
-    pass, at worst one as long as the context, with hidden states in float32; meanwhile one matrix
-    at a time is unpacked to float16, of which the widest counts.
+    Token embeddings stay outside. Keys and values are there for the whole context from the
+    beginning. At worst a prompt is as long as that: its embeddings are there in float32, and a
+    chunk at a time is computed, with hidden states in float32; meanwhile one matrix is unpacked
+    to float16, of which the widest counts.
     """
     language = spec.language
-    activations = n_positions * (2 * language.mlp_width + 6 * language.width)
-    halves = activations + language.width * language.mlp_width
-    floats = 4 * n_positions * language.width + 2 * language.vocab_size
+    table = language.vocab_size * (language.width + _FLOAT_BYTES)  # int8, and a scale a row
+    n_chunk = min(n_positions, CARD_CHUNK_POSITIONS)
+    halves = n_chunk * (2 * language.mlp_width + 6 * language.width)
+    halves += language.width * language.mlp_width
+    floats = (n_positions + 3 * n_chunk) * language.width + 2 * language.vocab_size
     keys_and_values = cache_bytes(language, n_positions) * _HALF_BYTES // _FLOAT_BYTES
-    return file_bytes + keys_and_values + _HALF_BYTES * halves + _FLOAT_BYTES * floats
+    working = _HALF_BYTES * halves + _FLOAT_BYTES * floats
+    return file_bytes - table + keys_and_values + working
 
 
 def plan_memory(

@@ -13,6 +13,8 @@ from tinyv_cli.model.phi import PhiLanguage
 from tinyv_cli.model.tinygptv import TinyGptV, make_empty_model
 from tinyv_cli.spec import LanguageSpec, ModelSpec
 
+HOST = TorchDevice("cpu")
+
 
 def make_numbers(name: str, shape: torch.Size, device: TorchDevice) -> torch.Tensor:
     """Float16 on the device, of a size that keeps a deep network's numbers within float16."""
@@ -26,9 +28,10 @@ def make_language(spec: LanguageSpec, bits: int, device: TorchDevice) -> PhiLang
     """The language model as a variant of 4 or 8 bits is loaded."""
     language = make_empty_language(spec)
     for name, module in list(language.named_modules()):
-        if isinstance(module, nn.Linear) and name != "lm_head":
-            language.set_submodule(name, make_linear(module, bits, device))
-    codes, largest = round_rows(make_numbers("table", language.embed_tokens.weight.shape, device))
+        if isinstance(module, nn.Linear):
+            own_bits = 8 if name == "lm_head" else bits
+            language.set_submodule(name, make_linear(module, own_bits, device))
+    codes, largest = round_rows(make_numbers("table", language.embed_tokens.weight.shape, HOST))
     language.set_submodule("embed_tokens", Int8Embedding(codes, largest / 127))
     rest = {
         name: make_numbers(name, tensor.shape, device).to(

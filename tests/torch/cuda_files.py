@@ -41,12 +41,10 @@ def make_language_tensors(spec: ModelSpec, bits: int = 4, nested: bool = True) -
         values = read(name)
         if parameter.ndim == 1:
             tensors[name] = values
-        elif name == HEAD:
-            tensors[name] = values.half()
         elif name == TABLE:
             codes, largest = to_rows(values)
             tensors |= {name: codes, f"{name}.scales": largest / 127}
-        elif bits == 8:
+        elif bits == 8 or name == HEAD:
             codes, largest = to_rows(values)
             tensors |= {name: codes, f"{name}.SCB": largest}
         else:

@@ -41,7 +41,7 @@ from bitsandbytes.functional import (  # noqa: E402
 )
 
 Tensors = dict[str, torch.Tensor]
-EMBEDDINGS = "language.embed_tokens.weight"
+EMBEDDINGS, HEAD = "language.embed_tokens.weight", "language.lm_head.weight"
 FILES = {"cuda-language.safetensors", "cuda-vision.safetensors"}
 HALF_GAP = 0.1520  # between the two levels of NF4 that lie furthest apart
 HALF_NESTED_GAP = 0.0071  # likewise of the 256 levels that its scales are rounded to
@@ -98,9 +98,9 @@ def expect_dtypes(name: str, shape: torch.Size, bits: int) -> dict[str, torch.dt
         return {name: torch.float32}
     if name == EMBEDDINGS:
         return {name: torch.int8, f"{name}.scales": torch.float32}
-    if not is_matrix_of_layers(name):
+    if not (is_matrix_of_layers(name) or name == HEAD):
         return {name: torch.float16}
-    if bits == 8:
+    if bits == 8 or name == HEAD:
         return {name: torch.int8, f"{name}.SCB": torch.float32}
     return {
         name: torch.uint8,
@@ -139,7 +139,7 @@ def test_what_is_not_rounded_to_codes_keeps_its_bits(bits, make_tiny, merged):
         if stored.dtype in (torch.float16, torch.float32):
             assert torch.equal(stored, tensor.to(stored.dtype)), name
             exact += 1
-    assert exact == sum(not is_matrix_of_layers(name) for name in merged) - 1
+    assert exact == sum(not is_matrix_of_layers(name) for name in merged) - 2
 
 
 def check_nf4(matrix: torch.Tensor, stored: Tensors, name: str) -> None:
@@ -189,7 +189,7 @@ def test_normal_weights_in_nf4_are_off_by_a_tenth_of_their_norm():
 
 def test_rows_of_int8_are_read_back_within_half_a_step(make_tiny, merged):
     language, _ = read_files(make_tiny("cuda", 8))
-    for name in [*filter(is_matrix_of_layers, merged), EMBEDDINGS]:
+    for name in [*filter(is_matrix_of_layers, merged), EMBEDDINGS, HEAD]:
         matrix, codes = merged[name], language[name]
         step = language.get(f"{name}.scales")
         step = language[f"{name}.SCB"] / LARGEST_CODE if step is None else step
@@ -207,7 +207,7 @@ def test_rows_of_int8_are_those_that_bitsandbytes_makes():
     assert (stored["m"].int() - codes.int()).abs().max() <= 1
 
 
-@pytest.mark.parametrize("kind", [Kind.NF4, Kind.ROWS_INT8, Kind.TABLE_INT8])
+@pytest.mark.parametrize("kind", [Kind.NF4, Kind.ROWS_INT8, Kind.WEIGHTS_INT8])
 def test_rows_of_zeros_stay_zeros(kind):
     matrix = torch.randn(8, 128, generator=torch.Generator().manual_seed(3))
     matrix[5] = 0
@@ -221,8 +221,8 @@ def test_rows_of_zeros_stay_zeros(kind):
 
 def test_a_number_that_float16_cannot_tell_is_refused():
     table = torch.full((2, 2), 70000.0)
-    with pytest.raises(WeightsError, match=r"^language\.lm_head\.weight holds 70000, more than"):
-        to_arrays("language.lm_head.weight", table, Kind.FLOAT16)
+    with pytest.raises(WeightsError, match=r"^projection\.first\.weight holds 70000, more than"):
+        to_arrays("projection.first.weight", table, Kind.FLOAT16)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -338,8 +338,8 @@ def test_nf4_run_layer_by_layer_computes_what_the_backend_computes(miniature):
     backend.close()
     for by_layer, by_step in zip(layers, steps, strict=True):
         assert by_layer.shape == by_step.shape
-        tolerance = 1e-4 if backend.device == "cpu" else 0.02
-        assert np.linalg.norm(by_layer - by_step) < tolerance * np.linalg.norm(by_layer)
+        # The backend's head rounds activations: 0.006 measured.
+        assert np.linalg.norm(by_layer - by_step) < 0.02 * np.linalg.norm(by_layer)
 
 
 @pytest.mark.parametrize("bits", [4, 8])

@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 from quantize.tensor_file import TensorFile
 from tinyv_cli.app import main
 from tinyv_cli.errors import ExitCode
 from tinyv_cli.manifest import read_variant
+from tinyv_cli.nvidia_driver import Card, Driver
 
 
 def run_quantize(sources: Path, output: Path, *flags: str) -> int:
@@ -84,6 +86,15 @@ def test_a_variant_for_a_gpu_too_far_from_its_sources_is_refused(tiny_sources, t
             ["--target", "gpu"],
             "error: there is no target gpu\nhint:  use `--target` with cpu, cuda, all\n",
         ),
+        (
+            ["--target", "all", "--vision-bits", "4"],
+            "error: there is no vision side with 4 bits\nhint:  use `--vision-bits` with 8, 16\n",
+        ),
+        (
+            ["--vision-bits", "8"],
+            "error: `--vision-bits` is for a GPU's files only\n"
+            "hint:  use it with `--target cuda` or `--target all`\n",
+        ),
     ],
 )
 def test_what_cannot_be_made_is_said_before_anything_is_read(flags, message, tmp_path, capsys):
@@ -125,3 +136,48 @@ def test_a_variant_for_a_gpu_is_made_without_a_word_of_the_library(tiny_sources,
     )
     done = subprocess.run([sys.executable, "-c", program], check=False)
     assert (done.returncode, *capfd.readouterr()) == (0, f"{tmp_path / 'v'}\n", "")
+
+
+@pytest.fixture
+def set_card(monkeypatch):
+    def set_memory(memory_bytes: int) -> None:
+        driver = Driver("12.4", (Card("Small Card", memory_bytes, (7, 5)),), None)
+        monkeypatch.setattr("tinyv_cli.commands.quantize.read_driver", lambda: driver)
+
+    return set_memory
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes", "flags", "bits"),
+    [
+        (4 << 30, [], 8),
+        (4 << 30, ["--vision-bits", "16"], 16),
+        (4 << 30, ["--bits", "8"], 16),
+        (6 << 30, [], 16),
+        (24 << 30, ["--vision-bits", "8"], 8),
+    ],
+)
+def test_a_vision_side_has_the_bits_that_were_asked_for_or_that_the_card_holds(
+    memory_bytes, flags, bits, tiny_sources, tmp_path, set_card
+):
+    set_card(memory_bytes)
+    assert run_quantize(tiny_sources, tmp_path / "v", "--target", "cuda", *flags) == 0
+    variant = read_variant(tmp_path / "v")
+    with safe_open(variant.path("cuda-vision"), "pt") as file:
+        scales = [name for name in list(file.keys()) if name.endswith(".scales")]
+        kinds = {file.get_slice(name.removesuffix(".scales")).get_dtype() for name in scales}
+    assert kinds == ({"I8"} if bits == 8 else set())
+    patterns = {rule["tensors"] for rule in variant.manifest.recipe["cuda"]["rules"]}
+    assert ("vision.layers.*.mlp.fc1.weight" in patterns) == (bits == 8)
+    cosine = variant.manifest.errors.image_token_cosine_min
+    assert 0.999 < cosine < 0.99999 if bits == 8 else cosine > 0.99999
+
+
+def test_a_vision_side_rounded_for_a_small_card_is_told(tiny_sources, tmp_path, set_card, capsys):
+    set_card(4 << 30)
+    words = ["quantize", "--sources", str(tiny_sources), "-o", str(tmp_path / "v")]
+    assert main([*words, "--target", "cuda", "--dry-run"]) == 0
+    assert capsys.readouterr().err == (
+        "note: the vision side gets 8 bits, since Small Card has 4.3 GB; "
+        "`--vision-bits 16` makes it as usual\n"
+    )

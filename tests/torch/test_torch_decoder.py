@@ -46,7 +46,7 @@ class NoStream:
 @pytest.fixture
 def card(monkeypatch):
     """torch.cuda as far as recording uses it; tells spans of runs, warm-ups among them."""
-    told = {"runs": [], "pools": [], "recording": None}
+    told = {"runs": [], "pools": [], "streams": [], "recording": None}
     ReplayingGraph.made = []
     run = StepDecoder._run
 
@@ -61,7 +61,9 @@ def card(monkeypatch):
     def record(graph, pool, stream, capture_error_mode):
         assert device.lock.locked(), "another thread could use the card meanwhile"
         assert capture_error_mode == "thread_local"
+        assert isinstance(stream, NoStream)
         told["pools"].append(pool)
+        told["streams"].append(stream)
         told["recording"] = graph
         yield
         told["recording"] = None
@@ -102,6 +104,7 @@ def test_a_step_is_recorded_once_a_span_and_then_replayed(model, card):
         assert runs == ([span] * 3 if span else []), place
     assert [graph.n_replays for graph in ReplayingGraph.made] == [8, 8, 16, 8]
     assert card["pools"] == [None] + ["pool of graph 0"] * 3
+    assert len(set(card["streams"])) == 1, "records that share memory are of one stream"
 
 
 def test_a_rewound_decoder_replays_the_step_of_the_shorter_span_again(model, card):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 
 import bitsandbytes
 import pytest
@@ -16,10 +17,8 @@ from tests.torch.cuda_files import (
     to_rows,
 )
 from tinyv_cli.backends.torch_modules import Int8Embedding, Int8Linear, NarrowingNorm, Nf4Linear
-from tinyv_cli.backends.torch_weights import (
-    load_language,
-    load_vision_side,
-)
+from tinyv_cli.backends.torch_tensors import MemoryBlock
+from tinyv_cli.backends.torch_weights import load_language, load_vision_side
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.spec import make_tiny_spec
 
@@ -47,7 +46,8 @@ def test_a_whole_file_is_loaded_with_nothing_left_on_the_meta_device(tmp_path, n
     save_file(make_language_tensors(SPEC, bits, nested), tmp_path / "language.safetensors")
     language = load_language(tmp_path / "language.safetensors", SPEC.language, "cpu", torch.half)
     kind = Int8Linear if bits == 8 else Nf4Linear
-    assert sum(isinstance(module, kind) for module in language.modules()) == 4 * 2
+    assert sum(isinstance(module, kind) for module in language.layers.modules()) == 4 * 2
+    assert isinstance(language.lm_head, Int8Linear)
     tensors = [*language.parameters(), *language.buffers()]
     assert not any(tensor.is_meta or tensor.requires_grad for tensor in tensors)
     assert language.final_layernorm.weight.dtype == torch.float32
@@ -71,7 +71,7 @@ def test_a_whole_file_is_loaded_with_nothing_left_on_the_meta_device(tmp_path, n
         (lambda t: t.update({f"{MATRIX}.SCB": torch.ones(640)}), "fc1.weight.absmax"),
         (
             lambda t: t.update({"language.lm_head.weight": torch.zeros(512, 160)}),
-            "lm_head.weight in .* F32 .*expected F16",
+            "lm_head.weight in .* F32 .*expected I8",
         ),
         (lambda t: change_state(t, shape=[160, 640]), r"fc1.weight in .*\(160, 640\).*expected"),
         (lambda t: change_state(t, blocksize=128), "128.*expected"),
@@ -178,3 +178,77 @@ def test_a_norm_of_hidden_states_computes_in_float32_and_hands_on_in_float16():
     hidden = torch.randn(2, 16, generator=torch.Generator().manual_seed(0)) * 1e5
     assert torch.equal(narrowing(hidden), norm(hidden).half())
     assert narrowing(hidden).isfinite().all()
+
+
+def test_a_memory_block_gives_each_tensor_back_from_one_storage():
+    generator = torch.Generator().manual_seed(0)
+    tensors = [
+        torch.randint(0, 255, (7, 1), dtype=torch.uint8, generator=generator),
+        torch.randn(3, 5, generator=generator),
+        torch.randn(11, generator=generator).half(),
+        torch.randint(-127, 127, (64, 8), dtype=torch.int8, generator=generator),
+    ]
+    block = MemoryBlock((tensor.nbytes for tensor in tensors), "cpu")
+    placed = [block.put(tensor) for tensor in tensors]
+    for place, tensor in zip(placed, tensors, strict=True):
+        assert (place.dtype, place.shape) == (tensor.dtype, tensor.shape)
+        assert torch.equal(place, tensor)
+    assert len({place.untyped_storage().data_ptr() for place in placed}) == 1
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_on_a_card_all_lies_in_one_block_but_the_embeddings_and_what_is_cast(tmp_path, bits):
+    path, half = tmp_path / "language.safetensors", torch.float16
+    save_file(make_language_tensors(SPEC, bits), path)
+    language = load_language(path, SPEC.language, "meta", half)  # stands for a card
+    assert {buffer.device.type for buffer in language.embed_tokens.buffers()} == {"cpu"}
+    del language.embed_tokens
+    tensors = [*language.parameters(), *language.buffers()]
+    assert all(tensor.is_meta for tensor in tensors)
+    largest = max(tensors, key=lambda tensor: tensor.untyped_storage().nbytes())
+    alone = [t for t in tensors if t.untyped_storage()._cdata != largest.untyped_storage()._cdata]
+    assert {tensor.dtype for tensor in alone} == {half}
+    assert all(tensor.ndim == 1 for tensor in alone)
+    if bits == 4:
+        assert language.layers[0].mlp.fc1.state.absmax.is_meta
+
+
+def test_matrices_of_a_vision_side_in_int8_are_read_back_as_they_were_rounded(tmp_path):
+    path, tensors = tmp_path / "vision.safetensors", make_vision_tensors(SPEC)
+    plain_path, plain = tmp_path / "plain.safetensors", dict(tensors)
+    for name in [name for name in tensors if fnmatchcase(name, "*.mlp.fc?.weight")]:
+        codes, largest = to_rows(tensors[name].float())
+        tensors |= {name: codes, f"{name}.scales": largest / 127}
+        plain[name] = codes * (largest / 127)[:, None]
+    assert len(tensors) > len(plain)
+    save_file(tensors, path)
+    save_file(plain, plain_path)
+    side = SPEC.vision.image_px
+    pixels = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        rounded, expected = (
+            load_vision_side(each, SPEC, "cpu", torch.float32).encode(pixels)
+            for each in (path, plain_path)
+        )
+    assert torch.allclose(rounded, expected, rtol=1e-5, atol=1e-6)
+    on_card = load_vision_side(path, SPEC, "meta", torch.float16)
+    assert {each.dtype for each in on_card.vision.buffers()} == {torch.int8, torch.float16}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda t, name: t.update({f"{name}.scales": torch.ones(3)}), r"fc1.weight in .* is F16"),
+        (
+            lambda t, name: t.update({name: t[name].char(), f"{name}.scales": torch.ones(3)}),
+            r"fc1.weight.scales in .* is F32 \[3\]",
+        ),
+        (lambda t, name: t.update({name: t[name].char()}), r"fc1.weight in .* is I8"),
+    ],
+)
+def test_a_vision_side_in_int8_that_is_not_what_it_should_be_is_refused(tmp_path, change, told):
+    tensors = make_vision_tensors(SPEC)
+    change(tensors, "vision.layers.0.mlp.fc1.weight")
+    save_file(tensors, tmp_path / "vision.safetensors")
+    with pytest.raises(WeightsError, match=told):
+        load_vision_side(tmp_path / "vision.safetensors", SPEC, "cpu", torch.float32)

@@ -18,10 +18,8 @@ from tinyv_cli.backends.threads import resolve_threads
 from tinyv_cli.backends.token_embeddings import TokenEmbeddings, open_token_embeddings
 from tinyv_cli.generate import ImageTokens, Segment
 from tinyv_cli.manifest import Variant
+from tinyv_cli.memory import CHUNK_POSITIONS
 from tinyv_cli.spec import LanguageSpec
-
-# Positions computed at once: bounds the score matrices of a long prompt, H · T · C float32.
-_CHUNK_POSITIONS = 256
 
 
 class OnnxEncoder:
@@ -94,7 +92,7 @@ class OnnxDecoder:
         self._total_length = np.zeros((), np.int32)
         self._logits = np.empty((1, spec.vocab_size), np.float32)
         # What the graphs hand on to one another; one position needs no array of its own.
-        self._hidden = np.empty((len(sessions), 1, _CHUNK_POSITIONS, spec.width), np.float32)
+        self._hidden = np.empty((len(sessions), 1, CHUNK_POSITIONS, spec.width), np.float32)
         self._cache = make_cache(spec, context_length)
         self._graphs = [_BoundGraph(session) for session in sessions]
         self._bind_buffers()
@@ -109,8 +107,8 @@ class OnnxDecoder:
             (V,) float32 logits after the last position.
         """
         embeddings = np.concatenate([self._to_embeddings(segment) for segment in segments])
-        for start in range(0, len(embeddings), _CHUNK_POSITIONS):
-            self._run(embeddings[start : start + _CHUNK_POSITIONS])
+        for start in range(0, len(embeddings), CHUNK_POSITIONS):
+            self._run(embeddings[start : start + CHUNK_POSITIONS])
         logits: np.ndarray = self._logits[0].copy()
         return logits
 

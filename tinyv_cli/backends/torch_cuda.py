@@ -71,7 +71,7 @@ def open_torch(
         variant: a variant whose files have been checked, with files for CUDA.
         options: context and memory.
         meanwhile: is given the encoder before the decoder is opened.
-        device: `cuda`, or `cpu` for tests.
+        device: `cuda` or `cuda:1`; `cpu` for tests.
 
     Raises:
         DeviceError: torch finds no such device, or its memory does not suffice.

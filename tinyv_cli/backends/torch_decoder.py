@@ -1,9 +1,9 @@
 """One token becomes the next position's logits, in a step that a card replays; knows no text.
 
-A prompt goes through the network in one pass. A single token takes a step whose tensors all stay
-where they are: its id and its place are written into one of them, the logits come out of another.
-On a card the step is recorded once as a CUDA graph, since starting some thousand small kernels
-takes longer than running them.
+A prompt goes through the network in a few passes. A single token takes a step whose tensors all
+stay where they are: its embedding and its place are written into one of them, the logits come out
+of another. On a card the step is recorded once as a CUDA graph, since starting some thousand small
+kernels takes longer than running them.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tinyv_cli.backends.torch_device import TorchDevice
 from tinyv_cli.generate import Segment
+from tinyv_cli.memory import CARD_CHUNK_POSITIONS
 from tinyv_cli.model.cache import PlacedCache
 from tinyv_cli.model.decoder import TorchDecoder
 from tinyv_cli.model.phi import PhiLanguage
@@ -20,11 +21,28 @@ from tinyv_cli.model.phi import PhiLanguage
 # Positions that the shortest step reads; each further one reads twice as many. A step's time is in
 # part that of the cache it reads, and most answers are over before they fill the first.
 FIRST_SPAN = 512
+_PLACE_BYTES = 8
 _WARM_UPS = 2  # runs before recording, in which libraries take their workspaces
 
 
+class StepInput:
+    """What a step reads, in one piece of memory, so that one copy brings it to a card.
+
+    Attributes:
+        whole: (8 + 4 · D,) uint8, the memory.
+        place: (1,) int64, where the token stands.
+        embedding: (1, 1, D) float32, the token's.
+    """
+
+    def __init__(self, width: int, device: str = "cpu", *, is_pinned: bool = False) -> None:
+        n_bytes = _PLACE_BYTES + 4 * width
+        self.whole = torch.zeros(n_bytes, dtype=torch.uint8, device=device, pin_memory=is_pinned)
+        self.place = self.whole[:_PLACE_BYTES].view(torch.int64)
+        self.embedding = self.whole[_PLACE_BYTES:].view(torch.float32)[None, None]
+
+
 class StepDecoder(TorchDecoder):
-    """Reads prompts in one pass and single tokens in a step of fixed shapes.
+    """Reads prompts a few hundred positions at once and single tokens in a step of fixed shapes.
 
     Args:
         language: on its device; its final norm tells where that is.
@@ -43,16 +61,17 @@ class StepDecoder(TorchDecoder):
         use_graphs: bool,
         first_span: int = FIRST_SPAN,
     ) -> None:
-        super().__init__(language, context_length, device.dtype)
+        super().__init__(language, context_length, device.dtype, CARD_CHUNK_POSITIONS)
         self._device = device
-        n_tokens = language.spec.vocab_size
-        self._token_and_place = torch.zeros(2, dtype=torch.long, device=device.name)
+        width, n_tokens = language.spec.width, language.spec.vocab_size
+        self._input = StepInput(width, device.name)
         self._logits = torch.zeros(n_tokens, device=device.name)
-        self._host_token_and_place = torch.zeros(2, dtype=torch.long, pin_memory=device.is_card)
+        self._host_input = StepInput(width, is_pinned=device.is_card)
         self._host_logits = torch.zeros(n_tokens, pin_memory=device.is_card)
         self._use_graphs = use_graphs
         self._first_span = first_span
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by the positions they read
+        self._stream: torch.cuda.Stream | None = None  # of all records: they share one memory pool
 
     @torch.no_grad()
     def prepare(self) -> None:
@@ -72,9 +91,9 @@ class StepDecoder(TorchDecoder):
         """Appends one token; the logits on the host, (V,) float32."""
         place = self.length
         span = self._choose_span(place)
-        self._host_token_and_place[0] = token
-        self._host_token_and_place[1] = place
-        self._token_and_place.copy_(self._host_token_and_place, non_blocking=True)
+        self._host_input.place[0] = place
+        self._host_input.embedding.copy_(self._look_up((token,)))
+        self._input.whole.copy_(self._host_input.whole, non_blocking=True)
         if self._use_graphs:
             if span not in self._graphs:
                 self._record(span)
@@ -83,7 +102,7 @@ class StepDecoder(TorchDecoder):
             self._run(span)
         self._host_logits.copy_(self._logits, non_blocking=True)
         if self._device.is_card:
-            torch.cuda.current_stream(self._device.name).synchronize()
+            torch.cuda.current_stream(self._device.number).synchronize()
         self._cache.advance(1)
         return self._host_logits.clone()  # the next step writes over them
 
@@ -96,11 +115,9 @@ class StepDecoder(TorchDecoder):
 
     def _run(self, span: int) -> None:
         """Computes from the one tensor into the other; the same kernels for any token and place."""
-        token, place = self._token_and_place[:1], self._token_and_place[1:]  # (1,) each
-        embeddings = self._language.embed_tokens(token)[None].to(self._like)  # (1, 1, D)
-        cache = PlacedCache(self._cache, place, span)
-        hidden = self._language.compute_hidden(embeddings, cache)
-        self._logits.copy_(self._language.lm_head(hidden[0, -1]))
+        cache = PlacedCache(self._cache, self._input.place, span)
+        hidden = self._language.compute_hidden(self._input.embedding.to(self._like), cache)
+        self._logits.copy_(self._language.lm_head(hidden[:, -1])[0])
 
     def _record(self, span: int) -> None:
         """Records the step as a graph.
@@ -110,9 +127,10 @@ class StepDecoder(TorchDecoder):
         """
         device = self._device
         graph = torch.cuda.CUDAGraph()
-        with device.lock, torch.cuda.device(device.name):
+        with device.lock, torch.cuda.device(device.number):
             current = torch.cuda.current_stream()
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            self._stream = stream
             stream.wait_stream(current)
             with torch.cuda.stream(stream):
                 for _ in range(_WARM_UPS):

@@ -16,17 +16,19 @@ class TorchDevice:
 
     Attributes:
         name: as torch takes it.
+        number: of the card, as CUDA counts; 0 without one.
         is_card: whether it is a GPU.
         dtype: of activations.
         lock: is held while a picture is encoded or a step recorded, which must not meet.
 
     Args:
-        name: `cuda`, or `cpu` for tests.
+        name: `cuda`, which is card 0, or `cuda:1`; `cpu` for tests.
         budget_bytes: what may be taken of a card; None takes all of it.
     """
 
     def __init__(self, name: str, budget_bytes: int | None = None) -> None:
         self.name = name
+        self.number = torch.device(name).index or 0
         self.is_card = torch.device(name).type == "cuda"
         self.dtype = torch.float16 if self.is_card else torch.float32
         self.lock = Lock()
@@ -46,9 +48,10 @@ class TorchDevice:
             raise DeviceError(
                 "torch finds no GPU", "`tinyv doctor` tells why, or use `--device cpu`"
             )
-        total_bytes = torch.cuda.get_device_properties(self.name).total_memory
+        total_bytes = torch.cuda.get_device_properties(self.number).total_memory
         share = 1.0 if self._budget_bytes is None else min(1.0, self._budget_bytes / total_bytes)
-        torch.cuda.set_per_process_memory_fraction(share, self.name)
+        # By its number: this function of torch's refuses a name without one, which `cuda` is.
+        torch.cuda.set_per_process_memory_fraction(share, self.number)
 
     def free_memory(self) -> None:
         """Gives back to a card what torch keeps for later."""
@@ -78,8 +81,8 @@ class TorchDevice:
         """What is taken, allowed and free on a card."""
         if not self.is_card:
             return ""
-        taken_bytes = torch.cuda.memory_allocated(self.name)
-        free_bytes, total_bytes = torch.cuda.mem_get_info(self.name)
+        taken_bytes = torch.cuda.memory_allocated(self.number)
+        free_bytes, total_bytes = torch.cuda.mem_get_info(self.number)
         budget_bytes = total_bytes if self._budget_bytes is None else self._budget_bytes
         return (
             f": {taken_bytes / _GB:.2f} of {budget_bytes / _GB:.2f} GB allowed are taken, "

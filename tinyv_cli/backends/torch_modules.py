@@ -83,22 +83,49 @@ class Int8Embedding(nn.Module):
     """A table in int8 with one scale a row, of which rows are looked up.
 
     Args:
-        codes: (V, D) int8.
+        weight: (V, D) int8.
         scales: (V,) float32, by which a row's codes are multiplied.
     """
 
-    codes: Tensor
+    weight: Tensor
     scales: Tensor
 
-    def __init__(self, codes: Tensor, scales: Tensor) -> None:
+    def __init__(self, weight: Tensor, scales: Tensor) -> None:
         super().__init__()
-        self.register_buffer("codes", codes, persistent=False)
+        self.register_buffer("weight", weight, persistent=False)
         self.register_buffer("scales", scales, persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         """(T,) → (T, D) float32."""
-        rows: Tensor = self.codes[ids] * self.scales[ids][:, None]
+        rows: Tensor = self.weight[ids] * self.scales[ids][:, None]
         return rows
+
+
+class Int8WeightLinear(nn.Module):
+    """A matrix in int8 with one scale a row, read back before each product.
+
+    Activations are not rounded: a vision tower has channels a hundred times as large as others.
+    What reading back costs is little beside the product with a picture's thousand positions.
+
+    Args:
+        codes: (N, K) int8.
+        scales: (N,) of the activations' dtype, by which a row's codes are multiplied.
+        bias: (N,), likewise.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    bias: Tensor
+
+    def __init__(self, codes: Tensor, scales: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("codes", codes, persistent=False)
+        self.register_buffer("scales", scales, persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
+
+    def forward(self, activations: Tensor) -> Tensor:
+        """(…, K) → (…, N), of the same dtype."""
+        return nn.functional.linear(activations, self.codes * self.scales[:, None], self.bias)
 
 
 class NarrowingNorm(nn.LayerNorm):

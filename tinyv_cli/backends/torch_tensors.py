@@ -1,15 +1,22 @@
-"""A mapped safetensors file becomes tensors on a device, each checked before any is read."""
+"""A mapped safetensors file becomes tensors on a device, each checked before any is read.
 
-from collections.abc import Iterable, Mapping
+On a card all of them lie in memory that is taken at once. Taken one by one, those of more than
+10 MB would each be rounded up to 2 MB by torch, 0.1 GB in all at the published size.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tinyv_cli.errors import WeightsError
+
+_ALIGN_BYTES = 256  # where each tensor starts in a card's memory
 
 MAKE_AGAIN = "make the variant again: `tinyv quantize --target cuda --force`"
 
@@ -36,21 +43,52 @@ class Form:
         return f"{' or '.join(self.dtypes)} {shape}"
 
 
+class MemoryBlock:
+    """Memory of a device, taken at once and given out tensor by tensor.
+
+    Args:
+        sizes: bytes of the tensors that are to come.
+        device: where it lies.
+    """
+
+    def __init__(self, sizes: Iterable[int], device: str) -> None:
+        n_bytes = sum(map(_align, sizes))
+        self._bytes = torch.empty(n_bytes, dtype=torch.uint8, device=device)
+        self._n_taken = 0
+
+    def put(self, tensor: Tensor) -> Tensor:
+        """Copies a tensor into it; the block lives as long as any of them."""
+        begin, end = self._n_taken, self._n_taken + tensor.nbytes
+        place = self._bytes[begin:end].view(tensor.dtype).view(tensor.shape)
+        self._n_taken = _align(end)
+        return place.copy_(tensor)
+
+
+def _align(n_bytes: int) -> int:
+    return -(-n_bytes // _ALIGN_BYTES) * _ALIGN_BYTES
+
+
 class TensorFile:
     """An open file of tensors, mapped; a context manager.
 
     Args:
         path: of the file.
-        device: where tensors go, straight from the mapped file.
+        device: where tensors go, straight from the mapped file; on `cpu` they stay in it.
+        stays: tells by name which ones stay in it in any case.
 
     Raises:
         WeightsError: it is missing or not a safetensors file.
     """
 
-    def __init__(self, path: Path, device: str) -> None:
+    def __init__(
+        self, path: Path, device: str, stays: Callable[[str], bool] = lambda _: False
+    ) -> None:
         self.path = path
+        self._device = device
+        self._stays = stays
+        self._block: MemoryBlock | None = None
         try:
-            self._file: Any = safe_open(path, framework="pt", device=device)
+            self._file: Any = safe_open(path, framework="pt")
         except (OSError, SafetensorError) as error:
             problem = f"{path} is not a readable safetensors file: {str(error).lower()}"
             raise WeightsError(problem, MAKE_AGAIN) from error
@@ -84,7 +122,7 @@ class TensorFile:
                 raise WeightsError(problem, MAKE_AGAIN)
 
     def read(self, name: str) -> Tensor:
-        """Copies one tensor to the device.
+        """Copies one tensor to the device, once.
 
         Raises:
             WeightsError: it cannot be read.
@@ -93,7 +131,14 @@ class TensorFile:
             tensor: Tensor = self._file.get_tensor(name)
         except SafetensorError as error:
             raise WeightsError(f"{name} in {self.path} cannot be read", MAKE_AGAIN) from error
-        return tensor
+        if self._device == "cpu" or self._stays(name):
+            return tensor
+        self._block = self._block or MemoryBlock(self._list_sizes(), self._device)
+        return self._block.put(tensor)
+
+    def _list_sizes(self) -> Iterable[int]:
+        """Bytes of the tensors that go to the device."""
+        return (self._file.get_tensor(name).nbytes for name in self.names if not self._stays(name))
 
     def _list_names(self) -> frozenset[str]:
         return frozenset(self._file.keys())

@@ -1,7 +1,8 @@
 """A variant's CUDA files become the network on a device; nothing is quantised here.
 
-Matrices stay as bitsandbytes saved them. All else keeps its numbers, too, but for what a card
-computes in float16: biases, the norms inside branches, the head and the vision side.
+Matrices stay as they were saved. All else keeps its numbers, too, but for what a card computes in
+float16: biases, the norms inside branches and the vision side. Token embeddings stay in the mapped
+file: a token needs one row of them.
 """
 
 import math
@@ -11,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from tinyv_cli.backends.quiet_bitsandbytes import QuantState
-from tinyv_cli.backends.torch_modules import Int8Embedding, Int8Linear, NarrowingNorm, Nf4Linear
+from tinyv_cli.backends.torch_modules import (
+    Int8Embedding,
+    Int8Linear,
+    Int8WeightLinear,
+    NarrowingNorm,
+    Nf4Linear,
+)
 from tinyv_cli.backends.torch_tensors import MAKE_AGAIN, Form, TensorFile
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.model.phi import PhiLanguage
@@ -24,7 +31,6 @@ _STATE = "quant_state.bitsandbytes__nf4"  # bitsandbytes' name for what is no te
 _PREFIX = "language."
 _EMBEDDINGS = "language.embed_tokens.weight"
 _SCALES = f"{_EMBEDDINGS}.scales"
-_HEAD = "language.lm_head.weight"
 _WIDE_NORMS = ("input_layernorm", "final_layernorm")  # those of hidden states
 
 
@@ -45,15 +51,19 @@ def load_language(path: Path, spec: LanguageSpec, device: str, dtype: torch.dtyp
             what it should be.
     """
     language = make_empty_language(spec)
-    with TensorFile(path, device) as file:
+    with TensorFile(path, device, _stays_on_host) as file:
         file.check(_make_language_forms(language, file.names))
         for name, module in list(language.named_modules()):
-            if isinstance(module, nn.Linear) and name != "lm_head":
+            if isinstance(module, nn.Linear):
                 language.set_submodule(name, _read_linear(file, f"{_PREFIX}{name}", module, dtype))
         embeddings = Int8Embedding(file.read(_EMBEDDINGS), file.read(_SCALES))
         language.set_submodule("embed_tokens", embeddings)
         rest = {name: file.read(f"{_PREFIX}{name}") for name in language.state_dict()}
     return finish_language(language, rest, dtype)
+
+
+def _stays_on_host(name: str) -> bool:
+    return name in (_EMBEDDINGS, _SCALES) or name.endswith(_STATE)
 
 
 def make_empty_language(spec: LanguageSpec) -> PhiLanguage:
@@ -93,7 +103,7 @@ def load_vision_side(path: Path, spec: ModelSpec, device: str, dtype: torch.dtyp
         path: of the file with the role `cuda-vision`.
         spec: the model's numbers.
         device: where it goes.
-        dtype: of weights and activations.
+        dtype: of weights that are not rounded to codes, and of activations.
 
     Returns:
         The network, of which `encode` works; its language model has no memory.
@@ -104,17 +114,39 @@ def load_vision_side(path: Path, spec: ModelSpec, device: str, dtype: torch.dtyp
     model = make_empty_model(spec)
     parts = {"vision": model.vision, "qformer": model.qformer, "projection": model.projection}
     with TensorFile(path, device) as file:
-        file.check(
-            {
-                name: Form(tuple(tensor.shape), ("F16", "F32"))
-                for name, tensor in model.state_dict().items()
-                if not name.startswith(_PREFIX)
-            }
-        )
-        for name, part in parts.items():
-            tensors = {key: file.read(f"{name}.{key}").to(dtype) for key in part.state_dict()}
+        file.check(_make_vision_forms(model, file.names))
+        for prefix, part in parts.items():
+            for name, module in list(part.named_modules()):
+                if isinstance(module, nn.Linear) and f"{prefix}.{name}.weight.scales" in file.names:
+                    part.set_submodule(name, _read_int8_weights(file, f"{prefix}.{name}", dtype))
+            tensors = {name: file.read(f"{prefix}.{name}").to(dtype) for name in part.state_dict()}
             part.load_state_dict(tensors, strict=True, assign=True)
     return model
+
+
+def _make_vision_forms(model: TinyGptV, names: frozenset[str]) -> dict[str, Form]:
+    """Tells what the file of the vision side has to hold.
+
+    Args:
+        model: on the meta device.
+        names: that the file has; they tell which matrices are rounded.
+    """
+    forms: dict[str, Form] = {}
+    for name, tensor in model.state_dict().items():
+        shape, scales = tuple(tensor.shape), f"{name}.scales"
+        if name.startswith(_PREFIX):
+            continue
+        if len(shape) == 2 and scales in names:
+            forms |= {name: Form(shape, ("I8",)), scales: Form(shape[:1], ("F32",))}
+        else:
+            forms[name] = Form(shape, ("F16", "F32"))
+    return forms
+
+
+def _read_int8_weights(file: TensorFile, name: str, dtype: torch.dtype) -> Int8WeightLinear:
+    """Reads a matrix of the vision side with its scales and its bias."""
+    codes, scales = file.read(f"{name}.weight"), file.read(f"{name}.weight.scales")
+    return Int8WeightLinear(codes, scales.to(dtype), file.read(f"{name}.bias").to(dtype))
 
 
 def _make_language_forms(language: PhiLanguage, names: frozenset[str]) -> dict[str, Form]:
@@ -129,8 +161,6 @@ def _make_language_forms(language: PhiLanguage, names: frozenset[str]) -> dict[s
         name, shape = f"{_PREFIX}{short_name}", tuple(tensor.shape)
         if len(shape) == 1:
             forms[name] = Form(shape, ("F32",))
-        elif name == _HEAD:
-            forms[name] = Form(shape, ("F16",))
         elif name == _EMBEDDINGS:
             forms |= {name: Form(shape, ("I8",)), _SCALES: Form(shape[:1], ("F32",))}
         elif f"{name}.SCB" in names:

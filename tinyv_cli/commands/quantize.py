@@ -9,6 +9,7 @@ from tinyv_cli.errors import UsageError, WeightsError
 from tinyv_cli.home import resolve_folder, sources_dir
 from tinyv_cli.manifest import Variant
 from tinyv_cli.miniature import NAME, find_sources, is_brought_along
+from tinyv_cli.nvidia_driver import read_driver
 from tinyv_cli.options.quantize import QuantizeArguments
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ def quantize_sources(arguments: QuantizeArguments) -> None:
     except ModuleNotFoundError as error:
         raise _to_install_error(error, arguments.target) from error
     console = Console(quiet=arguments.quiet)
-    options = _make_options(arguments, _resolve_sources(arguments.sources, console))
+    vision_bits = _resolve_vision_bits(arguments, console)
+    sources = _resolve_sources(arguments.sources, console)
+    options = _make_options(arguments, sources, vision_bits)
     if arguments.dry_run:
         console.write_line(to_plan_table(pipeline.plan_variant(options)))
         return
@@ -111,7 +114,38 @@ def _resolve_sources(wanted: Path | None, console: Console) -> Path:
     )
 
 
-def _make_options(arguments: QuantizeArguments, sources: Path) -> "QuantizeOptions":
+def _resolve_vision_bits(arguments: QuantizeArguments, console: Console) -> int:
+    """Bits of the vision side on a GPU: those asked for, else what this computer's card holds.
+
+    Raises:
+        UsageError: they were asked for, and there is nothing to be made for a GPU.
+    """
+    from quantize.cuda_recipe import choose_vision_bits
+
+    if arguments.target == "cpu":
+        if arguments.vision_bits is None:
+            return choose_vision_bits(arguments.bits, None)
+        raise UsageError(
+            "`--vision-bits` is for a GPU's files only",
+            "use it with `--target cuda` or `--target all`",
+        )
+    if arguments.vision_bits is not None:
+        return arguments.vision_bits
+    cards = read_driver().cards
+    if not cards:
+        return choose_vision_bits(arguments.bits, None)
+    chosen = choose_vision_bits(arguments.bits, cards[0].memory_bytes)
+    if chosen != choose_vision_bits(arguments.bits, None):
+        console.write_note(
+            f"the vision side gets {chosen} bits, since {cards[0].name} has "
+            f"{to_size(cards[0].memory_bytes)}; `--vision-bits 16` makes it as usual"
+        )
+    return chosen
+
+
+def _make_options(
+    arguments: QuantizeArguments, sources: Path, vision_bits: int
+) -> "QuantizeOptions":
     """Gives the variant its place: the one asked for, else one named after stage and bits.
 
     One of the miniature is named so instead, since its stage says nothing about it. One for the GPU
@@ -137,6 +171,7 @@ def _make_options(arguments: QuantizeArguments, sources: Path) -> "QuantizeOptio
         max_error=arguments.max_error,
         threads=arguments.threads,
         target=arguments.target,
+        vision_bits=vision_bits,
     )
 
 

@@ -19,6 +19,7 @@ class TorchDecoder:
         language: PhiLanguage,
         context_length: int | None = None,
         cache_dtype: torch.dtype | None = None,
+        chunk_positions: int | None = None,
     ) -> None:
         """Takes the cache's memory at once.
 
@@ -27,9 +28,11 @@ class TorchDecoder:
                 tells.
             context_length: positions there is room for; None: as many as the network has.
             cache_dtype: of keys and values; None: the network's.
+            chunk_positions: of a prompt, computed at once at most; None: all of it.
         """
         self._language = language
         self._like = language.final_layernorm.weight
+        self._chunk_positions = chunk_positions
         self._cache = KeyValueCache(
             language.spec,
             context_length or language.spec.context_length,
@@ -74,16 +77,21 @@ class TorchDecoder:
         self._cache.rewind(length)
 
     def _compute(self, segments: Sequence[Segment]) -> Tensor:
-        """Computes all positions in one pass; the logits after the last, (V,)."""
-        embeddings = torch.cat([self._embed(segment) for segment in segments])[None]  # (1, T, D)
-        hidden = self._language.compute_hidden(embeddings, self._cache)
-        logits: Tensor = self._language.lm_head(hidden[0, -1])
-        return logits
+        """Computes all positions, a chunk in one pass; the logits after the last, (V,)."""
+        embeddings = torch.cat([self._embed(segment) for segment in segments])  # (T, D)
+        for chunk in torch.split(embeddings, self._chunk_positions or len(embeddings)):
+            hidden = self._language.compute_hidden(chunk[None], self._cache)  # (1, T, D)
+        logits: Tensor = self._language.lm_head(hidden[:, -1])
+        return logits[0]
 
     def _embed(self, segment: Segment) -> Tensor:
         """Brings a segment to Phi-2's width: (T, D)."""
         if isinstance(segment, ImageTokens):
             return torch.tensor(segment.embeddings).to(self._like)
-        ids = torch.tensor(segment, dtype=torch.long, device=self._like.device)
-        rows: Tensor = self._language.embed_tokens(ids)
-        return rows.to(self._like)
+        return self._look_up(segment).to(self._like)
+
+    def _look_up(self, ids: Sequence[int]) -> Tensor:
+        """The embeddings of tokens, (T, D), where their table lies."""
+        table = self._language.embed_tokens
+        rows: Tensor = table(torch.tensor(ids, dtype=torch.long, device=table.weight.device))
+        return rows

@@ -21,6 +21,16 @@ Target = Annotated[
     str, option("--target", metavar="cpu|cuda|all", help="What it is to run on: one or both")
 ]
 
+VisionBits = Annotated[
+    int | None,
+    option(
+        "--vision-bits",
+        metavar="8|16",
+        help="Bits of the vision side on a GPU; else 16, or 8 with a card under 6 GB",
+        reads=whole("--vision-bits", 1),
+    ),
+]
+
 Output = Annotated[
     str | None,
     option("-o", "--output", metavar="NAME|DIR", help="The variant; else stage{N}-{bits}bit"),
@@ -51,6 +61,7 @@ class QuantizeArguments:
     sources: Sources = None
     bits: Bits = 4
     target: Target = "cpu"
+    vision_bits: VisionBits = None
     output: Output = None
     stage: Stage = None
     force: Force = False

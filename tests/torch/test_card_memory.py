@@ -1,0 +1,98 @@
+"""What a card needs at the published size, traced on the meta device, against what is planned."""
+
+import pytest
+import torch
+
+from quantize.plan import Plan, make_plan
+from quantize.recipe import RECIPES
+from tests.bench.random_networks import make_language, make_vision_side
+from tests.torch.card_trace import MetaCard, trace_peak
+from tinyv_cli.backends.torch_decoder import FIRST_SPAN, StepDecoder
+from tinyv_cli.memory import estimate_card_decoder_bytes, estimate_card_encoder_bytes
+from tinyv_cli.model.tinygptv import make_empty_model
+from tinyv_cli.spec import make_full_spec
+
+GIB = 2**30
+SPEC = make_full_spec(4)  # pictures of 448 px
+CONTEXT = SPEC.language.context_length
+UNPACKED_BYTES = 2 * SPEC.language.width * SPEC.language.mlp_width  # inside bitsandbytes' kernels
+EVERY_BITS = pytest.mark.parametrize("bits", [4, 8])
+
+
+def open_decoder(bits: int) -> tuple[StepDecoder, int]:
+    """The decoder on the meta device, and the bytes that it took beside its weights."""
+    card = MetaCard()
+    language = make_language(SPEC.language, bits, card)
+    with trace_peak() as peak:
+        decoder = StepDecoder(language, CONTEXT, card, use_graphs=False)
+    return decoder, peak.now_bytes
+
+
+def trace_prompt(decoder: StepDecoder, n_positions: int) -> int:
+    decoder.rewind(0)
+    with trace_peak() as peak:
+        decoder._compute([tuple(range(n_positions))])
+    return peak.peak_bytes
+
+
+def trace_picture() -> int:
+    card = MetaCard()
+    model, side = make_vision_side(SPEC, card), SPEC.vision.image_px
+    with trace_peak() as peak:
+        model.encode(torch.empty(1, 3, side, side, dtype=card.dtype, device=card.name))
+    return peak.peak_bytes
+
+
+def plan(bits: int, vision_bits: int = 16) -> Plan:
+    shapes = {name: tuple(t.shape) for name, t in make_empty_model(SPEC).state_dict().items()}
+    return make_plan(SPEC, shapes, RECIPES[bits], ("cuda",), vision_bits)
+
+
+@EVERY_BITS
+def test_what_a_prompt_works_in_is_what_is_planned_for_it(bits):
+    decoder, taken_bytes = open_decoder(bits)
+    table_bytes = SPEC.language.vocab_size * (SPEC.language.width + 4)
+    planned_bytes = estimate_card_decoder_bytes(SPEC, table_bytes, CONTEXT)
+    traced_bytes = taken_bytes + trace_prompt(decoder, CONTEXT) + UNPACKED_BYTES
+    assert traced_bytes <= planned_bytes <= 1.05 * traced_bytes
+    # Without keys and values, which are nearly all of it:
+    assert planned_bytes - taken_bytes <= 1.3 * (traced_bytes - taken_bytes)
+
+
+def test_a_long_prompt_takes_little_more_than_a_chunk_of_it():
+    decoder, _ = open_decoder(4)
+    embeddings_bytes = 4 * CONTEXT * SPEC.language.width
+    assert trace_prompt(decoder, CONTEXT) <= trace_prompt(decoder, 512) + 1.1 * embeddings_bytes
+
+
+def test_what_a_picture_works_in_is_what_is_planned_for_it():
+    planned_bytes, traced_bytes = estimate_card_encoder_bytes(SPEC, 0), trace_picture()
+    assert traced_bytes <= planned_bytes <= 2 * traced_bytes
+
+
+@EVERY_BITS
+@pytest.mark.parametrize("span", [FIRST_SPAN, CONTEXT])
+def test_a_step_asks_nothing_of_the_card_and_takes_next_to_nothing(bits, span):
+    decoder, _ = open_decoder(bits)
+    with trace_peak() as peak:
+        decoder._run(span)  # the meta device has no numbers that could be asked for
+    assert 0 < peak.peak_bytes < 1e6
+    assert peak.now_bytes == 0
+
+
+@pytest.mark.parametrize(("bits", "allowed_gib"), [(4, 4.5), (8, 6.5)])
+def test_both_sides_and_a_full_context_fit_what_is_allowed_at_these_bits(bits, allowed_gib):
+    decoder, taken_bytes = open_decoder(bits)
+    working_bytes = max(trace_prompt(decoder, CONTEXT) + UNPACKED_BYTES, trace_picture())
+    files_bytes = sum(part.size_bytes for part in plan(bits).parts)
+    table_bytes = SPEC.language.vocab_size * (SPEC.language.width + 4)
+    whole_bytes = files_bytes - table_bytes + taken_bytes + working_bytes
+    assert 0.8 * allowed_gib < whole_bytes / GIB < 0.95 * allowed_gib
+
+
+def test_a_vision_side_of_8_bits_takes_half():
+    wide, narrow = (
+        next(part.size_bytes for part in plan(4, bits).parts if part.name == "cuda-vision")
+        for bits in (16, 8)
+    )
+    assert 0.5 * wide < narrow < 0.52 * wide
