@@ -40,7 +40,12 @@ class TensorFile:
         self._file.write(bytes(self._start))
 
     def append(self, name: str, tensor: torch.Tensor) -> None:
-        """Puts a tensor's numbers into the file; at its end where their bytes are an odd lot."""
+        """Puts a tensor's numbers into the file, at its end where their bytes are an odd lot.
+
+        Args:
+            name: new in this file.
+            tensor: on any device.
+        """
         assert name not in self._entries
         assert name not in self._waiting
         if tensor.nbytes % _ALIGN_BYTES:
@@ -55,7 +60,7 @@ class TensorFile:
             "shape": list(tensor.shape),
             "data_offsets": [begin, begin + tensor.nbytes],
         }
-        self._file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+        self._file.write(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
     def _write_waiting(self) -> None:
         """Wide numbers first, so that each stands on a multiple of its width."""

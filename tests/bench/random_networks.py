@@ -1,19 +1,20 @@
-"""Random numbers become networks on a device, as large as the published ones; no file is read."""
+"""Random numbers become files and networks as large as the published ones; no file is read."""
+
+from pathlib import Path
 
 import bitsandbytes
 import torch
-from bitsandbytes.functional import int8_vectorwise_quant, quantize_4bit
 from torch import nn
 from transformers import PhiConfig, PhiForCausalLM
 
+from quantize.cuda_parts import write_cuda_parts
+from quantize.cuda_recipe import ROLES
+from quantize.plan import make_plan
+from quantize.recipe import RECIPES
 from tinyv_cli.backends.torch_device import TorchDevice
-from tinyv_cli.backends.torch_modules import Int8Embedding, Int8Linear, Nf4Linear
-from tinyv_cli.backends.torch_weights import NF4_BLOCK, finish_language, make_empty_language
-from tinyv_cli.model.phi import PhiLanguage
-from tinyv_cli.model.tinygptv import TinyGptV, make_empty_model
+from tinyv_cli.model.tinygptv import make_empty_model
+from tinyv_cli.progress import show_nothing
 from tinyv_cli.spec import LanguageSpec, ModelSpec
-
-HOST = TorchDevice("cpu")
 
 
 def make_numbers(name: str, shape: torch.Size, device: TorchDevice) -> torch.Tensor:
@@ -24,54 +25,21 @@ def make_numbers(name: str, shape: torch.Size, device: TorchDevice) -> torch.Ten
     return numbers * (0.5 / shape[-1] ** 0.5 if len(shape) > 1 else 0.02)
 
 
-def make_language(spec: LanguageSpec, bits: int, device: TorchDevice) -> PhiLanguage:
-    """The language model as a variant of 4 or 8 bits is loaded."""
-    language = make_empty_language(spec)
-    for name, module in list(language.named_modules()):
-        if isinstance(module, nn.Linear):
-            own_bits = 8 if name == "lm_head" else bits
-            language.set_submodule(name, make_linear(module, own_bits, device))
-    codes, largest = round_rows(make_numbers("table", language.embed_tokens.weight.shape, HOST))
-    language.set_submodule("embed_tokens", Int8Embedding(codes, largest / 127))
-    rest = {
-        name: make_numbers(name, tensor.shape, device).to(
-            torch.float32 if tensor.ndim == 1 else device.dtype
-        )
-        for name, tensor in language.state_dict().items()
-    }
-    return finish_language(language, rest, device.dtype)
+def write_files(
+    folder: Path, spec: ModelSpec, bits: int, vision_bits: int, device: TorchDevice
+) -> dict[str, Path]:
+    """Writes a variant's files for a card, as quantising writes them; role → path.
 
+    Each tensor is made and rounded on the device.
+    """
+    shapes = {name: tuple(t.shape) for name, t in make_empty_model(spec).state_dict().items()}
+    plan = make_plan(spec, shapes, RECIPES[bits], ("cuda",), vision_bits)
 
-def make_linear(linear: nn.Linear, bits: int, device: TorchDevice) -> nn.Module:
-    matrix = make_numbers("matrix", linear.weight.shape, device)
-    bias = make_numbers("bias", linear.bias.shape, device)
-    if bits == 8:
-        return Int8Linear(*round_rows(matrix), bias)
-    packed, state = quantize_4bit(
-        matrix, blocksize=NF4_BLOCK, quant_type="nf4", compress_statistics=True
-    )
-    return Nf4Linear(packed, state, bias.to(device.dtype))
+    def read(name: str) -> torch.Tensor:
+        return make_numbers(name, torch.Size(shapes[name]), device).float()
 
-
-def round_rows(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    codes, largest, _ = int8_vectorwise_quant(matrix)
-    return codes, largest
-
-
-def make_vision_side(spec: ModelSpec, device: TorchDevice) -> TinyGptV:
-    """The vision side as a variant is loaded."""
-    model = make_empty_model(spec)
-    for prefix, part in (
-        ("vision", model.vision),
-        ("qformer", model.qformer),
-        ("projection", model.projection),
-    ):
-        tensors = {
-            name: make_numbers(f"{prefix}.{name}", tensor.shape, device).to(device.dtype)
-            for name, tensor in part.state_dict().items()
-        }
-        part.load_state_dict(tensors, strict=True, assign=True)
-    return model
+    write_cuda_parts(folder, plan, shapes, read, show_nothing)
+    return {role: folder / plan.files[role] for role in ROLES}
 
 
 def make_phi_of_transformers(spec: LanguageSpec, device: TorchDevice) -> PhiForCausalLM:

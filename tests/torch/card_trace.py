@@ -1,4 +1,4 @@
-"""A network on the meta device becomes the memory it works in at its peak; computes nothing.
+"""A network on the meta device becomes the memory that it works in; computes nothing.
 
 The meta device stands for a card: tensors there have shapes and bytes, and no numbers that could
 be asked for. Attention is counted as a card computes it, in one kernel without score matrices.
@@ -10,12 +10,18 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from bitsandbytes.functional import QuantState
+from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tinyv_cli.backends.torch_device import TorchDevice
+from tinyv_cli.backends.torch_modules import Int8Embedding, Int8Linear, Nf4Linear
+from tinyv_cli.backends.torch_weights import NF4_BLOCK, finish_language, make_empty_language
+from tinyv_cli.model.phi import PhiLanguage
+from tinyv_cli.spec import LanguageSpec
 
 
 class MetaCard(TorchDevice):
@@ -25,6 +31,46 @@ class MetaCard(TorchDevice):
         super().__init__("meta")
         self.dtype = torch.float16
         self.lock = nullcontext()
+
+
+def make_language(spec: LanguageSpec, bits: int, card: MetaCard) -> PhiLanguage:
+    """The language model as a variant of 4 or 8 bits is loaded; its embeddings are zeros."""
+    language = make_empty_language(spec)
+    for name, module in list(language.named_modules()):
+        if isinstance(module, nn.Linear):
+            own_bits = 8 if name == "lm_head" else bits
+            language.set_submodule(name, make_linear(module, own_bits, card))
+    table = torch.zeros(language.embed_tokens.weight.shape, dtype=torch.int8)
+    language.set_submodule("embed_tokens", Int8Embedding(table, torch.zeros(len(table))))
+    return finish_language(language, language.state_dict(), card.dtype)
+
+
+def make_linear(linear: nn.Linear, bits: int, card: MetaCard) -> nn.Module:
+    n_rows, n_columns = shape = linear.weight.shape
+    bias = linear.bias.to(card.dtype)
+    if bits == 8:
+        return Int8Linear(make_empty(*shape, dtype=torch.int8), make_empty(n_rows), bias)
+    n_blocks = n_rows * n_columns // NF4_BLOCK
+    # Not by bitsandbytes' own function: it would keep a table on the meta device for later callers.
+    scales = QuantState(
+        make_empty(-(-n_blocks // 256)), code=make_empty(256), blocksize=256, dtype=torch.float32
+    )
+    state = QuantState(
+        make_empty(n_blocks, dtype=torch.uint8),
+        shape=shape,
+        code=make_empty(16),
+        blocksize=NF4_BLOCK,
+        quant_type="nf4",
+        dtype=card.dtype,
+        offset=torch.empty((), device="meta"),
+        state2=scales,
+    )
+    codes = make_empty(n_rows * n_columns // 2, 1, dtype=torch.uint8)
+    return Nf4Linear(codes, state, bias)
+
+
+def make_empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
 
 
 class Peak(TorchDispatchMode):

@@ -5,8 +5,7 @@ import torch
 
 from quantize.plan import Plan, make_plan
 from quantize.recipe import RECIPES
-from tests.bench.random_networks import make_language, make_vision_side
-from tests.torch.card_trace import MetaCard, trace_peak
+from tests.torch.card_trace import MetaCard, make_language, trace_peak
 from tinyv_cli.backends.torch_decoder import FIRST_SPAN, StepDecoder
 from tinyv_cli.memory import estimate_card_decoder_bytes, estimate_card_encoder_bytes
 from tinyv_cli.model.tinygptv import make_empty_model
@@ -37,7 +36,7 @@ def trace_prompt(decoder: StepDecoder, n_positions: int) -> int:
 
 def trace_picture() -> int:
     card = MetaCard()
-    model, side = make_vision_side(SPEC, card), SPEC.vision.image_px
+    model, side = make_empty_model(SPEC).half(), SPEC.vision.image_px
     with trace_peak() as peak:
         model.encode(torch.empty(1, 3, side, side, dtype=card.dtype, device=card.name))
     return peak.peak_bytes

@@ -21,7 +21,12 @@ def test_a_tiny_run_on_the_cpu_fills_the_document(capsys):
     assert main(arguments) == 0
     document = json.loads(capsys.readouterr().out)
     runs = {run["name"]: run for run in document["runs"]}
-    assert list(runs) == ["nf4 without graphs", "int8 without graphs", "transformers nf4"]
+    assert list(runs) == [
+        "nf4 without graphs",
+        "int8 without graphs",
+        "nf4, vision int8 without graphs",
+        "transformers nf4",
+    ]
     assert not any("error" in run for run in runs.values()), runs
     assert all(run["tokens_per_s"]["median"] > 0 for run in runs.values())
     assert runs["nf4 without graphs"]["first_token_ms"]["least"] > 0

@@ -9,7 +9,8 @@ from tinyv_cli.backends.torch_device import TorchDevice
 from tinyv_cli.errors import DeviceError
 
 GB = 10**9
-EVERY_CARD = pytest.mark.parametrize(("name", "number"), [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)])
+CARDS = [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)]
+EVERY_CARD = pytest.mark.parametrize(("name", "number"), CARDS)
 
 
 @pytest.fixture
