@@ -7,12 +7,17 @@ top-k, top-p, min-p, then one draw.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from tinyv_cli.errors import DeviceError, UsageError
 
 _COLDEST = 1e-5  # below it a temperature only makes numbers overflow: the likeliest token is taken
+_FAINTEST = -60.0  # all tokens below it weigh less together than the least step of a draw, 2^-53
+_BLOCK = 256  # tokens; near the root of V, so that there are about as many blocks
+
+KeptIds: TypeAlias = np.ndarray | None  # (n,) int, rising; None stands for all
 
 
 @dataclass(frozen=True)
@@ -85,23 +90,33 @@ class Sampler:
             )
         if options.temperature < _COLDEST:
             return best
-        scores = (scores - scores[best]) / np.float32(options.temperature)  # (V,), none above 0
-        ids = np.arange(len(scores))
-        for keep, bound, keeps_all in (
-            (_keep_top_k, options.top_k, 0),
-            (_keep_top_p, options.top_p, 1),
-            (_keep_min_p, options.min_p, 0),
-        ):
-            if bound != keeps_all:
-                kept = keep(scores, bound)
-                ids, scores = ids[kept], scores[kept]
-        return int(ids[self._draw(scores)])
+        scores = scores - scores[best]  # (V,), none above 0
+        scores /= np.float32(options.temperature)
+        ids, weights = keep_tokens(scores, options)
+        drawn = _find(weights, self._random.random())
+        return drawn if ids is None else int(ids[drawn])
 
-    def _draw(self, scores: np.ndarray) -> int:
-        """Draws an index with probability softmax(scores)."""
-        cumulative = np.exp(scores).cumsum(dtype=np.float64)
-        point = self._random.random() * cumulative[-1]
-        return int(cumulative.searchsorted(point, side="right"))
+
+def keep_tokens(scores: np.ndarray, options: SamplingOptions) -> tuple[KeptIds, np.ndarray]:
+    """Finds the tokens that are drawn from, by top-k, then top-p, then min-p.
+
+    Args:
+        scores: (V,) float32, logits after penalty and temperature, the greatest 0; overwritten.
+        options: which tokens are kept.
+
+    Returns:
+        Their ids, rising, (n,) or None for all V; their probabilities before these are divided
+        by their sum, (n,) float32, the greatest 1.
+    """
+    ids, scores = _narrow(None, scores, scores >= _FAINTEST)  # what is forbidden is at -inf
+    if options.top_k:
+        ids, scores = _keep_top_k(ids, scores, options.top_k)
+    weights = np.exp(scores, out=scores)
+    if options.top_p < 1:
+        ids, weights = _keep_top_p(ids, weights, options.top_p)
+    if options.min_p:  # source: transformers' MinPLogitsWarper
+        ids, weights = _narrow(ids, weights, weights >= np.float32(options.min_p))
+    return ids, weights
 
 
 def _penalise(logits: np.ndarray, generated: Sequence[int], penalty: float) -> np.ndarray:
@@ -118,40 +133,65 @@ def _penalise(logits: np.ndarray, generated: Sequence[int], penalty: float) -> n
     return scores
 
 
-def _keep_top_k(scores: np.ndarray, k: float) -> np.ndarray:
-    """Indices, rising, of the k greatest scores and of any that tie with the last of them.
+def _narrow(ids: KeptIds, values: np.ndarray, is_kept: np.ndarray) -> tuple[KeptIds, np.ndarray]:
+    """Leaves out the ids that are not kept, and their values."""
+    if is_kept.all():
+        return ids, values
+    kept = np.flatnonzero(is_kept)
+    return kept if ids is None else ids.take(kept), values.take(kept)
+
+
+def _keep_top_k(ids: KeptIds, scores: np.ndarray, k: int) -> tuple[KeptIds, np.ndarray]:
+    """Keeps the k greatest scores and any that tie with the last of them.
 
     Source: transformers' TopKLogitsWarper.
     """
-    first = max(0, len(scores) - int(k))
-    return np.flatnonzero(scores >= np.partition(scores, first)[first])
+    n_parts = max(4 * k, _BLOCK)
+    n_rows = len(scores) // n_parts
+    if n_rows > 1:  # few scores, though k at least, reach the k-th greatest of the parts' maxima
+        maxima = scores[: n_rows * n_parts].reshape(n_rows, n_parts).max(axis=0)
+        ids, scores = _narrow(ids, scores, scores >= np.partition(maxima, -k)[-k])
+    k = min(k, len(scores))
+    return _narrow(ids, scores, scores >= np.partition(scores, -k)[-k])
 
 
-def _keep_top_p(scores: np.ndarray, p: float) -> np.ndarray:
-    """Indices, rising, of the tokens outside the unlikely tail of mass 1 - p; at least one.
+def _keep_top_p(ids: KeptIds, weights: np.ndarray, p: float) -> tuple[KeptIds, np.ndarray]:
+    """Keeps the tokens outside the unlikely tail of mass 1 - p; at least one.
 
     Source: transformers' TopPLogitsWarper, which sorts all tokens. Here those that are in the
     tail however they are ordered (probability ≤ (1 - p) / V) are set aside before sorting.
     """
-    probabilities = np.exp(scores)
-    probabilities /= probabilities.sum(dtype=np.float64)
-    likely = np.flatnonzero(probabilities > 0.99 * (1 - p) / len(scores))  # 0.99: for rounding
-    values = probabilities[likely]
-    rising = np.sort(values)
-    tail = 1 - rising.sum(dtype=np.float64)
-    n_in_tail = np.count_nonzero(tail + rising.cumsum(dtype=np.float64) <= 1 - p)
-    n_dropped = min(int(n_in_tail), len(rising) - 1)
+    total = weights.sum(dtype=np.float64)
+    least = 0.99 * (1 - p) * float(total) / len(weights)  # 0.99: for rounding
+    ids, weights = _narrow(ids, weights, weights > least)
+    probabilities = (weights / total).astype(np.float32)
+    rising = np.sort(probabilities)
+    n_dropped = _find(rising, 1 - p, before=1 - float(rising.sum(dtype=np.float64)))
     border = rising[n_dropped]
-    ties = np.flatnonzero(values == border)  # of equals the first go, as in a stable sort
-    n_ties_dropped = n_dropped - int(np.searchsorted(rising, border))
-    kept = values > border
-    kept[ties[n_ties_dropped:]] = True
-    return np.compress(kept, likely)
+    ties = np.flatnonzero(probabilities == border)  # of equals the first go, as in a stable sort
+    n_ties_dropped = n_dropped - int(rising.searchsorted(border))
+    is_kept = probabilities > border
+    is_kept[ties[n_ties_dropped:]] = True
+    return _narrow(ids, weights, is_kept)
 
 
-def _keep_min_p(scores: np.ndarray, p: float) -> np.ndarray:
-    """Indices, rising, of the tokens at least p times as likely as the likeliest.
+def _find(weights: np.ndarray, share: float, before: float = 0.0) -> int:
+    """Index of the first weight with which the running sum is above a share of the whole sum.
 
-    Source: transformers' MinPLogitsWarper.
+    It is summed up block by block first, and then weight by weight in one block alone.
+
+    Args:
+        weights: (n,) float32, above 0.
+        share: from 0 to 1; where nothing is above it, the last index is found.
+        before: what the running sum, and so the whole one, starts with.
     """
-    return np.flatnonzero(np.exp(scores - scores.max()) >= np.float32(p))
+    n_in_blocks = (len(weights) - 1) // _BLOCK * _BLOCK  # the rest is 1 to _BLOCK weights
+    sums = weights[:n_in_blocks].reshape(-1, _BLOCK).sum(axis=1, dtype=np.float64)
+    sums = np.append(sums, weights[n_in_blocks:].sum(dtype=np.float64)).cumsum()
+    point = share * (before + sums[-1]) - before
+    block = int(sums[:-1].searchsorted(point, side="right"))
+    if block:
+        point -= sums[block - 1]
+    first = block * _BLOCK
+    inside = weights[first : first + _BLOCK].cumsum(dtype=np.float64)
+    return first + int(inside[:-1].searchsorted(point, side="right"))

@@ -69,9 +69,30 @@ def test_a_card_gives_the_logits_of_the_cpu(bits, make_files):
     assert max(map(relative, *logits)) < BOUNDS[bits]
 
 
-def test_a_card_gives_the_image_tokens_of_the_cpu(make_files):
-    on_card, on_cpu = (open_on(device, make_files(4)).encoder for device in ("cuda", "cpu"))
+@pytest.mark.parametrize("vision_bits", [8, 16])
+def test_a_card_gives_the_image_tokens_of_the_cpu(vision_bits, tmp_path):
+    variant = write_variant(tmp_path / "v", SPEC, 4, vision_bits)
+    on_card, on_cpu = (open_on(device, variant).encoder for device in ("cuda", "cpu"))
     assert relative(on_card.encode(make_pixels(2)), on_cpu.encode(make_pixels(2))) < 0.01
+
+
+@EVERY_BITS
+def test_weights_take_on_a_card_what_their_file_takes_without_the_embeddings(bits, make_files):
+    before_bytes, path = torch.cuda.memory_allocated(), make_files(bits).path("cuda-language")
+    language = load_language(path, SPEC.language, "cuda", torch.float16)
+    taken_bytes = torch.cuda.memory_allocated() - before_bytes
+    table_bytes = sum(each.nbytes for each in language.embed_tokens.buffers())
+    assert {each.device.type for each in language.embed_tokens.buffers()} == {"cpu"}
+    assert taken_bytes == pytest.approx(path.stat().st_size - table_bytes, rel=0.1)
+
+
+@EVERY_BITS
+def test_the_first_card_by_its_number_is_the_card(bits, make_files):
+    logits = [
+        open_on(name, make_files(bits)).decoder.extend([make_ids(20, 9)])
+        for name in ("cuda", "cuda:0")
+    ]
+    assert np.array_equal(*logits)
 
 
 @EVERY_BITS

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyv_cli.errors import DeviceError, ExitCode, UsageError
-from tinyv_cli.sampling import Sampler, SamplingOptions
+from tinyv_cli.sampling import Sampler, SamplingOptions, keep_tokens
 
 NINE = np.log(np.array([0.4, 0.25, 0.15, 0.1, 0.05, 0.03, 0.01, 0.006, 0.004], np.float32))
 
@@ -157,6 +157,107 @@ def draw_at(options, logits, generated, point):
     return sampler.choose(logits, generated)
 
 
+def make_logits(shape, n, random):
+    """Logits (n,) float32; where tokens are forbidden few are left, as a schema leaves them."""
+    normal = random.standard_normal(n)
+    if shape in ("peaked", "forbidden"):
+        normal[random.integers(0, n, 9)] += np.linspace(4, 9, 9)
+    logits = (normal * {"flat": 1e-3, "equal": 0, "deep": 25}.get(shape, 2)).astype(np.float32)
+    if shape == "ties":
+        logits = np.round(logits)
+    if shape == "forbidden":
+        allowed = random.random(n) < 0.02
+        allowed[random.integers(n)] = True
+        logits[~allowed] = -np.inf
+    return logits
+
+
+def weigh_plainly(scores, options):
+    """Each step over all tokens, by whole sorts and sums; weight 0 is for what is dropped."""
+    kept = np.full(len(scores), True)
+    if options.top_k:
+        kept = scores >= np.sort(scores)[-min(options.top_k, len(scores))]
+    weights = np.where(kept, np.exp(scores), np.float32(0))
+    if options.top_p < 1:
+        probabilities = (weights / weights.sum(dtype=np.float64)).astype(np.float32)
+        order = np.argsort(probabilities, kind="stable")
+        mass_above = probabilities[order][::-1].cumsum(dtype=np.float64)[::-1]
+        removed = 1 - np.append(mass_above[1:], 0) <= 1 - options.top_p
+        removed[-1] = False
+        weights[order[removed]] = 0
+    weights[weights < np.float32(options.min_p)] = 0
+    return weights
+
+
+PLAIN_OPTIONS = [
+    SamplingOptions(temperature=1.0),
+    SamplingOptions(temperature=100.0),
+    SamplingOptions(temperature=0.1),
+    SamplingOptions(temperature=0.7, top_p=0.9),
+    SamplingOptions(temperature=1.5, top_p=0.999),
+    SamplingOptions(temperature=1.0, top_p=0.0),
+    SamplingOptions(temperature=1.0, top_k=1),
+    SamplingOptions(temperature=1.0, top_k=3),
+    SamplingOptions(temperature=1.0, top_k=40),
+    SamplingOptions(temperature=1.0, top_k=3000),
+    SamplingOptions(temperature=1.0, top_k=60_000),
+    SamplingOptions(temperature=1.0, min_p=0.05),
+    SamplingOptions(temperature=100.0, min_p=1.0),
+    SamplingOptions(temperature=0.8, top_p=0.95, top_k=50, min_p=0.02),
+]
+SHAPES = ("peaked", "flat", "equal", "ties", "deep", "forbidden")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("n", [1, 2, 50, 256, 257, 1500, 51_200])
+def test_what_is_kept_and_drawn_is_what_whole_sorts_and_sums_give(shape, n):
+    random = np.random.default_rng([n, SHAPES.index(shape)])
+    for options in PLAIN_OPTIONS:
+        logits = make_logits(shape, n, random)
+        scores = (logits - logits.max()) / np.float32(options.temperature)
+        wanted = weigh_plainly(scores, options)
+        ids, weights = keep_tokens(scores.copy(), options)
+        ids = np.arange(n) if ids is None else ids
+        can_be_drawn = (wanted > 0) & (scores >= -60)  # the rest is less than a draw's least step
+        np.testing.assert_array_equal(ids, np.flatnonzero(can_be_drawn))
+        np.testing.assert_array_equal(weights, wanted[ids])
+        cumulative = wanted.cumsum(dtype=np.float64)
+        for point in random.random(12):
+            token = cumulative.searchsorted(point * cumulative[-1], side="right")
+            assert draw_at(options, logits, [], point) == token
+
+
+@pytest.mark.parametrize("n", [3, 256, 600, 51_200])
+@pytest.mark.parametrize("temperature", [0.01, 1.0, 100.0])
+def test_a_forbidden_token_is_never_drawn(n, temperature):
+    options = SamplingOptions(temperature=temperature)
+    for allowed in ([0], [n - 1], [n // 2], [1, n - 2]):
+        logits = np.full(n, -np.inf, np.float32)
+        logits[allowed] = [-20, -21][: len(allowed)]
+        for point in (0.0, 2**-53, 0.5, 1 - 2**-53):
+            assert draw_at(options, logits, [], point) in allowed
+
+
+def test_an_edge_belongs_to_the_token_after_it():
+    options = SamplingOptions(temperature=1.0)
+    for n in (4, 1024):
+        logits = np.zeros(n, np.float32)
+        tokens = [draw_at(options, logits, [], point) for point in (0.0, 0.25, 0.5, 0.75)]
+        assert tokens == [0, n // 4, n // 2, 3 * n // 4]
+    assert find_possible(np.zeros(4, np.float32), top_p=0.75) == {1, 2, 3}
+
+
+def test_every_token_is_found_between_the_edges_of_its_interval():
+    logits = np.log(np.random.default_rng(0).permutation(np.arange(1, 801)).astype(np.float32))
+    cumulative = np.exp(logits - logits.max()).cumsum(dtype=np.float64)
+    edges = np.concatenate([[0], cumulative / cumulative[-1]])
+    options = SamplingOptions(temperature=1.0)
+    for share in (1e-6, 0.5, 1 - 1e-6):
+        points = edges[:-1] + share * np.diff(edges)
+        tokens = [draw_at(options, logits, [], point) for point in points]
+        assert tokens == list(range(800))
+
+
 def test_extreme_numbers_neither_warn_nor_break():
     logits = np.array([1e30, -1e30, -np.inf, 0.0], np.float32)
     for temperature in (1e-300, 1e-6, 1e-4, 1.0, 1e30):
@@ -203,4 +304,4 @@ def test_choosing_from_phi_2s_vocabulary_takes_a_fraction_of_a_step():
     started = time.perf_counter()
     for _ in range(20):
         sampler.choose(logits, [1, 2, 3])
-    assert (time.perf_counter() - started) / 20 < 0.02  # 0.5 ms; the rest is for a busy machine
+    assert (time.perf_counter() - started) / 20 < 0.02  # 0.1 ms; the rest is for a busy machine

@@ -54,16 +54,21 @@ def make_language_tensors(spec: ModelSpec, bits: int = 4, nested: bool = True) -
     return tensors
 
 
-def make_vision_tensors(spec: ModelSpec) -> Tensors:
+def make_vision_tensors(spec: ModelSpec, bits: int = 16) -> Tensors:
     read, names = make_read(spec), make_empty_model(spec).state_dict()
-    return {name: read(name).half() for name in names if not name.startswith("language.")}
+    tensors = {name: read(name).half() for name in names if not name.startswith("language.")}
+    if bits == 8:
+        for name in [name for name in tensors if name.endswith(("fc1.weight", "qkv.weight"))]:
+            codes, largest = to_rows(tensors[name].float())
+            tensors |= {name: codes, f"{name}.scales": largest / 127}
+    return tensors
 
 
-def write_variant(folder: Path, spec: ModelSpec, bits: int) -> Variant:
+def write_variant(folder: Path, spec: ModelSpec, bits: int, vision_bits: int = 16) -> Variant:
     """A variant of CUDA files alone, as far as a backend looks at it."""
     folder.mkdir()
     save_file(make_language_tensors(spec, bits), folder / PATHS["cuda-language"])
-    save_file(make_vision_tensors(spec), folder / PATHS["cuda-vision"])
+    save_file(make_vision_tensors(spec, vision_bits), folder / PATHS["cuda-vision"])
     files = tuple(
         FileEntry(path, (folder / path).stat().st_size, "0" * 64, role)
         for role, path in PATHS.items()
