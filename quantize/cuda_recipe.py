@@ -19,7 +19,7 @@ NF4_BITS = 4
 CUDA_BITS = (NF4_BITS, 8)
 VISION_BITS = (8, FLOAT16_BITS)
 NF4_BLOCK = 64
-# A card below it does not hold both sides at once with a vision side in float16, 4.9 GB of it.
+# A card below it does not hold both sides at once with a vision side in float16, 5.1 GB of it.
 SMALL_CARD_BYTES = 6_000_000_000
 # Scales of NF4 in 8 bits: 0.37 bits a weight less, 0.05 to 0.3 % more error (DESIGN.md).
 DOUBLE_QUANTISATION = True

@@ -11,7 +11,7 @@ from quantize.cuda_recipe import CudaRecipe
 from quantize.recipe import EMBEDDINGS, FLOAT16_BITS, Recipe, Rounding
 from tinyv_cli.manifest import list_graph_roles, make_graph_role
 from tinyv_cli.memory import (
-    CUDA_CONTEXT_BYTES,
+    CARD_BASE_BYTES,
     PartSizes,
     estimate_bytes,
     estimate_card_decoder_bytes,
@@ -200,7 +200,7 @@ def _estimate_card_bytes(spec: ModelSpec, parts: Iterable[PlannedPart]) -> int:
     """Both sides on a card at once, with a cache of the whole context."""
     language, vision = (part.size_bytes for part in parts)
     decoder = estimate_card_decoder_bytes(spec, language, spec.language.context_length)
-    return CUDA_CONTEXT_BYTES + estimate_card_encoder_bytes(spec, vision) + decoder
+    return CARD_BASE_BYTES + estimate_card_encoder_bytes(spec, vision) + decoder
 
 
 def _plan_part(name: str, shapes: Shapes, recipe: Recipe) -> PlannedPart:
