@@ -32,7 +32,6 @@ from tinyv_cli.backends.torch_cuda import TorchEncoder
 from tinyv_cli.backends.torch_decoder import StepDecoder
 from tinyv_cli.backends.torch_device import TorchDevice
 from tinyv_cli.backends.torch_weights import load_language, load_vision_side
-from tinyv_cli.errors import DeviceError
 from tinyv_cli.generate import ImageTokens, generate
 from tinyv_cli.sampling import Sampler, SamplingOptions
 from tinyv_cli.spec import ModelSpec, make_full_spec
@@ -97,13 +96,14 @@ def describe_machine(device: TorchDevice) -> Document:
 
 def run_alone(name: str, device: TorchDevice, measure: Callable[[], Document]) -> Document:
     """Measures with nothing else on the card; what cannot run says why instead of figures."""
+    sys.stderr.write(f"{name} …\n")
     gc.collect()
     device.free_memory()
     if device.is_card:
         torch.cuda.reset_peak_memory_stats()
     try:
         figures = measure()
-    except (DeviceError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001 - the other runs' figures are not lost with it
         figures = {"error": f"{type(error).__name__}: {error}"}
     if device.is_card:
         figures["peak_allocated_gib"] = torch.cuda.max_memory_allocated() / GIB

@@ -70,6 +70,15 @@ def test_memory_that_ran_out_is_told_with_the_figures_of_that_card(name, number,
     )
 
 
+def test_memory_that_cublas_did_not_find_is_told_alike_and_other_errors_are_not(limits):
+    device = TorchDevice("cuda")
+    problem = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    with pytest.raises(DeviceError, match="ran out"), device.tell_memory("reading the prompt"):
+        raise RuntimeError(problem)
+    with pytest.raises(RuntimeError, match="illegal"), device.tell_memory("reading the prompt"):
+        raise RuntimeError("an illegal memory access was encountered")
+
+
 def test_the_cpu_has_no_limit_and_no_figures(limits):
     device = TorchDevice("cpu", 1)
     device.limit_memory()

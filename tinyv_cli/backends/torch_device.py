@@ -9,6 +9,7 @@ import torch
 from tinyv_cli.errors import DeviceError
 
 _GB = 1e9
+_OUT_OF_MEMORY = "CUBLAS_STATUS_ALLOC_FAILED"  # torch's error where cuBLAS finds no memory
 
 
 class TorchDevice:
@@ -70,7 +71,9 @@ class TorchDevice:
         """
         try:
             yield
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not (isinstance(error, torch.OutOfMemoryError) or _OUT_OF_MEMORY in str(error)):
+                raise
             raise DeviceError(
                 f"the GPU's memory ran out while {doing}{self._tell_figures()}",
                 "close what else uses the GPU, give it more with `--memory-budget`, take a "
