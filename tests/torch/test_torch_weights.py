@@ -127,26 +127,34 @@ def test_a_vision_side_has_all_its_tensors_and_no_language_model(tmp_path):
 
 
 @pytest.mark.parametrize("n_positions", [1, 5])
-@pytest.mark.parametrize("threshold", [0.0, 6.0])
-def test_a_matrix_in_int8_computes_what_bitsandbytes_computes(n_positions, threshold):
+@pytest.mark.parametrize("largest", [1, 10, 100])
+def test_a_matrix_in_int8_computes_what_its_numbers_say_whatever_columns_are_large(
+    n_positions, largest
+):
     generator = torch.Generator().manual_seed(n_positions)
-    matrix = torch.randn(96, 64, generator=generator)
+    codes, scales = to_rows(torch.randn(96, 64, generator=generator))
     bias = torch.randn(96, generator=generator).half()
     activations = torch.randn(1, n_positions, 64, generator=generator).half()
-    activations[..., 3] *= 10  # an outlier
-    theirs = bitsandbytes.nn.Linear8bitLt(64, 96, has_fp16_weights=False, threshold=threshold)
-    theirs.weight = bitsandbytes.nn.Int8Params(
-        matrix.half(), requires_grad=False, has_fp16_weights=False
-    )
+    activations[..., [3, 40]] *= largest
+    ours = Int8Linear(codes, scales, bias)
+    expected = activations.float() @ (codes * scales[:, None] / 127).T + bias.float()
+    error = (ours(activations).float() - expected).norm() / expected.norm()
+    assert error < 1e-3
+    assert ours(activations.float()).dtype == torch.float32
+    theirs = bitsandbytes.nn.Linear8bitLt(64, 96, has_fp16_weights=False, threshold=6.0)
+    theirs.weight = bitsandbytes.nn.Int8Params(codes, requires_grad=False, has_fp16_weights=False)
+    theirs.weight.CB, theirs.weight.SCB = codes, scales
     theirs.bias = torch.nn.Parameter(bias, requires_grad=False)
-    theirs = theirs.eval().to("cpu")
     with torch.no_grad():
-        expected = theirs(activations)
-        ours = Int8Linear(theirs.state.CB, theirs.state.SCB, bias, threshold)
-        assert torch.equal(ours(activations), expected)
-        assert ours(activations.float()).dtype == torch.float32
-        exact = activations.float() @ matrix.T + bias.float()
-    assert (expected.float() - exact).norm() / exact.norm() < (0.02 if threshold else 0.05)
+        by_parts = theirs.eval()(activations).float()
+    assert error < (by_parts - expected).norm() / expected.norm() < 0.02
+
+
+def test_positions_of_zeros_come_out_of_a_matrix_in_int8_as_its_bias():
+    codes, scales = to_rows(torch.randn(96, 64, generator=torch.Generator().manual_seed(0)))
+    bias = torch.randn(96, generator=torch.Generator().manual_seed(1)).half()
+    out = Int8Linear(codes, scales, bias)(torch.zeros(2, 64))
+    torch.testing.assert_close(out, bias.float().expand(2, -1), rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("n_positions", [1, 5])

@@ -7,7 +7,18 @@ import logging
 
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
-from bitsandbytes import MatmulLtState, matmul, matmul_4bit  # noqa: E402 - after the line above
-from bitsandbytes.functional import QuantState  # noqa: E402
+from bitsandbytes import matmul_4bit  # noqa: E402 - after the line above
+from bitsandbytes.functional import (  # noqa: E402
+    QuantState,
+    int8_linear_matmul,
+    int8_mm_dequant,
+    int8_vectorwise_quant,
+)
 
-__all__ = ["MatmulLtState", "QuantState", "matmul", "matmul_4bit"]
+__all__ = [
+    "QuantState",
+    "int8_linear_matmul",
+    "int8_mm_dequant",
+    "int8_vectorwise_quant",
+    "matmul_4bit",
+]

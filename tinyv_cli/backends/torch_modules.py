@@ -7,12 +7,15 @@ quantised when the variant was made.
 import torch
 from torch import Tensor, nn
 
-from tinyv_cli.backends.quiet_bitsandbytes import MatmulLtState, QuantState, matmul, matmul_4bit
+from tinyv_cli.backends.quiet_bitsandbytes import (
+    QuantState,
+    int8_linear_matmul,
+    int8_mm_dequant,
+    int8_vectorwise_quant,
+    matmul_4bit,
+)
 
-# Above which magnitude a column of activations is multiplied in float16. The published setting is
-# 6.0; which columns those are is known only to the device, so that shapes would depend on data and
-# the step could not be recorded. 0 multiplies all in int8; DESIGN.md has what that changes.
-OUTLIER_THRESHOLD = 0.0
+_LARGEST_CODE = 127
 
 
 class Nf4Linear(nn.Module):
@@ -46,37 +49,43 @@ class Nf4Linear(nn.Module):
 
 
 class Int8Linear(nn.Module):
-    """A matrix in int8 with one scale a row; activations are rounded to int8, a scale a position.
+    """A matrix in int8 with one scale a row, multiplied in int8 with activations of 16 bits.
 
-    Source: arXiv 2208.07339, section 2.2 (vector-wise quantisation), as `Linear8bitLt` computes it.
+    A position's activations are rounded to int8 by one scale, and what rounding left over by a
+    second one. Both go through the matrix at once, which is read no more often for it. So large
+    columns cost their neighbours nothing, and need not be found: LLM.int8 multiplies them apart in
+    float16, and which they are depends on the data, so that its steps cannot be recorded.
+
+    Source: arXiv 2208.07339, section 2.2, for the vector-wise product and its kernels.
 
     Args:
         codes: (N, K) int8.
         scales: (N,) float32, the largest magnitude of a row, which stands for 127.
         bias: (N,) float16.
-        threshold: see `OUTLIER_THRESHOLD`.
     """
 
     codes: Tensor
-    bias: Tensor
+    scales: Tensor
+    half_bias: Tensor
 
-    def __init__(
-        self, codes: Tensor, scales: Tensor, bias: Tensor, threshold: float = OUTLIER_THRESHOLD
-    ) -> None:
+    def __init__(self, codes: Tensor, scales: Tensor, bias: Tensor) -> None:
         super().__init__()
         self.register_buffer("codes", codes, persistent=False)
-        self.register_buffer("bias", bias, persistent=False)
-        self.state = MatmulLtState()
-        self.state.CB, self.state.SCB = codes, scales
-        self.state.has_fp16_weights = self.state.is_training = False
-        self.state.threshold = threshold
+        self.register_buffer("scales", scales, persistent=False)
+        self.register_buffer("half_bias", bias / 2, persistent=False)  # it is added twice
 
     def forward(self, activations: Tensor) -> Tensor:
         """(…, K) → (…, N), of the same dtype; the kernels take and give float16."""
-        out: Tensor = matmul(
-            activations.to(torch.float16), self.codes, bias=self.bias, state=self.state
-        )
-        return out.to(activations.dtype)
+        rows = activations.reshape(-1, activations.shape[-1]).to(torch.float16)  # (T, K)
+        codes, largest, _ = int8_vectorwise_quant(rows)
+        rest = torch.addcmul(rows, codes, largest[:, None], value=-1 / _LARGEST_CODE)  # float32
+        rest_codes, rest_largest, _ = int8_vectorwise_quant(rest.to(torch.float16))
+        sums = int8_linear_matmul(torch.cat((codes, rest_codes)), self.codes)  # (2T, N) int32
+        scales = torch.cat((largest, rest_largest))
+        products = int8_mm_dequant(sums, scales, self.scales, bias=self.half_bias)
+        first, second = products.chunk(2)
+        out: Tensor = (first + second).to(activations.dtype)
+        return out.view(*activations.shape[:-1], -1)
 
 
 class Int8Embedding(nn.Module):
