@@ -1,7 +1,7 @@
 """A mapped safetensors file becomes tensors on a device, each checked before any is read.
 
 On a card all of them lie in memory that is taken at once. Taken one by one, those of more than
-10 MB would each be rounded up to 2 MB by torch, 0.1 GB in all at the published size.
+10 MB would each be rounded up to 2 MB by torch, 0.3 GB in all at the published size.
 """
 
 from collections.abc import Callable, Iterable, Mapping
