@@ -36,18 +36,11 @@ class StoredTensors:
         return tensor
 
     def _read_nf4(self, name: str, codes: torch.Tensor) -> torch.Tensor:
-        """Reads a matrix as one row.
-
-        With bitsandbytes 0.50's kernels for a CPU, rows of 96, 160 or 224 come back wrong
-        otherwise, by a fifth of their norm and more; one row is right whatever its length.
-        """
-        from bitsandbytes.functional import QuantState, dequantize_4bit
+        """Unpacks a matrix."""
+        from tinyv_cli.backends.quiet_bitsandbytes import QuantState
+        from tinyv_cli.backends.torch_modules import read_nf4
 
         start = len(name) + 1
         beside = [each for each in self._names if each.startswith(f"{name}.")]
         parts = {each[start:]: self._file.get_tensor(each) for each in beside}
-        state = QuantState.from_dict(parts, codes.device)
-        shape, state.shape = state.shape, torch.Size((1, state.shape.numel()))
-        state.dtype = torch.float32
-        matrix: torch.Tensor = dequantize_4bit(codes, state).view(shape)
-        return matrix
+        return read_nf4(codes, QuantState.from_dict(parts, codes.device), torch.float32)

@@ -24,6 +24,7 @@ from tests.demo import DEMO
 from tests.golden import CASES, GOLDEN, needs_golden
 from tests.torch.random_weights import make_read
 from tests.torch.tiny_sources import read_all
+from tinyv_cli.backends.torch_modules import read_nf4
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.manifest import Variant
 from tinyv_cli.model.tinygptv import make_empty_model
@@ -35,7 +36,6 @@ from weights.sources import resolve_sources
 load_bitsandbytes()
 from bitsandbytes.functional import (  # noqa: E402
     QuantState,
-    dequantize_4bit,
     dequantize_blockwise,
     int8_vectorwise_quant,
 )
@@ -78,14 +78,8 @@ def read_state(stored: Tensors, name: str) -> QuantState:
     return QuantState.from_dict(parts, torch.device("cpu"))
 
 
-def read_nf4(stored: Tensors, name: str) -> torch.Tensor:
-    """The matrix as bitsandbytes reads it, taken as one row.
-
-    With its kernels for a CPU (0.50.2), rows of 160 come back wrong otherwise.
-    """
-    state = read_state(stored, name)
-    shape, state.shape = state.shape, torch.Size((1, state.shape.numel()))
-    return dequantize_4bit(stored[name], state).view(shape).float()
+def read_matrix(stored: Tensors, name: str) -> torch.Tensor:
+    return read_nf4(stored[name], read_state(stored, name), torch.float32)
 
 
 def read_files(variant: Variant) -> tuple[Tensors, Tensors]:
@@ -156,7 +150,7 @@ def check_nf4(matrix: torch.Tensor, stored: Tensors, name: str) -> None:
         share = slice(start, start + 256)
         spread = (largest[share] - state.offset).abs().max()
         assert ((scales - largest)[share].abs() <= HALF_NESTED_GAP * spread + 1e-7).all()
-    back = read_nf4(stored, name)
+    back = read_matrix(stored, name)
     allowed = (HALF_GAP * largest + (scales - largest).abs()).repeat_interleave(NF4_BLOCK)
     allowed = allowed[: matrix.numel()].view(matrix.shape) + HALF_UNIT * back.abs() + 1e-7
     assert ((back - matrix).abs() <= allowed).all()
@@ -182,7 +176,7 @@ def test_nf4_keeps_its_bounds_on_rows_that_do_not_fill_blocks(case):
 def test_normal_weights_in_nf4_are_off_by_a_tenth_of_their_norm():
     matrix = torch.randn(640, 512, generator=torch.Generator().manual_seed(1))
     stored = dict(to_arrays("m", matrix, Kind.NF4))
-    back = read_nf4(stored, "m")
+    back = read_matrix(stored, "m")
     error = float((back - matrix).norm() / matrix.norm())
     assert 0.08 < error < 0.1  # 0.092 measured
 
@@ -214,7 +208,7 @@ def test_rows_of_zeros_stay_zeros(kind):
     stored = dict(to_arrays("m", matrix, kind))
     assert all(values.float().isfinite().all() for values in stored.values())
     if kind is Kind.NF4:
-        assert (read_nf4(stored, "m")[5] == 0).all()
+        assert (read_matrix(stored, "m")[5] == 0).all()
     else:
         assert (stored["m"][5] == 0).all()
 

@@ -10,6 +10,7 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 from bitsandbytes import matmul_4bit  # noqa: E402 - after the line above
 from bitsandbytes.functional import (  # noqa: E402
     QuantState,
+    dequantize_4bit,
     int8_linear_matmul,
     int8_mm_dequant,
     int8_vectorwise_quant,
@@ -17,6 +18,7 @@ from bitsandbytes.functional import (  # noqa: E402
 
 __all__ = [
     "QuantState",
+    "dequantize_4bit",
     "int8_linear_matmul",
     "int8_mm_dequant",
     "int8_vectorwise_quant",

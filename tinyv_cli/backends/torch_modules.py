@@ -4,11 +4,14 @@ The modules stand where the network has a Linear, an Embedding or a LayerNorm. W
 quantised when the variant was made.
 """
 
+from copy import copy
+
 import torch
 from torch import Tensor, nn
 
 from tinyv_cli.backends.quiet_bitsandbytes import (
     QuantState,
+    dequantize_4bit,
     int8_linear_matmul,
     int8_mm_dequant,
     int8_vectorwise_quant,
@@ -43,9 +46,32 @@ class Nf4Linear(nn.Module):
 
     def forward(self, activations: Tensor) -> Tensor:
         """(…, K) → (…, N), of the same dtype."""
+        if activations.device.type == "cpu":
+            matrix = read_nf4(self.packed, self.state, activations.dtype)
+            return nn.functional.linear(activations, matrix, self.bias)
         packed = self.packed.t()  # as bitsandbytes before 0.50 asks for it; later ones take both
         out: Tensor = matmul_4bit(activations, packed, quant_state=self.state, bias=self.bias)
         return out
+
+
+def read_nf4(packed: Tensor, state: QuantState, dtype: torch.dtype) -> Tensor:
+    """Unpacks a matrix on the CPU, as if it were one row.
+
+    With bitsandbytes 0.50's kernels for a CPU, rows of 96, 160 or 224 come back wrong otherwise,
+    by a fifth of their norm and more; one row is right whatever its length.
+
+    Args:
+        packed: (N · K / 2, 1) uint8.
+        state: scales, shape (N, K) and block size.
+        dtype: of the result.
+
+    Returns:
+        (N, K).
+    """
+    flat = copy(state)
+    flat.shape, flat.dtype = torch.Size((1, state.shape.numel())), dtype
+    matrix: Tensor = dequantize_4bit(packed, flat)
+    return matrix.view(state.shape)
 
 
 class Int8Linear(nn.Module):
