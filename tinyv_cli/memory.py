@@ -121,14 +121,18 @@ def estimate_card_decoder_bytes(spec: ModelSpec, file_bytes: int, n_positions: i
     to float16, of which the widest counts.
     """
     language = spec.language
-    table = language.vocab_size * (language.width + _FLOAT_BYTES)  # int8, and a scale a row
     n_chunk = min(n_positions, CARD_CHUNK_POSITIONS)
     halves = n_chunk * (2 * language.mlp_width + 6 * language.width)
     halves += language.width * language.mlp_width
     floats = (n_positions + 3 * n_chunk) * language.width + 2 * language.vocab_size
     keys_and_values = cache_bytes(language, n_positions) * _HALF_BYTES // _FLOAT_BYTES
     working = _HALF_BYTES * halves + _FLOAT_BYTES * floats
-    return file_bytes - table + keys_and_values + working
+    return file_bytes - card_table_bytes(language) + keys_and_values + working
+
+
+def card_table_bytes(spec: LanguageSpec) -> int:
+    """Bytes of the token embeddings in a card's file: int8, and a scale a row in float32."""
+    return spec.vocab_size * (spec.width + _FLOAT_BYTES)
 
 
 def plan_memory(

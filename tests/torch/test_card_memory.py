@@ -7,7 +7,11 @@ from quantize.plan import Plan, make_plan
 from quantize.recipe import RECIPES
 from tests.torch.card_trace import MetaCard, make_language, trace_peak
 from tinyv_cli.backends.torch_decoder import FIRST_SPAN, StepDecoder
-from tinyv_cli.memory import estimate_card_decoder_bytes, estimate_card_encoder_bytes
+from tinyv_cli.memory import (
+    card_table_bytes,
+    estimate_card_decoder_bytes,
+    estimate_card_encoder_bytes,
+)
 from tinyv_cli.model.tinygptv import make_empty_model
 from tinyv_cli.spec import make_full_spec
 
@@ -51,8 +55,7 @@ def plan(bits: int, vision_bits: int = 16) -> Plan:
 @EVERY_BITS
 def test_what_a_prompt_works_in_is_what_is_planned_for_it(bits):
     decoder, taken_bytes = open_decoder(bits)
-    table_bytes = SPEC.language.vocab_size * (SPEC.language.width + 4)
-    planned_bytes = estimate_card_decoder_bytes(SPEC, table_bytes, CONTEXT)
+    planned_bytes = estimate_card_decoder_bytes(SPEC, card_table_bytes(SPEC.language), CONTEXT)
     traced_bytes = taken_bytes + trace_prompt(decoder, CONTEXT) + UNPACKED_BYTES[bits]
     assert traced_bytes <= planned_bytes <= 1.05 * traced_bytes
     # Without keys and values, which are nearly all of it:
@@ -85,8 +88,8 @@ def test_both_sides_and_a_full_context_fit_what_is_allowed_at_these_bits(bits, a
     decoder, taken_bytes = open_decoder(bits)
     working_bytes = max(trace_prompt(decoder, CONTEXT) + UNPACKED_BYTES[bits], trace_picture())
     files_bytes = sum(part.size_bytes for part in plan(bits).parts)
-    table_bytes = SPEC.language.vocab_size * (SPEC.language.width + 4)
-    whole_bytes = files_bytes - table_bytes + taken_bytes + working_bytes
+    weights_bytes = files_bytes - card_table_bytes(SPEC.language)
+    whole_bytes = weights_bytes + taken_bytes + working_bytes
     assert 0.8 * allowed_gib < whole_bytes / GIB < 0.95 * allowed_gib
 
 

@@ -21,7 +21,7 @@ from tinyv_cli.backends import Backend
 from tinyv_cli.benchmark.spread import Clock, Repeats, Spread, make_spread, repeat, to_rate
 from tinyv_cli.generate import Decoder, generate
 from tinyv_cli.manifest import Manifest
-from tinyv_cli.memory import cache_bytes, read_peak_rss_bytes
+from tinyv_cli.memory import cache_bytes, card_table_bytes, read_peak_rss_bytes
 from tinyv_cli.pictures.image import to_pixels
 from tinyv_cli.reply import Answer
 from tinyv_cli.sampling import Sampler, SamplingOptions
@@ -31,7 +31,6 @@ QUESTION = "[caption] describe this picture"
 
 _PICTURE_PX = (640, 480)
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
-_SCALE_BYTES = 4  # float32
 _ID_STEP = 7919  # a prime: neighbours in a prompt are far apart in the table of embeddings
 
 
@@ -220,9 +219,9 @@ def count_bytes_per_token(manifest: Manifest, depth: int, device: str = "cpu") -
     """
     spec = manifest.spec.language
     if device == "cuda":
-        unread_bytes = (spec.vocab_size - 1) * (spec.width + _SCALE_BYTES)
-        weights = manifest.count_bytes("cuda-language") - unread_bytes
-        return weights + cache_bytes(spec, depth) // 2
+        weights = manifest.count_bytes("cuda-language") - card_table_bytes(spec)
+        row_bytes = card_table_bytes(spec) // spec.vocab_size
+        return weights + row_bytes + cache_bytes(spec, depth) // 2
     row_bytes = manifest.count_bytes("embeddings", "embeddings-scales") // spec.vocab_size
     return manifest.count_bytes("decoder-data") + row_bytes + cache_bytes(spec, depth)
 
