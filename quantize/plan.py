@@ -131,7 +131,7 @@ def make_plan(
         peaks.append(_estimate_measuring_bytes(decoder.size_bytes, shapes))
     if cuda_parts:
         card_bytes = _estimate_card_bytes(spec, cuda_parts)
-        peaks.append(_estimate_cuda_bytes(cuda_parts, shapes))
+        peaks.append(_estimate_measuring_bytes(cuda_parts[0].size_bytes, shapes))
     return Plan(
         spec=spec,
         recipe=recipe,
@@ -179,21 +179,12 @@ def _plan_cuda_parts(shapes: Shapes, recipe: CudaRecipe) -> tuple[PlannedPart, .
 
 
 def _estimate_measuring_bytes(decoder_bytes: int, shapes: Shapes) -> int:
-    """Peak of measuring a CPU's variant.
+    """Peak of measuring a variant, on a CPU.
 
     While its logits are measured, the decoder is open, and the reference holds the largest matrix
     in float32 and its source; 3.6 GB were measured at full size and 4 bits.
     """
     return decoder_bytes + 2 * _FLOAT_BYTES * max(math.prod(shape) for shape in shapes.values())
-
-
-def _estimate_cuda_bytes(parts: Iterable[PlannedPart], shapes: Shapes) -> int:
-    """Peak of measuring a GPU's variant where there is no GPU: one side is open at a time.
-
-    There the vision side's float16 becomes float32; the language model's matrices stay codes.
-    """
-    language, vision = (part.size_bytes for part in parts)
-    return max(2 * vision, _estimate_measuring_bytes(language, shapes))
 
 
 def _estimate_card_bytes(spec: ModelSpec, parts: Iterable[PlannedPart]) -> int:

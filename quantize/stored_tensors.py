@@ -1,4 +1,4 @@
-"""A GPU's file of the language model becomes float32 tensors again, by name, one at a time.
+"""A GPU's file becomes float32 tensors again, by name, one at a time.
 
 What they are is what the GPU's kernels take its codes for.
 """
@@ -16,7 +16,7 @@ class StoredTensors:
     """Reads canonical tensors of a mapped file.
 
     Args:
-        path: of the file with the role `cuda-language`.
+        path: of a file with the role `cuda-language` or `cuda-vision`.
     """
 
     def __init__(self, path: Path) -> None:

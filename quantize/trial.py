@@ -11,12 +11,18 @@ import numpy as np
 import torch
 
 from quantize.compare import ComputeLogits, measure_errors, run_layers, step_through
-from quantize.cuda_recipe import LANGUAGE_ROLE
+from quantize.cuda_recipe import LANGUAGE_ROLE, VISION_ROLE
 from quantize.probes import PROBES, make_pictures
 from quantize.reference import compute_image_tokens
 from quantize.stored_tensors import StoredTensors
 from quantize.vision_side import EncodedProbes
-from tinyv_cli.backends import Backend, BackendEncoder, BackendOptions, open_backend
+from tinyv_cli.backends import (
+    Backend,
+    BackendEncoder,
+    BackendOptions,
+    ignore_encoder,
+    open_backend,
+)
 from tinyv_cli.manifest import MeasuredErrors, Variant
 from tinyv_cli.pictures.image import to_pixels
 from tinyv_cli.progress import Progress
@@ -168,24 +174,38 @@ def open_cuda(
     """
     from tinyv_cli.backends.torch_cuda import open_torch
 
+    context_length = min(_CUDA_POSITIONS, variant.manifest.spec.language.context_length)
+    options = BackendOptions("cuda", threads, context_length)
     image_tokens: list[np.ndarray] = []
 
     def encode(encoder: BackendEncoder, _: str) -> None:
         image_tokens.extend(encoder.encode(each) for each in pixels)
         encoder.close()
 
-    context_length = min(_CUDA_POSITIONS, variant.manifest.spec.language.context_length)
-    options = BackendOptions("cuda", threads, context_length)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    backend = open_torch(variant, options, encode, device=device)
-    return backend, np.concatenate(image_tokens)
+    if torch.cuda.is_available():
+        backend = open_torch(variant, options, encode)
+        return backend, np.concatenate(image_tokens)
+    tokens = _encode_by_layers(variant, np.concatenate(pixels))
+    return open_torch(variant, options, ignore_encoder, device="cpu"), tokens
+
+
+def _encode_by_layers(variant: Variant, pixels: np.ndarray) -> np.ndarray:
+    """Image tokens (P, Q, D) by a GPU's vision file, with one layer of it in float32 at a time.
+
+    As a whole it would take 4.4 GB. The GPU's backend only looks whether it could be loaded.
+    """
+    from tinyv_cli.backends.torch_weights import load_vision_side
+
+    spec, path = variant.manifest.spec, variant.path(VISION_ROLE)
+    load_vision_side(path, spec, "meta", torch.float16)
+    return compute_image_tokens(spec, StoredTensors(path).read, pixels)
 
 
 @dataclass(frozen=True)
 class _ReadyEncoder:
     """Gives image tokens that were computed before.
 
-    With the vision side opened again, making a variant would take a third more memory.
+    The vision side is not opened again for an answer.
     """
 
     image_tokens: np.ndarray
