@@ -76,9 +76,9 @@ def read_request(words: Words, read: Callable[[], bytes] = read_stdin) -> Reques
             "name the picture's file: `tinyv ask PICTURE -`",
         )
     if question == STDIN:
-        question = _to_text(read(), "the question on stdin")
+        question = to_text(read(), "the question on stdin")
     elif words.takes_stdin:
-        text = _to_text(read(), "the text on stdin")
+        text = to_text(read(), "the text on stdin")
         question = text if question is None else f"{text}\n{question}"
     return Request(pictures, question)
 
@@ -104,16 +104,24 @@ def _read_file(path: Path) -> str:
         raise InputError(
             f"the question in {path} cannot be read: {reason}", "check the name of `--prompt-file`"
         ) from error
-    return _to_text(content, f"the question in {path}")
+    return to_text(content, f"the question in {path}")
 
 
-def _to_text(content: bytes, name: str) -> str:
-    """UTF-8 text without the newline that ends its last line."""
+def to_text(content: bytes, name: str) -> str:
+    """UTF-8 text without the newline that ends its last line.
+
+    Args:
+        content: as it was read.
+        name: what it is, for an error: `the question on stdin`.
+
+    Raises:
+        InputError: it is no UTF-8.
+    """
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(
             f"{name} is not UTF-8 text: {error.reason} at byte {error.start}",
-            "convert it: `iconv -t UTF-8 question.txt | tinyv ask PICTURE -`",
+            "convert it: `iconv -t UTF-8 question.txt`",
         ) from error
     return text.removesuffix("\n").removesuffix("\r")

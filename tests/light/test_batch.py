@@ -179,6 +179,12 @@ def test_the_prompt_may_come_from_stdin(capsys, monkeypatch):
     assert "pictures and prompt cannot both come from stdin" in err
 
 
+def test_a_prompt_on_stdin_that_is_no_text_is_refused(capsys, monkeypatch):
+    put_on_stdin(monkeypatch, b"is it a caf\xe9?\n")
+    assert main(["batch", "cat.png", "-", "-o", "b.jsonl"]) == ExitCode.INPUT
+    assert "the prompt on stdin is not UTF-8 text" in capsys.readouterr().err
+
+
 def test_a_broken_picture_stops_nothing_and_can_be_asked_about_again(capsys, place, monkeypatch):
     (place / "bad.png").write_bytes((place / "cat.png").read_bytes()[:40])
     err = run(capsys, "bad.png", "cat.png", "what?", code=ExitCode.BATCH)

@@ -34,6 +34,7 @@ from tinyv_cli.memory import plan_memory
 from tinyv_cli.options.batch import BatchArguments
 from tinyv_cli.pictures.opening import read_stdin
 from tinyv_cli.prompt import Template, check_question, make_prompt
+from tinyv_cli.request import to_text
 
 if TYPE_CHECKING:
     from tinyv_cli.backends import BackendEncoder, BackendOptions
@@ -148,8 +149,7 @@ def _read_prompt(arguments: BatchArguments) -> str:
                 "pictures and prompt cannot both come from stdin",
                 'give the prompt itself: `tinyv batch - "what is it?" -o FILE.jsonl`',
             )
-        prompt = read_stdin().decode("utf-8", "surrogateescape")
-        prompt = prompt.removesuffix("\n").removesuffix("\r")
+        prompt = to_text(read_stdin(), "the prompt on stdin")
     else:
         with suppress(OSError, ValueError):  # a prompt is often too long for a file's name
             if Path(prompt).exists():
