@@ -144,7 +144,10 @@ def measure_variant(
     started = time.perf_counter()
     with device.tell_memory("loading the language model"):
         language = load_language(files["cuda-language"], spec.language, *place)
-        decoder = StepDecoder(language, context_length, device, use_graphs=graphs)
+        notes: list[str] = []  # whether recording failed
+        decoder = StepDecoder(
+            language, context_length, device, use_graphs=graphs, notify=notes.append
+        )
     load_s = time.perf_counter() - started
     prepare_s = measure_s(decoder.prepare, device)
     encoder = TorchEncoder(partial(load_vision_side, files["cuda-vision"], spec, *place), device)
@@ -156,6 +159,7 @@ def measure_variant(
     return {
         "load_language_s": load_s,
         "record_s": prepare_s,
+        "notes": notes,
         "picture_px": spec.vision.image_px,
         "first_picture_ms": 1e3 * sum(first_tokens[0]),  # with loading and the first kernels
         "encode_ms": summarise([1e3 * encode for encode, _ in first_tokens[1:]]),

@@ -9,6 +9,7 @@ import torch
 from tests.torch.random_weights import make_read
 from tinyv_cli.backends.torch_decoder import StepDecoder
 from tinyv_cli.backends.torch_device import TorchDevice
+from tinyv_cli.errors import DeviceError
 from tinyv_cli.model.tinygptv import TinyGptV, load_model
 from tinyv_cli.spec import make_tiny_spec
 
@@ -46,7 +47,7 @@ class NoStream:
 @pytest.fixture
 def card(monkeypatch):
     """torch.cuda as far as recording uses it; tells spans of runs, warm-ups among them."""
-    told = {"runs": [], "pools": [], "streams": [], "recording": None}
+    told = {"runs": [], "pools": [], "streams": [], "streams_set": [], "recording": None}
     ReplayingGraph.made = []
     run = StepDecoder._run
 
@@ -77,6 +78,7 @@ def card(monkeypatch):
     monkeypatch.setattr(torch.cuda, "graph", record)
     monkeypatch.setattr(torch.cuda, "Stream", NoStream)
     monkeypatch.setattr(torch.cuda, "current_stream", NoStream)
+    monkeypatch.setattr(torch.cuda, "set_stream", told["streams_set"].append)
     monkeypatch.setattr(torch.cuda, "stream", do_nothing)
     monkeypatch.setattr(torch.cuda, "device", do_nothing)
     device = TorchDevice("cpu")
@@ -130,3 +132,42 @@ def test_without_graphs_nothing_is_recorded(model, card):
     decoder.extend([(1,)])
     assert card["runs"] == [40]
     assert ReplayingGraph.made == []
+
+
+def test_steps_that_cannot_be_recorded_run_unrecorded_and_it_is_said_once(model, card, monkeypatch):
+    @contextmanager
+    def refuse(*_arguments, **_options):
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
+        yield
+
+    notes: list[str] = []
+    device = card["device"]
+    recorded = StepDecoder(
+        model.language, 40, device, use_graphs=True, first_span=8, notify=notes.append
+    )
+    plain = StepDecoder(model.language, 40, TorchDevice("cpu"), use_graphs=False, first_span=8)
+    recorded.prepare()
+    monkeypatch.setattr(torch.cuda, "graph", refuse)
+    for token in make_ids(40, 3):
+        assert np.array_equal(recorded.extend([(token,)]), plain.extend([(token,)]))
+    assert notes == [
+        "the GPU's steps cannot be recorded, answers take longer: "
+        "CUDA error: operation not permitted when stream is capturing"
+    ]
+    assert [graph.n_replays for graph in ReplayingGraph.made] == [8, 0]
+    assert len(card["streams_set"]) == 2
+    assert not device.lock.locked()
+
+
+def test_memory_that_runs_out_while_recording_is_no_reason_to_go_on_without(
+    model, card, monkeypatch
+):
+    @contextmanager
+    def refuse(*_arguments, **_options):
+        raise torch.OutOfMemoryError
+        yield
+
+    monkeypatch.setattr(torch.cuda, "graph", refuse)
+    decoder = StepDecoder(model.language, 40, card["device"], use_graphs=True, notify=pytest.fail)
+    with pytest.raises(DeviceError, match="ran out"):
+        decoder.extend([(1,)])

@@ -27,12 +27,14 @@ class BackendOptions:
         context_length: positions the cache has room for; None takes all that the model knows.
         memory_budget_bytes: that may be taken; None for what there is. On a card, weights and all
             that is computed are held to it, and the CUDA context comes on top.
+        notify: takes a line for the user, of what works, but not as it should.
     """
 
     device: str = "cpu"
     threads: int | None = None
     context_length: int | None = None
     memory_budget_bytes: int | None = None
+    notify: Callable[[str], None] = field(default=lambda _: None, compare=False)
 
 
 @dataclass(frozen=True)

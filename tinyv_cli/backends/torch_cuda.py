@@ -89,7 +89,9 @@ def open_torch(
     try:
         with place.tell_memory("loading the language model"):
             language = load_language(language_path, spec.language, device, place.dtype)
-            decoder = StepDecoder(language, context_length, place, use_graphs=place.is_card)
+            decoder = StepDecoder(
+                language, context_length, place, use_graphs=place.is_card, notify=options.notify
+            )
             decoder.prepare()
     except BaseException:
         encoder.close()

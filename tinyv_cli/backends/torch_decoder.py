@@ -6,7 +6,7 @@ of another. On a card the step is recorded once as a CUDA graph, since starting 
 kernels takes longer than running them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -50,6 +50,7 @@ class StepDecoder(TorchDecoder):
         device: the same; its dtype is that of keys and values.
         use_graphs: whether steps are recorded; only on a card.
         first_span: see `FIRST_SPAN`.
+        notify: is told where steps cannot be recorded.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class StepDecoder(TorchDecoder):
         *,
         use_graphs: bool,
         first_span: int = FIRST_SPAN,
+        notify: Callable[[str], None] = lambda _: None,
     ) -> None:
         super().__init__(language, context_length, device.dtype, CARD_CHUNK_POSITIONS)
         self._device = device
@@ -70,6 +72,7 @@ class StepDecoder(TorchDecoder):
         self._host_logits = torch.zeros(n_tokens, pin_memory=device.is_card)
         self._use_graphs = use_graphs
         self._first_span = first_span
+        self._notify = notify
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by the positions they read
         self._stream: torch.cuda.Stream | None = None  # of all records: they share one memory pool
 
@@ -94,9 +97,9 @@ class StepDecoder(TorchDecoder):
         self._host_input.place[0] = place
         self._host_input.embedding.copy_(self._look_up((token,)))
         self._input.whole.copy_(self._host_input.whole, non_blocking=True)
-        if self._use_graphs:
-            if span not in self._graphs:
-                self._record(span)
+        if self._use_graphs and span not in self._graphs:
+            self._record(span)
+        if span in self._graphs:
             self._graphs[span].replay()
         else:
             self._run(span)
@@ -120,14 +123,12 @@ class StepDecoder(TorchDecoder):
         self._logits.copy_(self._language.lm_head(hidden[:, -1])[0])
 
     def _record(self, span: int) -> None:
-        """Records the step as a graph.
+        """Records the step as a graph; where that fails, steps run unrecorded from then on.
 
         The runs before it write keys and values where the step itself will write the same, and
         recording computes nothing.
         """
-        device = self._device
-        graph = torch.cuda.CUDAGraph()
-        with device.lock, torch.cuda.device(device.number):
+        with self._device.lock, torch.cuda.device(self._device.number):
             current = torch.cuda.current_stream()
             stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
             self._stream = stream
@@ -136,8 +137,22 @@ class StepDecoder(TorchDecoder):
                 for _ in range(_WARM_UPS):
                     self._run(span)
             current.wait_stream(stream)
-            pool = next((each.pool() for each in self._graphs.values()), None)
-            # Other threads may go on copying weights, which the default mode would not let them.
-            with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
-                self._run(span)
-        self._graphs[span] = graph
+            try:
+                self._graphs[span] = self._capture(span, stream)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                self._use_graphs = False
+                reason = str(error).partition("\n")[0]
+                self._notify(f"the GPU's steps cannot be recorded, answers take longer: {reason}")
+            finally:
+                torch.cuda.set_stream(current)  # a recording that fails leaves its own behind
+
+    def _capture(self, span: int, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
+        """The step as a graph, with the memory of those before it."""
+        graph = torch.cuda.CUDAGraph()
+        pool = next((each.pool() for each in self._graphs.values()), None)
+        # Other threads may go on copying weights, which the default mode would not let them.
+        with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
+            self._run(span)
+        return graph

@@ -60,8 +60,8 @@ def resolve_device(
         takes_turns: whether the vision side may be given back before the decoder is opened.
 
     Returns:
-        The same with `cpu` or a card, and on a card the memory as planned and what of it is left
-        beside the CUDA context.
+        The same with `cpu` or a card, on a card with what its memory holds beside the CUDA
+        context, and with the console for notes; and on a card the memory as planned.
 
     Raises:
         UsageError: there is no such device.
@@ -80,7 +80,12 @@ def resolve_device(
     budget_bytes = wanted.memory_budget_bytes
     if choice.memory:
         budget_bytes = choice.memory.limit_bytes - CUDA_CONTEXT_BYTES
-    options = replace(wanted, device=choice.device, memory_budget_bytes=budget_bytes)
+    options = replace(
+        wanted,
+        device=choice.device,
+        memory_budget_bytes=budget_bytes,
+        notify=console.write_note,
+    )
     return options, choice.memory
 
 
