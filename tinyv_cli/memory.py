@@ -197,8 +197,8 @@ def _make_card_refusal(
     return DeviceError(
         f"{variant.name} needs about {needed / 1e9:.2f} GB of the GPU's memory, "
         f"{limit / 1e9:.2f} are " + ("allowed" if is_allowed else "free"),
-        "close other programs, use fewer bits (`tinyv quantize --target cuda --bits 4`) or a "
-        "shorter context (`--ctx-size 512`)",
+        "close other programs, use fewer bits (`tinyv quantize --target cuda --bits 4 "
+        "--vision-bits 8`) or a shorter context (`--ctx-size 512`)",
     )
 
 
