@@ -167,6 +167,8 @@ def test_a_matrix_in_nf4_computes_what_bitsandbytes_computes(n_positions, nested
     full = bitsandbytes.functional.dequantize_4bit(packed, state)
     out = Nf4Linear(packed, state, bias)(activations)
     torch.testing.assert_close(out, activations @ full.T + bias)
+    as_on_a_card = bitsandbytes.matmul_4bit(activations, packed.t(), state, bias=bias)
+    torch.testing.assert_close(out, as_on_a_card)
 
 
 def test_rows_of_a_table_in_int8_are_off_by_half_a_step_at_most():
