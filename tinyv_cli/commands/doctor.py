@@ -232,8 +232,8 @@ def _list_cuda_lines(cuda: dict[str, Any]) -> list[str]:
     if cuda["is_usable"]:
         lines.append(f"{cuda['device']} is usable, {to_size(cuda['free_bytes'])} free")
     else:
-        problem = f"{cuda['device']} is not usable: {cuda['problem']}"
-        lines += [problem, f"way out: {cuda['hint']}"]
+        which = f"{cuda['device']} is " if cuda["cards"] else ""
+        lines += [f"{which}not usable: {cuda['problem']}", f"way out: {cuda['hint']}"]
     return [f"{'' if place else 'cuda':<10}{line}" for place, line in enumerate(lines)]
 
 
