@@ -122,16 +122,20 @@ def make_plan(
     cpu_parts = _plan_cpu_parts(spec, shapes, recipe) if "cpu" in devices else ()
     cuda_parts = _plan_cuda_parts(shapes, on_cuda) if "cuda" in devices else ()
     size_bytes = sum(part.size_bytes for part in (*cpu_parts, *cuda_parts))
-    peaks = [3 * _FLOAT_BYTES * max(math.prod(shape) for shape in shapes.values())]
+    largest_bytes = _FLOAT_BYTES * max(math.prod(shape) for shape in shapes.values())
+    peaks = [3 * largest_bytes]
     run_bytes = card_bytes = 0
     if cpu_parts:
         vision, decoder, _ = cpu_parts
         sizes = PartSizes(vision.size_bytes, decoder.size_bytes, len(decoder.layers))
         run_bytes = estimate_bytes(spec, sizes, spec.language.context_length)
-        peaks.append(_estimate_measuring_bytes(decoder.size_bytes, shapes))
+        # While logits are measured, the decoder is open, and the reference holds the largest
+        # matrix in float32 and its source: 3.6 GB measured at full size and 4 bits.
+        peaks.append(decoder.size_bytes + 2 * largest_bytes)
     if cuda_parts:
         card_bytes = _estimate_card_bytes(spec, cuda_parts)
-        peaks.append(_estimate_measuring_bytes(cuda_parts[0].size_bytes, shapes))
+        # Likewise without a card, and its codes in float32: 4.0 and 4.9 GB at 4 and 8 bits.
+        peaks.append(cuda_parts[0].size_bytes + 3 * largest_bytes)
     return Plan(
         spec=spec,
         recipe=recipe,
@@ -176,15 +180,6 @@ def _plan_cuda_parts(shapes: Shapes, recipe: CudaRecipe) -> tuple[PlannedPart, .
         return PlannedPart(role, files, (), _count(mine.values()), size_bytes)
 
     return tuple(plan(role) for role in cuda_recipe.ROLES)
-
-
-def _estimate_measuring_bytes(decoder_bytes: int, shapes: Shapes) -> int:
-    """Peak of measuring a variant, on a CPU.
-
-    While its logits are measured, the decoder is open, and the reference holds the largest matrix
-    in float32 and its source; 3.6 GB were measured at full size and 4 bits.
-    """
-    return decoder_bytes + 2 * _FLOAT_BYTES * max(math.prod(shape) for shape in shapes.values())
 
 
 def _estimate_card_bytes(spec: ModelSpec, parts: Iterable[PlannedPart]) -> int:
