@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-_LARGEST_CODE = 127  # -128 is left out: the range is the same on both sides of zero
+LARGEST_CODE = 127  # -128 is left out: the range is the same on both sides of zero
 _TOP = 255  # of an activation's code
 
 
@@ -39,8 +39,8 @@ def round_channels(matrix: torch.Tensor) -> ChannelCodes:
         matrix: (N, K) float32, finite.
     """
     largest = matrix.abs().amax(1)
-    scales = torch.where(largest > 0, largest / _LARGEST_CODE, torch.ones_like(largest))
-    codes = (matrix / scales[:, None]).round_().clamp_(-_LARGEST_CODE, _LARGEST_CODE)
+    scales = torch.where(largest > 0, largest / LARGEST_CODE, torch.ones_like(largest))
+    codes = (matrix / scales[:, None]).round_().clamp_(-LARGEST_CODE, LARGEST_CODE)
     return ChannelCodes(codes.to(torch.int8), scales)
 
 

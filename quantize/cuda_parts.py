@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from quantize.channelwise import round_channels
+from quantize.channelwise import LARGEST_CODE, round_channels
 from quantize.cuda_recipe import (
     DOUBLE_QUANTISATION,
     NF4_BLOCK,
@@ -37,7 +37,6 @@ from tinyv_cli.errors import WeightsError
 from tinyv_cli.progress import Progress
 
 Arrays = Mapping[str, torch.Tensor]
-LARGEST_CODE = 127
 
 
 def load_bitsandbytes() -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from safetensors import safe_open
 
-from quantize.cuda_parts import LARGEST_CODE
+from quantize.channelwise import LARGEST_CODE
 
 
 class StoredTensors:

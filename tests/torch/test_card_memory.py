@@ -7,6 +7,7 @@ from quantize.plan import Plan, make_plan
 from quantize.recipe import RECIPES
 from tests.torch.card_trace import MetaCard, make_language, trace_peak
 from tinyv_cli.backends.torch_decoder import FIRST_SPAN, StepDecoder
+from tinyv_cli.backends.torch_modules import Int8WeightLinear
 from tinyv_cli.memory import (
     card_table_bytes,
     estimate_card_decoder_bytes,
@@ -39,9 +40,13 @@ def trace_prompt(decoder: StepDecoder, n_positions: int) -> int:
     return peak.peak_bytes
 
 
-def trace_picture() -> int:
+def trace_picture(bits: int = 16) -> int:
     card = MetaCard()
     model, side = make_empty_model(SPEC).half(), SPEC.vision.image_px
+    for name, module in list(model.vision.layers.named_modules()):
+        if bits == 8 and isinstance(module, torch.nn.Linear):
+            codes, scales = module.weight.to(torch.int8), module.weight[:, 0].float()
+            model.vision.layers.set_submodule(name, Int8WeightLinear(codes, scales, module.bias))
     with trace_peak() as peak:
         model.encode(torch.empty(1, 3, side, side, dtype=card.dtype, device=card.name))
     return peak.peak_bytes
@@ -68,8 +73,9 @@ def test_a_long_prompt_takes_little_more_than_a_chunk_of_it():
     assert trace_prompt(decoder, CONTEXT) <= trace_prompt(decoder, 512) + 1.1 * embeddings_bytes
 
 
-def test_what_a_picture_works_in_is_what_is_planned_for_it():
-    planned_bytes, traced_bytes = estimate_card_encoder_bytes(SPEC, 0), trace_picture()
+@pytest.mark.parametrize("bits", [8, 16])
+def test_what_a_picture_works_in_is_what_is_planned_for_it(bits):
+    planned_bytes, traced_bytes = estimate_card_encoder_bytes(SPEC, 0), trace_picture(bits)
     assert traced_bytes <= planned_bytes <= 2 * traced_bytes
 
 

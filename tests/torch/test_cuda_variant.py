@@ -11,8 +11,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from quantize.channelwise import LARGEST_CODE
 from quantize.compare import ProbeIds, run_layers, step_through
-from quantize.cuda_parts import LARGEST_CODE, load_bitsandbytes, to_arrays, write_cuda_parts
+from quantize.cuda_parts import load_bitsandbytes, to_arrays, write_cuda_parts
 from quantize.cuda_recipe import NF4_BLOCK, Kind
 from quantize.pipeline import QuantizeOptions, make_variant, plan_variant
 from quantize.plan import make_plan

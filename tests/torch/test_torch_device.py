@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tinyv_cli.backends.torch_device import TorchDevice
+from tinyv_cli.backends.torch_device import TorchDevice, has_int8_products
 from tinyv_cli.errors import DeviceError
 
 GB = 10**9
@@ -15,7 +15,10 @@ EVERY_CARD = pytest.mark.parametrize(("name", "number"), CARDS)
 
 @pytest.fixture
 def limits(monkeypatch) -> list[tuple[float, int]]:
-    """Replaces only what torch calls in C; card 0 has 10 GB and card 1 20. Gives limits as set."""
+    """Replaces only what torch calls in C; gives limits as they are set.
+
+    Card 0 has 10 GB and is a Volta, card 1 has 20 and is a Turing.
+    """
     told: list[tuple[float, int]] = []
     replaced = {
         "_cuda_getDevice": lambda: 0,
@@ -35,7 +38,7 @@ def limits(monkeypatch) -> list[tuple[float, int]]:
     monkeypatch.setattr(
         torch.cuda,
         "_get_device_properties",
-        lambda number: SimpleNamespace(total_memory=total[number]),
+        lambda number: SimpleNamespace(total_memory=total[number], major=7, minor=5 * number),
         raising=False,
     )
     runtime = SimpleNamespace(cudaMemGetInfo=lambda number: (total[number] // 2, total[number]))
@@ -68,6 +71,11 @@ def test_memory_that_ran_out_is_told_with_the_figures_of_that_card(name, number,
         f"the GPU's memory ran out while reading the prompt: {taken} of 4.00 GB allowed are taken, "
         f"{free} of its {total} GB are free"
     )
+
+
+def test_cards_before_turing_multiply_no_int8(limits):
+    devices = ("cuda", "cuda:0", "cuda:1", "cpu")
+    assert list(map(has_int8_products, devices)) == [False, False, True, True]
 
 
 def test_memory_that_cublas_did_not_find_is_told_alike_and_other_errors_are_not(limits):

@@ -15,10 +15,17 @@ from tests.torch.cuda_files import (
     to_nf4,
     to_rows,
 )
-from tinyv_cli.backends.torch_modules import Int8Embedding, Int8Linear, NarrowingNorm, Nf4Linear
+from tinyv_cli.backends.torch_modules import (
+    Int8Embedding,
+    Int8Linear,
+    Int8WeightLinear,
+    NarrowingNorm,
+    Nf4Linear,
+)
 from tinyv_cli.backends.torch_tensors import MemoryBlock
 from tinyv_cli.backends.torch_weights import load_language, load_vision_side
 from tinyv_cli.errors import WeightsError
+from tinyv_cli.model.decoder import TorchDecoder
 from tinyv_cli.spec import make_tiny_spec
 
 SPEC = make_tiny_spec(3)
@@ -239,7 +246,9 @@ def test_matrices_of_a_vision_side_in_int8_are_read_back_as_they_were_rounded(tm
         )
     assert torch.allclose(rounded, expected, rtol=1e-5, atol=1e-6)
     on_card = load_vision_side(path, SPEC, "meta", torch.float16)
-    assert {each.dtype for each in on_card.vision.buffers()} == {torch.int8, torch.float16}
+    rounded = [m for m in on_card.vision.modules() if isinstance(m, Int8WeightLinear)]
+    assert {each.codes.dtype for each in rounded} == {torch.int8}
+    assert all(each.codes.is_meta for each in rounded)
 
 
 @pytest.mark.parametrize(
@@ -259,3 +268,28 @@ def test_a_vision_side_in_int8_that_is_not_what_it_should_be_is_refused(tmp_path
     save_file(tensors, tmp_path / "vision.safetensors")
     with pytest.raises(WeightsError, match=told):
         load_vision_side(tmp_path / "vision.safetensors", SPEC, "cpu", torch.float32)
+
+
+def test_where_int8_is_not_multiplied_a_matrix_is_read_back_and_says_the_same(
+    tmp_path, monkeypatch
+):
+    path, logits = tmp_path / "language.safetensors", {}
+    save_file(make_language_tensors(SPEC, bits=8), path)
+    for multiplies in (True, False):
+        monkeypatch.setattr(
+            "tinyv_cli.backends.torch_weights.has_int8_products", lambda _, says=multiplies: says
+        )
+        language = load_language(path, SPEC.language, "cpu", torch.float32)
+        kind = Int8Linear if multiplies else Int8WeightLinear
+        assert sum(isinstance(module, kind) for module in language.modules()) == 4 * 2 + 1
+        logits[multiplies] = torch.from_numpy(TorchDecoder(language).extend([(1, 2, 3)]))
+    error = (logits[True] - logits[False]).norm() / logits[False].norm()
+    assert 0 < error < 2e-3
+
+
+def test_scales_too_small_for_float16_are_read_back_right():
+    codes, largest = to_rows(torch.randn(8, 64, generator=torch.Generator().manual_seed(2)))
+    scales, activations = largest / 127 * 1e-5, torch.randn(3, 64).half()
+    linear = Int8WeightLinear(codes, scales, torch.zeros(8).half())
+    expected = activations.float() @ (codes * scales[:, None]).T
+    assert (linear(activations * 100) / 100 - expected).norm() < 0.01 * expected.norm()

@@ -6,7 +6,9 @@ of another. On a card the step is recorded once as a CUDA graph, since starting 
 kernels takes longer than running them.
 """
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -152,7 +154,21 @@ class StepDecoder(TorchDecoder):
         """The step as a graph, with the memory of those before it."""
         graph = torch.cuda.CUDAGraph()
         pool = next((each.pool() for each in self._graphs.values()), None)
-        # Other threads may go on copying weights, which the default mode would not let them.
-        with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
+        # Other threads may go on copying weights, which the default mode would not let them. What
+        # the garbage collector ends meanwhile, as an older record, would spoil this one.
+        mode = "thread_local"
+        with _pause_collector(), torch.cuda.graph(graph, pool, stream, capture_error_mode=mode):
             self._run(span)
         return graph
+
+
+@contextmanager
+def _pause_collector() -> Iterator[None]:
+    """Lets no garbage be collected, where it is otherwise."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

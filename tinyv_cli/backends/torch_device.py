@@ -9,6 +9,7 @@ import torch
 from tinyv_cli.errors import DeviceError
 
 _GB = 1e9
+_TURING = (7, 5)
 _OUT_OF_MEMORY = "CUBLAS_STATUS_ALLOC_FAILED"  # torch's error where cuBLAS finds no memory
 
 
@@ -91,3 +92,12 @@ class TorchDevice:
             f": {taken_bytes / _GB:.2f} of {budget_bytes / _GB:.2f} GB allowed are taken, "
             f"{free_bytes / _GB:.2f} of its {total_bytes / _GB:.2f} GB are free"
         )
+
+
+def has_int8_products(device: str) -> bool:
+    """Whether a device multiplies matrices of int8: the CPU does, and cards from Turing on.
+
+    Source: bitsandbytes' requirements for LLM.int8().
+    """
+    place = torch.device(device)
+    return place.type != "cuda" or torch.cuda.get_device_capability(place) >= _TURING

@@ -18,7 +18,7 @@ from tinyv_cli.backends.quiet_bitsandbytes import (
     matmul_4bit,
 )
 
-_LARGEST_CODE = 127
+LARGEST_CODE = 127
 
 
 class Nf4Linear(nn.Module):
@@ -104,7 +104,7 @@ class Int8Linear(nn.Module):
         """(…, K) → (…, N), of the same dtype; the kernels take and give float16."""
         rows = activations.reshape(-1, activations.shape[-1]).to(torch.float16)  # (T, K)
         codes, largest, _ = int8_vectorwise_quant(rows)
-        rest = torch.addcmul(rows, codes, largest[:, None], value=-1 / _LARGEST_CODE)  # float32
+        rest = torch.addcmul(rows, codes, largest[:, None], value=-1 / LARGEST_CODE)  # float32
         rest_codes, rest_largest, _ = int8_vectorwise_quant(rest.to(torch.float16))
         sums = int8_linear_matmul(torch.cat((codes, rest_codes)), self.codes)  # (2T, N) int32
         scales = torch.cat((largest, rest_largest))
@@ -144,8 +144,8 @@ class Int8WeightLinear(nn.Module):
 
     Args:
         codes: (N, K) int8.
-        scales: (N,) of the activations' dtype, by which a row's codes are multiplied.
-        bias: (N,), likewise.
+        scales: (N,) float32, by which a row's codes are multiplied.
+        bias: (N,) of the activations' dtype.
     """
 
     codes: Tensor
@@ -160,7 +160,9 @@ class Int8WeightLinear(nn.Module):
 
     def forward(self, activations: Tensor) -> Tensor:
         """(…, K) → (…, N), of the same dtype."""
-        return nn.functional.linear(activations, self.codes * self.scales[:, None], self.bias)
+        matrix = torch.empty_like(self.codes, dtype=activations.dtype)
+        torch.mul(self.codes, self.scales[:, None], out=matrix)  # in float32, as small scales need
+        return nn.functional.linear(activations, matrix, self.bias)
 
 
 class NarrowingNorm(nn.LayerNorm):

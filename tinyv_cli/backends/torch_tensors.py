@@ -84,7 +84,7 @@ class TensorFile:
         self, path: Path, device: str, stays: Callable[[str], bool] = lambda _: False
     ) -> None:
         self.path = path
-        self._device = device
+        self.device = device
         self._stays = stays
         self._block: MemoryBlock | None = None
         try:
@@ -131,9 +131,9 @@ class TensorFile:
             tensor: Tensor = self._file.get_tensor(name)
         except SafetensorError as error:
             raise WeightsError(f"{name} in {self.path} cannot be read", MAKE_AGAIN) from error
-        if self._device == "cpu" or self._stays(name):
+        if self.device == "cpu" or self._stays(name):
             return tensor
-        self._block = self._block or MemoryBlock(self._list_sizes(), self._device)
+        self._block = self._block or MemoryBlock(self._list_sizes(), self.device)
         return self._block.put(tensor)
 
     def _list_sizes(self) -> Iterable[int]:

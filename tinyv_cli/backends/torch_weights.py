@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from tinyv_cli.backends.quiet_bitsandbytes import QuantState
+from tinyv_cli.backends.torch_device import has_int8_products
 from tinyv_cli.backends.torch_modules import (
+    LARGEST_CODE,
     Int8Embedding,
     Int8Linear,
     Int8WeightLinear,
@@ -146,7 +148,7 @@ def _make_vision_forms(model: TinyGptV, names: frozenset[str]) -> dict[str, Form
 def _read_int8_weights(file: TensorFile, name: str, dtype: torch.dtype) -> Int8WeightLinear:
     """Reads a matrix of the vision side with its scales and its bias."""
     codes, scales = file.read(f"{name}.weight"), file.read(f"{name}.weight.scales")
-    return Int8WeightLinear(codes, scales.to(dtype), file.read(f"{name}.bias").to(dtype))
+    return Int8WeightLinear(codes, scales, file.read(f"{name}.bias").to(dtype))
 
 
 def _make_language_forms(language: PhiLanguage, names: frozenset[str]) -> dict[str, Form]:
@@ -190,8 +192,10 @@ def _read_linear(file: TensorFile, name: str, linear: nn.Linear, dtype: torch.dt
     """Reads a matrix as it is rounded, with its bias."""
     matrix, bias = f"{name}.weight", file.read(f"{name}.bias")
     if f"{matrix}.SCB" in file.names:
-        scales = file.read(f"{matrix}.SCB")
-        return Int8Linear(file.read(matrix), scales, bias.to(torch.float16))
+        codes, largest = file.read(matrix), file.read(f"{matrix}.SCB")
+        if has_int8_products(file.device):
+            return Int8Linear(codes, largest, bias.to(torch.float16))
+        return Int8WeightLinear(codes, largest / LARGEST_CODE, bias.to(dtype))
     state = _read_nf4_state(file, matrix, tuple(linear.weight.shape))
     return Nf4Linear(file.read(matrix), state, bias.to(dtype))
 
