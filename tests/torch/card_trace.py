@@ -117,6 +117,30 @@ class FusedAttention(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
+class Started(TorchDispatchMode):
+    """Counts what is started on the card: everything but views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, _types, args=(), kwargs=None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        given = {storage._cdata for storage in list_storages((args, kwargs))}
+        is_view = not function._schema.is_mutable and all(
+            storage._cdata in given for storage in list_storages(out)
+        )
+        self.count += not is_view
+        return out
+
+
+@contextmanager
+def count_started() -> Iterator[Started]:
+    """Counts what is started inside, attention as one kernel."""
+    with torch.no_grad(), FusedAttention(), Started() as started:
+        yield started
+
+
 @contextmanager
 def trace_peak() -> Iterator[Peak]:
     """Counts what is made inside; what was there before is not known and not counted."""

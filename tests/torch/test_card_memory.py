@@ -1,11 +1,11 @@
-"""What a card needs at the published size, traced on the meta device, against what is planned."""
+"""What a card needs and does at the published size, traced on the meta device."""
 
 import pytest
 import torch
 
 from quantize.plan import Plan, make_plan
 from quantize.recipe import RECIPES
-from tests.torch.card_trace import MetaCard, make_language, trace_peak
+from tests.torch.card_trace import MetaCard, count_started, make_language, trace_peak
 from tinyv_cli.backends.torch_decoder import FIRST_SPAN, StepDecoder
 from tinyv_cli.backends.torch_modules import Int8WeightLinear
 from tinyv_cli.memory import (
@@ -87,6 +87,14 @@ def test_a_step_asks_nothing_of_the_card_and_takes_next_to_nothing(bits, span):
         decoder._run(span)  # the meta device has no numbers that could be asked for
     assert 0 < peak.peak_bytes < 1e6
     assert peak.now_bytes == 0
+
+
+@pytest.mark.parametrize(("bits", "allowed"), [(4, 31), (8, 63)])
+def test_a_step_starts_few_kernels_a_layer(bits, allowed):
+    decoder, _ = open_decoder(bits)
+    with count_started() as started:
+        decoder._run(FIRST_SPAN)
+    assert 20 < started.count / SPEC.language.n_layers < allowed
 
 
 @pytest.mark.parametrize(("bits", "allowed_gib"), [(4, 4.5), (8, 6.5)])

@@ -184,7 +184,8 @@ def find_most_looked_at(head: int, normed: torch.Tensor) -> torch.Tensor:
     attention = make_fresh_model(MINIATURE_SPEC, seed=0).language.layers[layer].attention
     q, k, _ = attention._split(attention.qkv(normed[None]))
     rotary = make_rotary(spec, torch.arange(n)[None], torch.float32)
-    q, k = attention._rotate(attention.q_layernorm(q), attention.k_layernorm(k), rotary)
+    normed_heads = torch.stack((attention.q_layernorm(q), attention.k_layernorm(k)))
+    q, k = attention._rotate(normed_heads, rotary)
     scores = (q @ k.transpose(2, 3))[0, place]
     return scores.masked_fill(torch.ones(n, n).triu() > 0, -1e9).argmax(-1)
 

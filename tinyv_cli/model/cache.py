@@ -11,6 +11,10 @@ from tinyv_cli.spec import LanguageSpec
 class Cache(Protocol):
     """What the network asks of earlier positions: nothing else of a cache is seen by it."""
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of keys and values."""
+
     def make_places(self, n_new: int) -> Tensor:
         """Tells where `n_new` further positions stand, (1, n_new), from 0."""
 
@@ -43,6 +47,11 @@ class KeyValueCache:
     def context_length(self) -> int:
         """Positions there is room for."""
         return self.keys.shape[3]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of keys and values."""
+        return self.keys.dtype
 
     def make_places(self, n_new: int) -> Tensor:
         """Tells where `n_new` further positions stand: (1, n_new), behind the filled ones."""
@@ -109,6 +118,11 @@ class PlacedCache:
         self._cache = cache
         self._place = place
         self._n_seen = n_seen
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of keys and values."""
+        return self._cache.dtype
 
     def make_places(self, n_new: int) -> Tensor:
         """(1, 1)."""

@@ -1,7 +1,7 @@
 """Embeddings become logits: Phi-2 with TinyGPT-V's three added norms; knows no text and no picture.
 
 transformers' Phi is another network: it has no norm on the attention branch and keeps q, k and v
-apart. Of it, the MLP and the rotation are used.
+apart. Of it, the MLP is used.
 
 Source: arXiv 2312.16862 and the implementation published with it.
 """
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers.models.phi.configuration_phi import PhiConfig
-from transformers.models.phi.modeling_phi import PhiMLP, apply_rotary_pos_emb
+from transformers.models.phi.modeling_phi import PhiMLP
 
 from tinyv_cli.model.cache import Cache
 from tinyv_cli.spec import LanguageSpec
 
-Rotary = tuple[Tensor, Tensor]  # cosines and sines, each (1 or B, T, rotary_width)
+Rotary = tuple[Tensor, Tensor]  # cosines and signed sines, each (1 or B, 1, T, d)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,24 +36,28 @@ class Layout:
 def make_rotary(spec: LanguageSpec, places: Tensor, dtype: torch.dtype) -> Rotary:
     """Computes by how much the positions of a sequence are rotated.
 
-    transformers keeps the frequencies in a buffer, which a network built on the meta device would
-    lose; they are cheap, so they are computed anew.
+    A channel's turned value is its own times a cosine, and its partner's times a sine: partners are
+    half the rotary width apart, and the first of two is taken off. Channels behind the rotary width
+    have cosine 1 and sine 0, so that a head is turned as a whole.
 
     Args:
-        spec: gives the width and the base of the rotation.
+        spec: gives the widths and the base of the rotation.
         places: (B, T) or (1, T) places of the positions, from 0.
         dtype: of the result.
 
     Returns:
-        Cosines and sines, (1 or B, T, rotary_width); computed in float32.
+        Cosines and signed sines, (1 or B, 1, T, d); computed in float32.
 
     Source: arXiv 2104.09864, section 3.2, with halves rotated instead of pairs, as Phi-2 does.
     """
     width = spec.rotary_width
     steps = torch.arange(0, width, 2, dtype=torch.float32, device=places.device) / width
-    angles = places.float()[..., None] / spec.rope_base**steps  # (B, T, rotary_width / 2)
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    angles = places.float()[:, None, :, None] / spec.rope_base**steps  # (B, 1, T, width / 2)
+    cosines, sines = angles.cos(), angles.sin()
+    behind = (0, spec.head_width - width)
+    cosines = pad(torch.cat((cosines, cosines), dim=-1), behind, value=1.0)
+    sines = pad(torch.cat((-sines, sines), dim=-1), behind)
+    return cosines.to(dtype), sines.to(dtype)
 
 
 class PhiAttention(nn.Module):
@@ -91,7 +95,7 @@ class PhiAttention(nn.Module):
         """
         n_new = hidden.shape[1]
         q, k, v = self._split(self.qkv(hidden))  # (B, H, T, d) each
-        q, k = self._rotate(self.q_layernorm(q), self.k_layernorm(k), rotary)
+        q, k = self._rotate(torch.stack((self.q_layernorm(q), self.k_layernorm(k))), rotary)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
         causal = mask is None and n_new > 1
@@ -105,14 +109,12 @@ class PhiAttention(nn.Module):
         q, k, v = by_head.permute(2, 0, 3, 1, 4)
         return q, k, v
 
-    def _rotate(self, q: Tensor, k: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
-        """Rotates the first `rotary_width` channels of each head and leaves the others."""
-        width = self.rotary_width
-        q_turned, k_turned = apply_rotary_pos_emb(q[..., :width], k[..., :width], *rotary)
-        return (
-            torch.cat((q_turned, q[..., width:]), dim=-1),
-            torch.cat((k_turned, k[..., width:]), dim=-1),
-        )
+    def _rotate(self, heads: Tensor, rotary: Rotary) -> Tensor:
+        """Turns queries and keys at once, (2, B, H, T, d): one token is mostly starting kernels."""
+        half, width = self.rotary_width // 2, self.rotary_width
+        partners = (heads[..., half:width], heads[..., :half], heads[..., width:])
+        cosines, sines = rotary
+        return torch.addcmul(heads * cosines, torch.cat(partners, dim=-1), sines)
 
 
 def make_phi_config(spec: LanguageSpec) -> PhiConfig:
@@ -201,7 +203,8 @@ class PhiLanguage(nn.Module):
             places, mask = cache.make_places(n_new), cache.make_mask(n_new)
         else:
             places = torch.arange(n_new, device=embeddings.device)[None]
-        rotary = make_rotary(self.spec, places, embeddings.dtype)
+        dtype = embeddings.dtype if cache is None else cache.dtype
+        rotary = make_rotary(self.spec, places, dtype)
         hidden = embeddings
         for layer in self.layers:
             hidden = layer(hidden, rotary, mask, cache)
