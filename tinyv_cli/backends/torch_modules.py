@@ -103,6 +103,7 @@ class Int8Linear(nn.Module):
     def forward(self, activations: Tensor) -> Tensor:
         """(…, K) → (…, N), of the same dtype; the kernels take and give float16."""
         rows = activations.reshape(-1, activations.shape[-1]).to(torch.float16)  # (T, K)
+        rows = rows.contiguous()  # the kernels are given its address alone
         codes, largest, _ = int8_vectorwise_quant(rows)
         rest = torch.addcmul(rows, codes, largest[:, None], value=-1 / LARGEST_CODE)  # float32
         rest_codes, rest_largest, _ = int8_vectorwise_quant(rest.to(torch.float16))
