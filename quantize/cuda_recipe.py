@@ -1,6 +1,6 @@
 """A tensor's name becomes what a GPU's file keeps of it; knows no arithmetic and no library.
 
-Four kinds of numbers, by name and shape alone. Which arrays a kind is stored as, under which names
+Five kinds of numbers, by name and shape alone. Which arrays a kind is stored as, under which names
 and of how many bytes, stands here too, so that a file can be planned before a weight is read.
 """
 

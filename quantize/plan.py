@@ -6,8 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, starmap
 
-from quantize import cuda_recipe
-from quantize.cuda_recipe import CudaRecipe
+from quantize.cuda_recipe import (
+    ROLES,
+    CudaRecipe,
+    count_bytes,
+    count_header_bytes,
+    find_role,
+    list_arrays,
+)
 from quantize.recipe import EMBEDDINGS, FLOAT16_BITS, Recipe, Rounding
 from tinyv_cli.manifest import list_graph_roles, make_graph_role
 from tinyv_cli.memory import (
@@ -170,16 +176,14 @@ def _plan_cuda_parts(shapes: Shapes, recipe: CudaRecipe) -> tuple[PlannedPart, .
     kinds = {name: recipe.kind(name, shape) for name, shape in shapes.items()}
 
     def plan(role: str) -> PlannedPart:
-        mine = {
-            name: shape for name, shape in shapes.items() if cuda_recipe.find_role(name) == role
-        }
-        arrays = [each for name in mine for each in cuda_recipe.list_arrays(name, kinds[name])]
-        size_bytes = cuda_recipe.count_header_bytes(arrays)
-        size_bytes += sum(cuda_recipe.count_bytes(mine[name], kinds[name]) for name in mine)
+        mine = {name: shape for name, shape in shapes.items() if find_role(name) == role}
+        arrays = [each for name in mine for each in list_arrays(name, kinds[name])]
+        size_bytes = count_header_bytes(arrays)
+        size_bytes += sum(count_bytes(mine[name], kinds[name]) for name in mine)
         files = {role: f"{role}.safetensors"}
         return PlannedPart(role, files, (), _count(mine.values()), size_bytes)
 
-    return tuple(plan(role) for role in cuda_recipe.ROLES)
+    return tuple(plan(role) for role in ROLES)
 
 
 def _estimate_card_bytes(spec: ModelSpec, parts: Iterable[PlannedPart]) -> int:

@@ -6,7 +6,6 @@ spaces, then the numbers without a gap.
 
 import json
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -77,13 +76,8 @@ class TensorFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._file:
-            if error is None:
+            if kind is None:
                 self._write_waiting()
                 self._write_header()

@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from tests.light.question_reader import make_asked, make_examples
+from tests.light.toy_chat import ToyRuntimes
 from tests.light.toy_cuda import put_driver
 from tests.light.toy_evaluation import Runtimes
 from tests.light.toy_variant import write_picture, write_variant
@@ -54,6 +55,14 @@ def place(tmp_path, monkeypatch):
 def runtimes(monkeypatch):
     """What is opened instead of a backend."""
     made = Runtimes()
+    monkeypatch.setattr(backends, "open_backend", made.open_backend)
+    return made
+
+
+@pytest.fixture
+def toys(monkeypatch):
+    """What a conversation opens instead: decoders that repeat its questions."""
+    made = ToyRuntimes()
     monkeypatch.setattr(backends, "open_backend", made.open_backend)
     return made
 

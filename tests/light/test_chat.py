@@ -5,9 +5,9 @@ import json
 import pytest
 from PIL import Image
 
-from tests.light.toy_chat import BOX, EchoDecoder, ToyRuntimes
+from tests.light.toy_chat import BOX, EchoDecoder
 from tests.light.toy_variant import write_variant
-from tinyv_cli import backends, home
+from tinyv_cli import home
 from tinyv_cli.chat import terminal
 from tinyv_cli.chat.session_ahead import SessionAhead
 from tinyv_cli.chat.slash import COMMANDS
@@ -15,13 +15,6 @@ from tinyv_cli.chat.talk import is_open, to_question
 from tinyv_cli.commands import chat as chat_module
 from tinyv_cli.errors import DeviceError, InputError, UsageError, WeightsError
 from tinyv_cli.options.chat import ChatArguments
-
-
-@pytest.fixture
-def toys(monkeypatch):
-    toys = ToyRuntimes()
-    monkeypatch.setattr(backends, "open_backend", toys.open_backend)
-    return toys
 
 
 @pytest.fixture

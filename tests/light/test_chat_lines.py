@@ -9,20 +9,12 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from tests.light.toy_chat import EchoDecoder, ToyRuntimes
-from tinyv_cli import backends
+from tests.light.toy_chat import EchoDecoder
 from tinyv_cli.commands.chat import hold_conversation
 from tinyv_cli.errors import DeviceError, ExitCode, InputError, UsageError
 from tinyv_cli.options.chat import ChatArguments
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def toys(monkeypatch):
-    toys = ToyRuntimes()
-    monkeypatch.setattr(backends, "open_backend", toys.open_backend)
-    return toys
 
 
 @pytest.fixture

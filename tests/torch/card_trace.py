@@ -6,7 +6,7 @@ be asked for. Attention is counted as a card computes it, in one kernel without 
 
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,7 +30,6 @@ class MetaCard(TorchDevice):
     def __init__(self) -> None:
         super().__init__("meta")
         self.dtype = torch.float16
-        self.lock = nullcontext()
 
 
 def make_language(spec: LanguageSpec, bits: int, card: MetaCard) -> PhiLanguage:

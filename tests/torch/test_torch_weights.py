@@ -1,4 +1,4 @@
-"""Files for CUDA that are not as they should be, and modules that compute as bitsandbytes does."""
+"""Files for CUDA that are not as they should be, and modules that compute with codes."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Activations meet quantised weights as bitsandbytes computes them; knows no file and no network.
+"""Activations meet weights in codes, by bitsandbytes' kernels; knows no file and no network.
 
 The modules stand where the network has a Linear, an Embedding or a LayerNorm. What they hold was
 quantised when the variant was made.

@@ -7,7 +7,6 @@ On a card all of them lie in memory that is taken at once. Taken one by one, tho
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -97,14 +96,9 @@ class TensorFile:
     def __enter__(self) -> "TensorFile":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Unmaps the file."""
-        self._file.__exit__(kind, error, trace)
+        self._file.__exit__(None, None, None)
 
     def check(self, forms: Mapping[str, Form]) -> None:
         """Looks that the file holds these tensors and no others; reads none of them.

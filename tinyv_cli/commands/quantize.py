@@ -122,25 +122,22 @@ def _resolve_vision_bits(arguments: QuantizeArguments, console: Console) -> int:
     """
     from quantize.cuda_recipe import choose_vision_bits
 
-    if arguments.target == "cpu":
-        if arguments.vision_bits is None:
-            return choose_vision_bits(arguments.bits, None)
+    if arguments.vision_bits is not None:
+        if arguments.target != "cpu":
+            return arguments.vision_bits
         raise UsageError(
             "`--vision-bits` is for a GPU's files only",
             "use it with `--target cuda` or `--target all`",
         )
-    if arguments.vision_bits is not None:
-        return arguments.vision_bits
-    cards = read_driver().cards
-    if not cards:
-        return choose_vision_bits(arguments.bits, None)
-    chosen = choose_vision_bits(arguments.bits, cards[0].memory_bytes)
-    if chosen != choose_vision_bits(arguments.bits, None):
+    cards = () if arguments.target == "cpu" else read_driver().cards
+    bits = choose_vision_bits(arguments.bits, cards[0].memory_bytes if cards else None)
+    usual = choose_vision_bits(arguments.bits, None)
+    if bits != usual:
         console.write_note(
-            f"the vision side gets {chosen} bits, since {cards[0].name} has "
-            f"{to_size(cards[0].memory_bytes)}; `--vision-bits 16` makes it as usual"
+            f"the vision side gets {bits} bits, since {cards[0].name} has "
+            f"{to_size(cards[0].memory_bytes)}; `--vision-bits {usual}` makes it as usual"
         )
-    return chosen
+    return bits
 
 
 def _make_options(
