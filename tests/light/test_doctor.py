@@ -1,6 +1,7 @@
 """`tinyv doctor` tells what this computer can compute on, and fails only for what was asked for."""
 
 import json
+import shutil
 from collections import namedtuple
 from dataclasses import replace
 
@@ -45,6 +46,9 @@ def computer(place, monkeypatch):
     """Puts a driver, a torch and the outcome of a product in place; notes where that is tried."""
     write_cuda_variant(home.variants_dir() / "both")
     write_cuda_variant(home.variants_dir() / "cudaonly", has_cpu=False)
+    memory, disk = psutil.virtual_memory(), shutil.disk_usage(place)  # else a report ages
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk)
 
     def put(driver=NO_DRIVER, torch=TORCH, product=(2e-4, None)):
         multiplied = []

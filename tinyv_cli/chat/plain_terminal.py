@@ -1,11 +1,14 @@
 """Lines become entries on a terminal that moves no cursor, as the one inside an editor."""
 
 import os
+import select
+import sys
 
 from tinyv_cli.chat.talk import is_open
 
 PROMPT = ">>> "
 CONTINUATION = "… "
+_TURN_S = 0.1  # of waiting for a line
 
 
 def is_plain() -> bool:
@@ -15,7 +18,20 @@ def is_plain() -> bool:
 
 def read_entry() -> str:
     """Waits for one entry; EOFError for Ctrl-D, KeyboardInterrupt for Ctrl-C."""
-    entry = input(PROMPT)
+    entry = _read_line(PROMPT)
     while is_open(entry):
-        entry += "\n" + input(CONTINUATION)
+        entry += "\n" + _read_line(CONTINUATION)
     return entry
+
+
+def _read_line(prompt: str) -> str:
+    """Shows a prompt and waits for a line.
+
+    `input` is called once there is one: a Ctrl-C that comes when it has shown its prompt and does
+    not read yet is kept from Python until the line ends. Windows waits for no line of a terminal.
+    """
+    sys.stderr.write(prompt)
+    sys.stderr.flush()
+    while sys.platform != "win32" and not select.select([sys.stdin], [], [], _TURN_S)[0]:
+        pass
+    return input()
