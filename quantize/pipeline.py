@@ -11,19 +11,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from quantize.cpu.decoder_graph import check_heads
+from quantize.cpu.parts import PartWriter, SeenNames
+from quantize.cpu.vision_side import write_vision_side
 from quantize.cuda_recipe import CUDA_BITS, VISION_BITS
-from quantize.decoder_graph import check_heads
-from quantize.parts import PartWriter, SeenNames
+from quantize.measure.probes import PROBES, EncodedProbes
+from quantize.measure.trial import Trial
 from quantize.plan import TARGETS, TOKENIZER, Plan, make_plan
-from quantize.probes import PROBES
 from quantize.recipe import FLOAT16_BITS, RECIPES, Recipe
-from quantize.staging import build_beside, move_in
-from quantize.trial import Trial
-from quantize.vision_side import EncodedProbes, write_vision_side
+from tinyv_cli.answers.tokenizer import Tokenizer, derive_stop_ids
 from tinyv_cli.backends.threads import resolve_threads
+from tinyv_cli.disk.staging import build_beside, move_in
 from tinyv_cli.errors import DeviceError, UsageError, WeightsError
-from tinyv_cli.hashes import hash_file, remember_hashes
-from tinyv_cli.manifest import (
+from tinyv_cli.progress import Progress
+from tinyv_cli.prompts.prompt import default_template
+from tinyv_cli.variants.hashes import hash_file, remember_hashes
+from tinyv_cli.variants.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
     FileEntry,
@@ -32,11 +35,8 @@ from tinyv_cli.manifest import (
     Variant,
     read_variant,
 )
-from tinyv_cli.progress import Progress
-from tinyv_cli.prompt import default_template
-from tinyv_cli.tokenizer import Tokenizer, derive_stop_ids
-from weights.checkpoint import MergedWeights, open_weights
-from weights.sources import SourceFiles, read_tokenizer_json, resolve_sources
+from weights.reading.checkpoint import MergedWeights, open_weights
+from weights.reading.sources import SourceFiles, read_tokenizer_json, resolve_sources
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def _write_parts(
             writer.write_decoder()
             writer.write_embeddings()
     if "cuda" in plan.devices:
-        from quantize.cuda_parts import write_cuda_parts
+        from quantize.cuda.parts import write_cuda_parts
 
         with _reading_all(weights) as read:
             write_cuda_parts(building, plan, weights.shapes, read, progress)

@@ -15,15 +15,15 @@ from quantize.cuda_recipe import (
     list_arrays,
 )
 from quantize.recipe import EMBEDDINGS, FLOAT16_BITS, Recipe, Rounding
-from tinyv_cli.manifest import list_graph_roles, make_graph_role
-from tinyv_cli.memory import (
+from tinyv_cli.spec import ModelSpec
+from tinyv_cli.variants.manifest import list_graph_roles, make_graph_role
+from tinyv_cli.variants.memory import (
     CARD_BASE_BYTES,
     PartSizes,
     estimate_bytes,
     estimate_card_decoder_bytes,
     estimate_card_encoder_bytes,
 )
-from tinyv_cli.spec import ModelSpec
 
 Shapes = Mapping[str, tuple[int, ...]]
 TOKENIZER = "tokenizer"

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import jsonschema
 
 from tests.demo import DEMO
-from tinyv_cli.backends import BackendOptions, open_backend
-from tinyv_cli.constrained import make_choice_grammar, make_schema_grammar
-from tinyv_cli.generate import ImageTokens, TrackedDecoder, generate
-from tinyv_cli.manifest import read_variant
+from tinyv_cli.answers.constrained import make_choice_grammar, make_schema_grammar
+from tinyv_cli.answers.generate import ImageTokens, TrackedDecoder, generate
+from tinyv_cli.answers.sampling import Sampler, SamplingOptions
+from tinyv_cli.answers.tokenizer import Tokenizer
+from tinyv_cli.backends.backend import BackendOptions
+from tinyv_cli.backends.opening import open_backend
 from tinyv_cli.pictures.image import read_picture, to_pixels
-from tinyv_cli.prompt import TEMPLATES, make_prompt
-from tinyv_cli.sampling import Sampler, SamplingOptions
-from tinyv_cli.tokenizer import Tokenizer
+from tinyv_cli.prompts.prompt import TEMPLATES, make_prompt
+from tinyv_cli.variants.manifest import read_variant
 
 PICTURES = ("breakfast", "car-and-tree", "cat", "three-apples")
 QUESTIONS = (

@@ -14,48 +14,60 @@ FILES = sorted(
     path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py")
 )
 
-# What a layer may import: itself and those below it. The longest prefix decides.
-LAYERS = (
-    ("tinyv_cli.__main__", "tinyv_cli.app", "tinyv_cli.usage"),
-    ("tinyv_cli.commands", "tinyv_cli.options"),
-    ("quantize", "weights"),
+TESTS = sorted(path.relative_to(ROOT) for path in (ROOT / "tests").rglob("*.py"))
+
+# A room may import itself and what stands further down; rooms in one row do not know each other.
+# The longest prefix decides where a module belongs.
+ORDER = (
+    ("tinyv_cli.__main__",),
+    ("tinyv_cli.app",),
+    ("tinyv_cli.commands",),
+    ("tinyv_cli.options",),
+    ("weights.training",),
+    ("weights.synthetic",),
+    ("quantize.pipeline",),
+    ("quantize.cpu",),
+    ("quantize.measure",),
+    ("quantize.cuda",),
+    ("quantize",),
+    ("weights.pulling",),
+    ("weights.reading",),
     (
-        "tinyv_cli.evaluation",
-        "tinyv_cli.benchmark",
         "tinyv_cli.batch",
+        "tinyv_cli.benchmark",
         "tinyv_cli.chat",
-        "tinyv_cli.request",
-        "tinyv_cli.answer_report",
+        "tinyv_cli.evaluation",
     ),
-    ("tinyv_cli.session", "tinyv_cli.reply"),
-    ("tinyv_cli.backends", "tinyv_cli.devices"),
+    ("tinyv_cli.engine",),
+    ("tinyv_cli.session",),
+    ("tinyv_cli.backends.opening",),
+    ("tinyv_cli.backends.cpu", "tinyv_cli.backends.cuda"),
+    ("tinyv_cli.backends",),
     ("tinyv_cli.model",),
-    (
-        "tinyv_cli.generate",
-        "tinyv_cli.sampling",
-        "tinyv_cli.image_cache",
-        "tinyv_cli.encode_ahead",
-        "tinyv_cli.prompt",
-        "tinyv_cli.tokenizer",
-        "tinyv_cli.home",
-        "tinyv_cli.hashes",
-        "tinyv_cli.manifest",
-        "tinyv_cli.miniature",
-        "tinyv_cli.memory",
-        "tinyv_cli.nvidia_driver",
-        "tinyv_cli.boxes",
-        "tinyv_cli.box_json",
-        "tinyv_cli.tasks",
-        "tinyv_cli.pictures",
-        "tinyv_cli.constrained",
-        "tinyv_cli.json_lines",
-    ),
-    ("tinyv_cli.console", "tinyv_cli.progress"),
-    ("tinyv_cli.spec", "tinyv_cli.errors", "tinyv_cli.typed_json", "tinyv_cli.device_names"),
+    ("tinyv_cli.answers",),
+    ("tinyv_cli.devices",),
+    ("tinyv_cli.variants",),
+    ("tinyv_cli.drawing",),
+    ("tinyv_cli.prompts",),
+    ("tinyv_cli.pictures",),
+    ("tinyv_cli.disk",),
+    ("tinyv_cli.console",),
+    ("tinyv_cli.progress",),
+    ("tinyv_cli.spec",),
+    ("tinyv_cli.errors",),
 )
+DOORS = {"tinyv_cli", "weights"}  # packages whose own file imports nothing
+MOST_AT_THE_ROOT, MOST_IN_A_ROOM = 10, 12  # files
 HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "safetensors", "bitsandbytes"}
-HEAVY_OURS = ("tinyv_cli.model", "tinyv_cli.backends", "quantize", "weights")
-SEAMS = ("tinyv_cli.commands", "tinyv_cli.backends")
+HEAVY_OURS = (
+    "tinyv_cli.model",
+    "tinyv_cli.backends.cpu",
+    "tinyv_cli.backends.cuda",
+    "tinyv_cli.devices.torch_probe",
+    "quantize",
+    "weights",
+)
+SEAMS = ("tinyv_cli.commands", "tinyv_cli.backends.opening", "tinyv_cli.devices.choice")
 
 HELP_BUDGET_S = 0.25
 MAX_FUNCTION_LINES = 60
@@ -104,13 +116,19 @@ def is_inside(module: str, packages: tuple[str, ...]) -> bool:
     return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
-def find_layer(module: str) -> int | None:
-    found = [i for i, layer in enumerate(LAYERS) if is_inside(module, layer)]
-    return found[0] if found else None
+def find_place(module: str) -> tuple[int, str] | None:
+    """The row of a module in `ORDER`, and the room that it belongs to."""
+    found = [
+        (len(room), row, room)
+        for row, rooms in enumerate(ORDER)
+        for room in rooms
+        if is_inside(module, (room,))
+    ]
+    return max(found)[1:] if found else None
 
 
 def is_light(module: str) -> bool:
-    return module == "tinyv_cli.backends" or not is_inside(module, HEAVY_OURS)
+    return not is_inside(module, HEAVY_OURS)
 
 
 def run_python(code: str, *arguments: str) -> str:
@@ -132,7 +150,7 @@ def list_loaded(code: str) -> set[str]:
 def test_the_walk_sees_every_kind_of_import():
     code = """
 import os.path
-from tinyv_cli import home, manifest as m
+from tinyv_cli.variants import home, manifest as m
 if TYPE_CHECKING:
     import torch
 class A:
@@ -143,26 +161,42 @@ def f():
 """
     assert [each[:1] + each[2:] for each in walk_imports(ast.parse(code))] == [
         ("os.path", True, False),
-        ("tinyv_cli.home", True, False),
-        ("tinyv_cli.manifest", True, False),
+        ("tinyv_cli.variants.home", True, False),
+        ("tinyv_cli.variants.manifest", True, False),
         ("torch", False, True),
         ("tinyv_cli.spec", True, False),
         ("onnx", False, False),
     ]
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_has_a_layer_and_imports_none_above_it(module):
-    if module == "tinyv_cli":
-        assert list(walk_imports(parse(MODULES[module]))) == []
-        return
-    layer = find_layer(module)
-    assert layer is not None, f"{module} has no layer: add it to LAYERS, or does it have a home?"
+@pytest.mark.parametrize("module", [each for each in MODULES if each not in DOORS])
+def test_a_module_has_a_place_and_imports_none_above_or_beside_it(module):
+    place = find_place(module)
+    assert place is not None, f"{module} has no place: add its room to ORDER"
     for each in walk_imports(parse(MODULES[module])):
         if each.name.partition(".")[0] in PACKAGES:
-            below = find_layer(each.name)
-            assert below is not None, f"{module}:{each.line} imports {each.name}, of no layer"
-            assert below >= layer, f"{module}:{each.line} imports {each.name} from above"
+            other = find_place(each.name)
+            assert other is not None, f"{module}:{each.line} imports {each.name}, of no room"
+            is_below = other[0] > place[0] or other[1] == place[1]
+            assert is_below, f"{module}:{each.line} imports {each.name} from above or beside"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    uses = {
+        module: {each.name for each in walk_imports(parse(path))} & MODULES.keys() - {module}
+        for module, path in MODULES.items()
+    }
+    while free := {module for module, used in uses.items() if not used & uses.keys()}:
+        uses = {module: used for module, used in uses.items() if module not in free}
+    assert not uses, f"a circle runs through {', '.join(sorted(uses))}"
+
+
+def test_no_room_holds_more_files_than_can_be_taken_in_at_once():
+    folders = {path.parent for path in [*FILES, *TESTS]}
+    for folder in folders:
+        n_files = sum(1 for path in (ROOT / folder).glob("*.py"))
+        most = MOST_AT_THE_ROOT if folder == Path("tinyv_cli") else MOST_IN_A_ROOM
+        assert n_files <= most, f"{folder} holds {n_files} files"
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if is_light(module)])
@@ -190,7 +224,7 @@ def test_only_the_verbs_that_make_fetch_and_remove_know_the_workshop():
 
 def test_a_package_imports_nothing_by_itself():
     for module, path in MODULES.items():
-        if path.name == "__init__.py" and module != "tinyv_cli.backends":
+        if path.name == "__init__.py" and module != "tinyv_cli.backends.backend":
             assert list(walk_imports(parse(path))) == [], module
 
 
@@ -215,7 +249,7 @@ def test_all_light_modules_together_load_nothing_heavy():
 
 
 def test_finding_the_sources_needs_no_torch():
-    loaded = list_loaded("import weights.sources")
+    loaded = list_loaded("import weights.reading.sources")
     assert loaded.isdisjoint(HEAVY | {"numpy"})
 
 

@@ -25,7 +25,7 @@ from tinyv_cli.options.report import (
     EvalArguments,
     ListArguments,
 )
-from tinyv_cli.usage import CommandLineError, Verbs, to_usage_error
+from tinyv_cli.options.usage import CommandLineError, Verbs, to_usage_error
 
 EXAMPLES = """Examples:
 
@@ -146,7 +146,7 @@ def _describe_version() -> str:
     from importlib.metadata import version
     from platform import python_version
 
-    from tinyv_cli.nvidia_driver import read_driver
+    from tinyv_cli.devices.driver import read_driver
 
     runs_on = f"Python {python_version()}, onnxruntime {version('onnxruntime')}"
     devices = ", ".join(["cpu", *(card.name for card in read_driver().cards)])

@@ -11,8 +11,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from tinyv_cli.errors import InputError, UsageError
-from tinyv_cli.generate import (
+from tinyv_cli.answers.generate import (
     Constraint,
     Decoder,
     FinishReason,
@@ -23,11 +22,12 @@ from tinyv_cli.generate import (
     count_positions,
     generate,
 )
+from tinyv_cli.answers.reply import Answer, Draft, Reply, StopText, write_answer
+from tinyv_cli.answers.sampling import Sampler, SamplingOptions
+from tinyv_cli.answers.tokenizer import STOP_MARK, Tokenizer
+from tinyv_cli.errors import InputError, UsageError
 from tinyv_cli.pictures.image import hash_pixels, to_pixels
-from tinyv_cli.prompt import Prompt, Template, Turn, check_question, make_prompt
-from tinyv_cli.reply import Answer, Draft, Reply, StopText, write_answer
-from tinyv_cli.sampling import Sampler, SamplingOptions
-from tinyv_cli.tokenizer import STOP_MARK, Tokenizer
+from tinyv_cli.prompts.prompt import Prompt, Template, Turn, check_question, make_prompt
 
 
 class Grammar(Protocol):

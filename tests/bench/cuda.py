@@ -27,13 +27,13 @@ import numpy as np
 import torch
 
 from tests.bench.random_networks import make_phi_of_transformers, write_files
-from tests.torch.cuda_files import make_small_spec
-from tinyv_cli.backends.torch_cuda import TorchEncoder
-from tinyv_cli.backends.torch_decoder import StepDecoder
-from tinyv_cli.backends.torch_device import TorchDevice
-from tinyv_cli.backends.torch_weights import load_language, load_vision_side
-from tinyv_cli.generate import ImageTokens, generate
-from tinyv_cli.sampling import Sampler, SamplingOptions
+from tests.torch.cuda.cuda_files import make_small_spec
+from tinyv_cli.answers.generate import ImageTokens, generate
+from tinyv_cli.answers.sampling import Sampler, SamplingOptions
+from tinyv_cli.backends.cuda.torch_cuda import TorchEncoder
+from tinyv_cli.backends.cuda.torch_decoder import StepDecoder
+from tinyv_cli.backends.cuda.torch_device import TorchDevice
+from tinyv_cli.backends.cuda.torch_weights import load_language, load_vision_side
 from tinyv_cli.spec import ModelSpec, make_full_spec
 
 GIB = 2**30

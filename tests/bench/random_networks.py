@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from transformers import PhiConfig, PhiForCausalLM
 
-from quantize.cuda_parts import write_cuda_parts
+from quantize.cuda.parts import write_cuda_parts
 from quantize.cuda_recipe import ROLES
 from quantize.plan import make_plan
 from quantize.recipe import RECIPES
-from tinyv_cli.backends.torch_device import TorchDevice
+from tinyv_cli.backends.cuda.torch_device import TorchDevice
 from tinyv_cli.model.tinygptv import make_empty_model
 from tinyv_cli.progress import show_nothing
 from tinyv_cli.spec import LanguageSpec, ModelSpec

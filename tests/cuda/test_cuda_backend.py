@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from tests.golden import CASES, GOLDEN, needs_golden
-from tests.torch.cuda_files import make_small_spec, write_variant
-from tinyv_cli.backends import Backend, BackendOptions, ignore_encoder
-from tinyv_cli.backends.torch_cuda import open_torch
-from tinyv_cli.backends.torch_decoder import FIRST_SPAN, StepDecoder
-from tinyv_cli.backends.torch_device import TorchDevice
-from tinyv_cli.backends.torch_weights import load_language
-from tinyv_cli.encode_ahead import EncoderAhead
+from tests.torch.cuda.cuda_files import make_small_spec, write_variant
+from tinyv_cli.answers.generate import ImageTokens
+from tinyv_cli.backends.backend import Backend, BackendOptions, ignore_encoder
+from tinyv_cli.backends.cuda.torch_cuda import open_torch
+from tinyv_cli.backends.cuda.torch_decoder import FIRST_SPAN, StepDecoder
+from tinyv_cli.backends.cuda.torch_device import TorchDevice
+from tinyv_cli.backends.cuda.torch_weights import load_language
+from tinyv_cli.backends.prefetch import EncoderAhead
 from tinyv_cli.errors import DeviceError
-from tinyv_cli.generate import ImageTokens
-from tinyv_cli.manifest import Variant
+from tinyv_cli.variants.manifest import Variant
 
 SPEC = make_small_spec()
 EVERY_BITS = pytest.mark.parametrize("bits", [4, 8])
@@ -187,7 +187,7 @@ def test_golden_cases_stay_within_the_bounds_of_the_cpu(
 ):
     from quantize.pipeline import QuantizeOptions, make_variant
     from tests.torch.conftest import read_golden_case
-    from tests.torch.test_torch_backend import LOGITS_BOUNDS
+    from tests.torch.cuda.test_torch_backend import LOGITS_BOUNDS
     from tinyv_cli.progress import show_nothing
 
     monkeypatch.setenv("TINYV_HOME", str(tmp_path))

@@ -3,12 +3,13 @@
 import pytest
 from PIL import Image
 
-from tests.light.question_reader import make_asked, make_examples
-from tests.light.toy_chat import ToyRuntimes
-from tests.light.toy_cuda import put_driver
-from tests.light.toy_evaluation import Runtimes
+from tests.light.chat.toy_chat import ToyRuntimes
+from tests.light.devices.toy_cuda import put_driver
+from tests.light.evaluation.toy_evaluation import Runtimes
 from tests.light.toy_variant import write_picture, write_variant
-from tinyv_cli import backends, home, miniature
+from tests.light.training.question_reader import make_asked, make_examples
+from tinyv_cli.backends import opening as backends
+from tinyv_cli.variants import home, miniature
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -70,7 +71,7 @@ def toys(monkeypatch):
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """The toy sources on a server that HF_ENDPOINT names, and an empty home."""
-    from tests.light.toy_hub import serve_hub
+    from tests.light.pulling.toy_hub import serve_hub
 
     with serve_hub(tmp_path, monkeypatch) as served:
         yield served

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tinyv_cli.generate import to_position_keys
+from tinyv_cli.answers.generate import to_position_keys
 
 
 class ToyDecoder:

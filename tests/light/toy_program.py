@@ -2,10 +2,11 @@
 
 import sys
 
-from tests.light.toy_cuda import NO_DRIVER
+from tests.light.devices.toy_cuda import NO_DRIVER
 from tests.light.toy_variant import make_open_backend, make_script
-from tinyv_cli import backends, nvidia_driver
 from tinyv_cli.app import main
+from tinyv_cli.backends import opening as backends
+from tinyv_cli.devices import driver as nvidia_driver
 
 if __name__ == "__main__":
     text, *words = sys.argv[1:]

@@ -2,7 +2,7 @@
 
 import json
 
-from tinyv_cli.tokenizer import _BYTE_OF, Tokenizer
+from tinyv_cli.answers.tokenizer import _BYTE_OF, Tokenizer
 
 MERGES = [("#", "#"), ("##", "#"), ("Ġ", "###"), ("c", "a"), ("ca", "t"), ("Ġ", "cat")]
 ADDED = ["   ", "\t\t", "é日"]  # Phi-2's whitespace tokens, and one that no byte characters spell

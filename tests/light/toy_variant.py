@@ -8,9 +8,9 @@ from PIL import Image
 
 from tests.light.toy_decoder import ScriptedDecoder, ToyEncoder
 from tests.light.toy_tokenizer import make_tokenizer
-from tinyv_cli.backends import Backend, ignore_encoder
-from tinyv_cli.manifest import FORMAT_VERSION, FileEntry, Manifest, MeasuredErrors
+from tinyv_cli.backends.backend import Backend, ignore_encoder
 from tinyv_cli.spec import make_tiny_spec
+from tinyv_cli.variants.manifest import FORMAT_VERSION, FileEntry, Manifest, MeasuredErrors
 
 ERRORS = MeasuredErrors(0.99912, 0.99034, 0.01234, 0.975)
 LOAD_S = 0.25

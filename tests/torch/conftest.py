@@ -14,12 +14,13 @@ from safetensors.numpy import load_file
 
 from quantize.pipeline import QuantizeOptions, make_variant
 from tests.golden import GOLDEN
-from tests.torch.tiny_sources import write_tiny
-from tinyv_cli import miniature
-from tinyv_cli.backends import Backend, BackendOptions, open_backend
-from tinyv_cli.manifest import Variant, read_variant
+from tests.torch.quantize.tiny_sources import write_tiny
+from tinyv_cli.answers.tokenizer import Tokenizer
+from tinyv_cli.backends.backend import Backend, BackendOptions
+from tinyv_cli.backends.opening import open_backend
 from tinyv_cli.progress import show_nothing
-from tinyv_cli.tokenizer import Tokenizer
+from tinyv_cli.variants import miniature
+from tinyv_cli.variants.manifest import Variant, read_variant
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from tinyv_cli.batch.settings import (
     resolve_settings,
     tell_differences,
 )
+from tinyv_cli.disk.json_lines import JsonLines, find_obstacle, to_line
+from tinyv_cli.disk.typed_json import read_object
 from tinyv_cli.errors import DeviceError, UsageError
-from tinyv_cli.json_lines import JsonLines, find_obstacle, to_line
-from tinyv_cli.typed_json import read_object
 
 _ANOTHER = "name another file: `-o FILE.jsonl`"
 _START_AGAIN = "start again: `--fresh`"

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO
 
+from tinyv_cli.disk.json_lines import to_line
+from tinyv_cli.disk.typed_json import read_object, to_dataclass
 from tinyv_cli.errors import UsageError
-from tinyv_cli.json_lines import to_line
-from tinyv_cli.typed_json import read_object, to_dataclass
 
 _SHOWN = 40  # characters of a value in a message
 

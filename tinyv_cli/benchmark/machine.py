@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import psutil
 
-from tinyv_cli.memory import read_proc_line
+from tinyv_cli.variants.memory import read_proc_line
 
 _PACKAGES = ("tinyv", "onnxruntime", "numpy")
 

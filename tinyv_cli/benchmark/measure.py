@@ -17,15 +17,15 @@ from time import perf_counter
 import numpy as np
 from PIL import Image
 
-from tinyv_cli.backends import Backend
+from tinyv_cli.answers.generate import Decoder, generate
+from tinyv_cli.answers.reply import Answer
+from tinyv_cli.answers.sampling import Sampler, SamplingOptions
+from tinyv_cli.backends.backend import Backend
 from tinyv_cli.benchmark.spread import Clock, Repeats, Spread, make_spread, repeat, to_rate
-from tinyv_cli.generate import Decoder, generate
-from tinyv_cli.manifest import Manifest
-from tinyv_cli.memory import cache_bytes, card_table_bytes, read_peak_rss_bytes
 from tinyv_cli.pictures.image import to_pixels
-from tinyv_cli.reply import Answer
-from tinyv_cli.sampling import Sampler, SamplingOptions
 from tinyv_cli.session import AnswerOptions, Session
+from tinyv_cli.variants.manifest import Manifest
+from tinyv_cli.variants.memory import cache_bytes, card_table_bytes, read_peak_rss_bytes
 
 QUESTION = "[caption] describe this picture"
 

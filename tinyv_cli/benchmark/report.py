@@ -9,8 +9,8 @@ from typing import Any, TypeGuard
 from tinyv_cli.benchmark.measure import Measured
 from tinyv_cli.benchmark.spread import Spread
 from tinyv_cli.console import to_size, to_table
+from tinyv_cli.disk.typed_json import read_object, to_dataclass
 from tinyv_cli.errors import InputError
-from tinyv_cli.typed_json import read_object, to_dataclass
 
 PREFILL_LENGTH = 128  # what `prefill_tok_s` is of, or the length nearest to it
 DECODE_DEPTH = 64  # what `decode_tok_s` is of, or the depth nearest to it

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tinyv_cli.answers.reply import Answer
 from tinyv_cli.chat.session_ahead import SessionAhead
 from tinyv_cli.errors import InputError
-from tinyv_cli.prompt import Turn
-from tinyv_cli.reply import Answer
+from tinyv_cli.prompts.prompt import Turn
 from tinyv_cli.session import AnswerOptions
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
+from tinyv_cli.answers.reply import Answer
 from tinyv_cli.chat.conversation import Conversation
 from tinyv_cli.console import Console
 from tinyv_cli.errors import InputError
-from tinyv_cli.reply import Answer
 
 ToDocument = Callable[[str, Answer], dict[str, Any]]
 

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from tinyv_cli.backends import Backend
+from tinyv_cli.backends.backend import Backend
 from tinyv_cli.session import Session
 
 Opened: TypeAlias = tuple[Session, Backend]

@@ -8,7 +8,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from tinyv_cli.boxes import read_boxes
 from tinyv_cli.chat import settings
 from tinyv_cli.chat.conversation import ShownPicture, is_address
 from tinyv_cli.chat.saved import (
@@ -21,9 +20,10 @@ from tinyv_cli.chat.saved import (
 from tinyv_cli.chat.talk import Talk
 from tinyv_cli.console import to_size
 from tinyv_cli.errors import InputError, TinyvError, UsageError
-from tinyv_cli.memory import read_peak_rss_bytes
 from tinyv_cli.pictures.image import hash_pixels
-from tinyv_cli.prompt import make_prompt
+from tinyv_cli.prompts.boxes import read_boxes
+from tinyv_cli.prompts.prompt import make_prompt
+from tinyv_cli.variants.memory import read_peak_rss_bytes
 
 Takes = Literal["nothing", "path", "chat", "setting", "topic", "export"]
 
@@ -259,7 +259,7 @@ def _export(talk: Talk, words: str) -> None:
 
 
 def _draw(talk: Talk, words: str) -> None:
-    from tinyv_cli.pictures.drawing import draw_boxes, write_drawing
+    from tinyv_cli.drawing.on_picture import draw_boxes, write_drawing
 
     path = Path(_need(words, "/draw FILE.png")).expanduser()
     shown = talk.conversation.picture

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tinyv_cli.answers.reply import Answer
 from tinyv_cli.chat.conversation import Conversation, ShownPicture
 from tinyv_cli.chat.saved import Outputs
 from tinyv_cli.console import Console
 from tinyv_cli.errors import TinyvError
-from tinyv_cli.prompt import Template
-from tinyv_cli.reply import Answer
+from tinyv_cli.prompts.prompt import Template
 
 QUOTES = '"""'  # around a question of several lines
 

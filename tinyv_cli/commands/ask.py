@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinyv_cli.answer_report import describe_boxes, make_document, make_stats
+from tinyv_cli.answers.report import Origin, describe_boxes, make_document, make_stats
 from tinyv_cli.commands.opening import (
     FirstPicture,
     check_variant,
@@ -25,23 +25,23 @@ from tinyv_cli.commands.opening import (
 )
 from tinyv_cli.console import Console
 from tinyv_cli.errors import InputError, UsageError
-from tinyv_cli.home import resolve_variant
-from tinyv_cli.manifest import Variant
-from tinyv_cli.memory import plan_memory
 from tinyv_cli.options.ask import AskArguments
-from tinyv_cli.prompt import Template, check_question, make_prompt
-from tinyv_cli.tasks import check_task, make_question, read_corners, to_box
+from tinyv_cli.prompts.prompt import Template, check_question, make_prompt
+from tinyv_cli.prompts.tasks import check_task, make_question, read_corners, to_box
+from tinyv_cli.variants.home import resolve_variant
+from tinyv_cli.variants.manifest import Variant
+from tinyv_cli.variants.memory import plan_memory
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-    from tinyv_cli.backends import Backend, BackendOptions
-    from tinyv_cli.memory import MemoryPlan
-    from tinyv_cli.pictures.terminal import Screen
-    from tinyv_cli.reply import Answer, Reply
-    from tinyv_cli.request import Request
+    from tinyv_cli.answers.reply import Answer, Reply
+    from tinyv_cli.backends.backend import Backend, BackendOptions
+    from tinyv_cli.drawing.on_terminal import Screen
+    from tinyv_cli.prompts.request import Request
     from tinyv_cli.session import AnswerOptions, Grammar, Session
+    from tinyv_cli.variants.memory import MemoryPlan
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _read_words(arguments: AskArguments) -> "Request":
         UsageError: they do not go together.
         InputError: the question is blank or cannot be read.
     """
-    from tinyv_cli.request import Words, read_request
+    from tinyv_cli.prompts.request import Words, read_request
 
     if arguments.system is not None:
         raise UsageError(
@@ -152,8 +152,8 @@ def _make_grammar(arguments: AskArguments, variant: Variant) -> "Grammar | None"
     """
     if arguments.choices is None and arguments.schema is None:
         return None
-    from tinyv_cli import constrained
-    from tinyv_cli.tokenizer import Tokenizer
+    from tinyv_cli.answers import constrained
+    from tinyv_cli.answers.tokenizer import Tokenizer
 
     if arguments.choices is not None and arguments.schema is not None:
         raise UsageError("--choices and --schema exclude each other", "leave one of the two out")
@@ -224,12 +224,12 @@ def _may_be_picture(word: str) -> bool:
 def _check_drawing(request: "Request", arguments: AskArguments) -> "Screen | None":
     """Refuses what could not be drawn or shown in the end; returns where to show."""
     if arguments.draw is not None:
-        from tinyv_cli.pictures.drawing import check_target
+        from tinyv_cli.drawing.on_picture import check_target
 
         check_target(arguments.draw, Path(request.pictures[0]))
     if not arguments.show:
         return None
-    from tinyv_cli.pictures.terminal import resolve_screen
+    from tinyv_cli.drawing.on_terminal import resolve_screen
 
     return resolve_screen()
 
@@ -242,8 +242,8 @@ def _plan(
     console: Console,
 ) -> "tuple[BackendOptions, MemoryPlan]":
     """Chooses the device, checks the variant's files, and looks whether memory suffices."""
-    from tinyv_cli.backends import BackendOptions
-    from tinyv_cli.image_cache import has_tokens
+    from tinyv_cli.backends.backend import BackendOptions
+    from tinyv_cli.backends.image_cache import has_tokens
 
     def encodes(device: str) -> bool:
         return arguments.no_cache or not all(has_tokens(variant, a.pixels, device) for a in asked)
@@ -305,9 +305,13 @@ def _write_document(
     finally:
         reply.close()
         if not isinstance(sys.exception(), Exception):
-            document = make_document(reply.answer, room.variant, room.template, backend)
+            document = make_document(reply.answer, _to_origin(room, backend))
             document["boxes"] = describe_boxes(reply.answer.text, asked.picture.size)
             room.console.write_json(extra | document)
+
+
+def _to_origin(room: _Room, backend: "Backend") -> Origin:
+    return Origin(room.variant.name, room.template.name, backend.device, backend.load_s)
 
 
 def _tell_end(room: _Room, answer: "Answer", backend: "Backend", needed_bytes: int) -> None:
@@ -320,7 +324,7 @@ def _tell_end(room: _Room, answer: "Answer", backend: "Backend", needed_bytes: i
         verb = "brought to an end" if room.options.grammar else "cut"
         room.console.write_note(f"the answer was {verb} after {n} tokens; {way_out}")
     if room.arguments.stats or room.arguments.verbose:
-        room.console.write_report(make_stats(answer, backend, needed_bytes))
+        room.console.write_report(make_stats(answer, _to_origin(room, backend), needed_bytes))
 
 
 def _draw(room: _Room, asked: Asked, answer: "Answer") -> None:
@@ -328,9 +332,9 @@ def _draw(room: _Room, asked: Asked, answer: "Answer") -> None:
     target, screen = room.arguments.draw, room.screen
     if target is None and screen is None:
         return
-    from tinyv_cli.boxes import read_boxes
-    from tinyv_cli.pictures.drawing import draw_boxes, find_unwritable, write_drawing
-    from tinyv_cli.pictures.terminal import show_picture
+    from tinyv_cli.drawing.on_picture import draw_boxes, find_unwritable, write_drawing
+    from tinyv_cli.drawing.on_terminal import show_picture
+    from tinyv_cli.prompts.boxes import read_boxes
 
     boxes = read_boxes(answer.text)
     if not boxes:

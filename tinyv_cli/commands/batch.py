@@ -26,18 +26,18 @@ from tinyv_cli.commands.opening import (
     tell_variant,
 )
 from tinyv_cli.console import Console
-from tinyv_cli.device_names import to_kind
+from tinyv_cli.devices.names import to_kind
 from tinyv_cli.errors import ExitCode, TinyvError, UsageError
-from tinyv_cli.home import resolve_variant
-from tinyv_cli.manifest import Variant
-from tinyv_cli.memory import plan_memory
 from tinyv_cli.options.batch import BatchArguments
 from tinyv_cli.pictures.opening import read_stdin
-from tinyv_cli.prompt import Template, check_question, make_prompt
-from tinyv_cli.request import to_text
+from tinyv_cli.prompts.prompt import Template, check_question, make_prompt
+from tinyv_cli.prompts.request import to_text
+from tinyv_cli.variants.home import resolve_variant
+from tinyv_cli.variants.manifest import Variant
+from tinyv_cli.variants.memory import plan_memory
 
 if TYPE_CHECKING:
-    from tinyv_cli.backends import BackendEncoder, BackendOptions
+    from tinyv_cli.backends.backend import BackendEncoder, BackendOptions
     from tinyv_cli.session import AnswerOptions
 
 STDIN = STDOUT = "-"
@@ -176,7 +176,7 @@ def _check_output(arguments: BatchArguments, pictures: Sequence[Path]) -> None:
 
 def _plan_work(arguments: BatchArguments, prompt: str, n_pictures: int, console: Console) -> Work:
     """Finds the variant and where it computes; opens nothing of it."""
-    from tinyv_cli.backends import BackendOptions
+    from tinyv_cli.backends.backend import BackendOptions
 
     variant = resolve_variant(arguments.model)
     template = resolve_template(variant, arguments.template)
@@ -275,11 +275,11 @@ def _answer(
 
 def _answer_block(paths: Sequence[Path], work: Work, console: Console) -> Generator[dict[str, Any]]:
     """Opens the model, yields the pictures' lines, and frees it."""
-    from tinyv_cli.backends import open_backend
+    from tinyv_cli.answers.tokenizer import Tokenizer
+    from tinyv_cli.backends.image_cache import wrap_encoder
+    from tinyv_cli.backends.opening import open_backend
     from tinyv_cli.batch.pipeline import N_AHEAD, PicturesAhead, answer_pictures
-    from tinyv_cli.image_cache import wrap_encoder
     from tinyv_cli.session import Session
-    from tinyv_cli.tokenizer import Tokenizer
 
     variant = work.variant
     tokenizer = Tokenizer(variant.path("tokenizer"))

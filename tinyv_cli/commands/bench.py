@@ -13,15 +13,15 @@ from tinyv_cli.commands.opening import (
     resolve_template,
 )
 from tinyv_cli.console import Console
-from tinyv_cli.device_names import is_card, to_kind
+from tinyv_cli.devices.names import is_card, to_kind
 from tinyv_cli.errors import InputError
-from tinyv_cli.home import resolve_variant
-from tinyv_cli.manifest import Variant
-from tinyv_cli.miniature import tell_miniature
 from tinyv_cli.options.report import BenchArguments
+from tinyv_cli.variants.home import resolve_variant
+from tinyv_cli.variants.manifest import Variant
+from tinyv_cli.variants.miniature import tell_miniature
 
 if TYPE_CHECKING:
-    from tinyv_cli.backends import BackendOptions
+    from tinyv_cli.backends.backend import BackendOptions
     from tinyv_cli.benchmark.measure import Plan, Subject
 
 _N_REPEATS = 3
@@ -38,7 +38,7 @@ def measure_variant(arguments: BenchArguments) -> None:
         DeviceError: the device cannot run it, or the chart cannot be written.
         KeyboardInterrupt: Ctrl-C; nothing is written.
     """
-    from tinyv_cli.backends import BackendOptions
+    from tinyv_cli.backends.backend import BackendOptions
     from tinyv_cli.benchmark.chart import check_target, draw_chart, write_chart
     from tinyv_cli.benchmark.report import read_earlier
 

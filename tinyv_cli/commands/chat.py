@@ -20,21 +20,21 @@ from tinyv_cli.commands.opening import (
 )
 from tinyv_cli.console import Console
 from tinyv_cli.errors import DeviceError, UsageError
-from tinyv_cli.home import resolve_variant
-from tinyv_cli.manifest import Variant
-from tinyv_cli.memory import MemoryPlan, plan_memory
-from tinyv_cli.miniature import tell_miniature
 from tinyv_cli.options.chat import ChatArguments
-from tinyv_cli.prompt import Template
+from tinyv_cli.prompts.prompt import Template
+from tinyv_cli.variants.home import resolve_variant
+from tinyv_cli.variants.manifest import Variant
+from tinyv_cli.variants.memory import MemoryPlan, plan_memory
+from tinyv_cli.variants.miniature import tell_miniature
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from tinyv_cli.backends import BackendOptions
+    from tinyv_cli.answers.reply import Answer
+    from tinyv_cli.backends.backend import BackendOptions
     from tinyv_cli.chat.conversation import Conversation, ShownPicture
     from tinyv_cli.chat.session_ahead import Opened, SessionAhead
     from tinyv_cli.pictures.opening import Access
-    from tinyv_cli.reply import Answer
 
 
 def hold_conversation(arguments: ChatArguments) -> None:
@@ -100,7 +100,7 @@ def _plan(
     Raises:
         DeviceError: the memory does not suffice for it.
     """
-    from tinyv_cli.backends import BackendOptions
+    from tinyv_cli.backends.backend import BackendOptions
 
     budget_bytes = arguments.memory_budget
     wanted = BackendOptions(arguments.device, arguments.threads, arguments.ctx_size, budget_bytes)
@@ -191,11 +191,12 @@ def _make_to_document(
     conversation: "Conversation", rooms: _Rooms, ahead: "SessionAhead"
 ) -> "Callable[[str, Answer], dict[str, Any]]":
     """Makes what writes a turn: the document of `tinyv ask --json`, and which turn it is."""
-    from tinyv_cli.answer_report import describe_boxes, make_document
+    from tinyv_cli.answers.report import Origin, describe_boxes, make_document
 
     def to_document(question: str, answer: "Answer") -> dict[str, Any]:
         _, backend = ahead.wait()
-        document = make_document(answer, rooms.variant, rooms.template, backend)
+        origin = Origin(rooms.variant.name, rooms.template.name, backend.device, backend.load_s)
+        document = make_document(answer, origin)
         shown = conversation.picture
         boxes = describe_boxes(answer.text, shown.image.size) if shown else []
         turn = {"turn": len(conversation.turns), "question": question}

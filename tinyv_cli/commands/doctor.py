@@ -11,16 +11,17 @@ from typing import Any
 
 import psutil
 
-from tinyv_cli import devices
 from tinyv_cli.console import Console, to_size, to_table
-from tinyv_cli.device_names import is_card, to_card_name
-from tinyv_cli.devices import Findings, find_obstacle, look, read_version
+from tinyv_cli.devices import choice as devices
+from tinyv_cli.devices.choice import find_obstacle, look, read_version
+from tinyv_cli.devices.driver import Obstacle
+from tinyv_cli.devices.findings import Findings
+from tinyv_cli.devices.names import is_card, to_card_name
 from tinyv_cli.errors import DeviceError
-from tinyv_cli.home import HOW_TO_MAKE_ONE, DamagedVariant, home_dir, list_named_variants
-from tinyv_cli.manifest import Variant
-from tinyv_cli.memory import plan_memory
-from tinyv_cli.nvidia_driver import Obstacle
 from tinyv_cli.options.report import DoctorArguments
+from tinyv_cli.variants.home import HOW_TO_MAKE_ONE, DamagedVariant, home_dir, list_named_variants
+from tinyv_cli.variants.manifest import Variant
+from tinyv_cli.variants.memory import plan_memory
 
 PACKAGES = (
     "tinyv",
@@ -76,7 +77,7 @@ def make_document(findings: Findings | None) -> tuple[dict[str, Any], Obstacle |
 
 def describe_cpu() -> dict[str, Any]:
     """The processor and its memory, after one product in onnxruntime."""
-    from tinyv_cli.backends.onnx_sessions import adds_wrongly
+    from tinyv_cli.backends.cpu.onnx_sessions import adds_wrongly
     from tinyv_cli.backends.threads import resolve_threads
     from tinyv_cli.benchmark.machine import read_processor_name
 
@@ -131,7 +132,7 @@ def try_product(device: str) -> tuple[float | None, Obstacle | None]:
     Returns:
         The relative error, None where no number came out; and what is wrong, None if nothing is.
     """
-    from tinyv_cli.backends.cuda_probe import LARGEST_PRODUCT_ERROR, measure_product_error
+    from tinyv_cli.devices.torch_probe import LARGEST_PRODUCT_ERROR, measure_product_error
 
     hint = "update the driver, and look whether other programs can use the GPU"
     try:

@@ -15,7 +15,7 @@ from tinyv_cli.commands.opening import (
     resolve_template,
 )
 from tinyv_cli.console import Console, to_table
-from tinyv_cli.device_names import to_kind
+from tinyv_cli.devices.names import to_kind
 from tinyv_cli.errors import UsageError
 from tinyv_cli.evaluation.figures import (
     ALL,
@@ -32,13 +32,13 @@ from tinyv_cli.evaluation.questions import (
     read_question_file,
     read_questions,
 )
-from tinyv_cli.home import resolve_variant
-from tinyv_cli.manifest import Variant
-from tinyv_cli.miniature import tell_miniature
 from tinyv_cli.options.report import EvalArguments
+from tinyv_cli.variants.home import resolve_variant
+from tinyv_cli.variants.manifest import Variant
+from tinyv_cli.variants.miniature import tell_miniature
 
 if TYPE_CHECKING:
-    from tinyv_cli.backends import BackendOptions
+    from tinyv_cli.backends.backend import BackendOptions
     from tinyv_cli.evaluation.evaluate import Candidate, Comparison
 
 
@@ -149,8 +149,8 @@ def _make_candidates(
     arguments: EvalArguments, content: bytes, n_questions: int, console: Console
 ) -> "tuple[Candidate, Comparison | None]":
     """Finds and checks the variants, and opens the ledgers of what they answered before."""
+    from tinyv_cli.answers.tokenizer import Tokenizer
     from tinyv_cli.evaluation.evaluate import Comparison
-    from tinyv_cli.tokenizer import Tokenizer
 
     variant = resolve_variant(arguments.model)
     other = None if arguments.against is None else resolve_variant(arguments.against)
@@ -188,7 +188,7 @@ def _resolve_device(
     arguments: EvalArguments, variant: Variant, console: Console
 ) -> "BackendOptions":
     """Where a variant computes; both its sides stay open from picture to picture."""
-    from tinyv_cli.backends import BackendOptions
+    from tinyv_cli.backends.backend import BackendOptions
 
     wanted = BackendOptions(arguments.device, arguments.threads, arguments.ctx_size)
     return resolve_device(variant, wanted, console)[0]

@@ -9,23 +9,23 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tinyv_cli.console import Console
-from tinyv_cli.devices import choose_device
+from tinyv_cli.devices.choice import choose_device
 from tinyv_cli.errors import UsageError, WeightsError
-from tinyv_cli.hashes import check_hashes
-from tinyv_cli.home import list_variants
-from tinyv_cli.manifest import MAKE_AGAIN, Variant
-from tinyv_cli.memory import CUDA_CONTEXT_BYTES
-from tinyv_cli.miniature import is_brought_along, tell_miniature, to_damage
 from tinyv_cli.options.shared import SamplingArguments
-from tinyv_cli.prompt import TEMPLATES, Template
+from tinyv_cli.prompts.prompt import TEMPLATES, Template
+from tinyv_cli.variants.hashes import check_hashes
+from tinyv_cli.variants.home import list_variants
+from tinyv_cli.variants.manifest import MAKE_AGAIN, Variant
+from tinyv_cli.variants.memory import CUDA_CONTEXT_BYTES
+from tinyv_cli.variants.miniature import is_brought_along, tell_miniature, to_damage
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from tinyv_cli.backends import Backend, BackendEncoder, BackendOptions
-    from tinyv_cli.encode_ahead import EncoderAhead
-    from tinyv_cli.memory import MemoryPlan
+    from tinyv_cli.backends.backend import Backend, BackendEncoder, BackendOptions
+    from tinyv_cli.backends.prefetch import EncoderAhead
     from tinyv_cli.session import AnswerOptions, Session
+    from tinyv_cli.variants.memory import MemoryPlan
 
 
 def check_variant(variant: Variant, console: Console) -> None:
@@ -119,7 +119,7 @@ def make_answer_options(
     Raises:
         UsageError: a value is out of its range.
     """
-    from tinyv_cli.sampling import SamplingOptions
+    from tinyv_cli.answers.sampling import SamplingOptions
     from tinyv_cli.session import AnswerOptions
 
     sampling = SamplingOptions(
@@ -161,8 +161,8 @@ class FirstPicture:
 
     def encode(self, encoder: "BackendEncoder", variant: Variant, device: str) -> "EncoderAhead":
         """Begins to encode it."""
-        from tinyv_cli.encode_ahead import EncoderAhead
-        from tinyv_cli.image_cache import wrap_encoder
+        from tinyv_cli.backends.image_cache import wrap_encoder
+        from tinyv_cli.backends.prefetch import EncoderAhead
 
         cached = wrap_encoder(encoder, variant, device) if self.uses_cache else encoder
         ahead = EncoderAhead(cached, self.pixels)
@@ -189,9 +189,9 @@ def open_session(
         console: takes notes.
         picture: is shown.
     """
-    from tinyv_cli.backends import open_backend
+    from tinyv_cli.answers.tokenizer import Tokenizer
+    from tinyv_cli.backends.opening import open_backend
     from tinyv_cli.session import Session
-    from tinyv_cli.tokenizer import Tokenizer
 
     tokenizer = Tokenizer(variant.path("tokenizer"))
     started: list[EncoderAhead] = []

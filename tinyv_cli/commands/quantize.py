@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 from tinyv_cli.commands.list import to_error_cells
 from tinyv_cli.console import Console, to_size, to_table
+from tinyv_cli.devices.driver import read_driver
 from tinyv_cli.errors import UsageError, WeightsError
-from tinyv_cli.home import resolve_folder, sources_dir
-from tinyv_cli.manifest import Variant
-from tinyv_cli.miniature import NAME, find_sources, is_brought_along
-from tinyv_cli.nvidia_driver import read_driver
 from tinyv_cli.options.quantize import QuantizeArguments
+from tinyv_cli.variants.home import resolve_folder, sources_dir
+from tinyv_cli.variants.manifest import Variant
+from tinyv_cli.variants.miniature import NAME, find_sources, is_brought_along
 
 if TYPE_CHECKING:
     from quantize.pipeline import QuantizeOptions
@@ -33,7 +33,7 @@ def quantize_sources(arguments: QuantizeArguments) -> None:
         from quantize import pipeline
 
         if arguments.target != "cpu" and not arguments.dry_run:
-            from quantize.cuda_parts import load_bitsandbytes
+            from quantize.cuda.parts import load_bitsandbytes
 
             load_bitsandbytes()
     except ModuleNotFoundError as error:
@@ -96,7 +96,7 @@ def _resolve_sources(wanted: Path | None, console: Console) -> Path:
     Raises:
         WeightsError: no folder was named, and there is none of the others.
     """
-    from weights.sources import holds_sources
+    from weights.reading.sources import holds_sources
 
     if wanted is not None:
         return wanted
@@ -152,7 +152,7 @@ def _make_options(
         WeightsError: the sources are not complete.
     """
     from quantize.pipeline import QuantizeOptions
-    from weights.sources import resolve_sources
+    from weights.reading.sources import resolve_sources
 
     name = arguments.output
     if name is None:

@@ -17,17 +17,17 @@ from typing import IO
 
 import numpy as np
 
+from tinyv_cli.answers.generate import Decoder
+from tinyv_cli.answers.tokenizer import Tokenizer
 from tinyv_cli.errors import InputError
 from tinyv_cli.evaluation.divergence import compute_divergences
 from tinyv_cli.evaluation.ledger import Answered, Compared, Ledger
 from tinyv_cli.evaluation.questions import Question
 from tinyv_cli.evaluation.scoring import is_right
-from tinyv_cli.generate import Decoder
 from tinyv_cli.pictures.image import read_picture
 from tinyv_cli.progress import Progress
-from tinyv_cli.prompt import Template, make_prompt
+from tinyv_cli.prompts.prompt import Template, make_prompt
 from tinyv_cli.session import AnswerOptions, Runtime, Session
-from tinyv_cli.tokenizer import Tokenizer
 
 BLOCK_BYTES = 1 << 30  # of logits on disk: some 700 short answers at the full vocabulary
 

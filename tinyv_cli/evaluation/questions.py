@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinyv_cli.disk.typed_json import read_object, to_dataclass
 from tinyv_cli.errors import InputError
 from tinyv_cli.evaluation.scoring import TASKS, check_reference
-from tinyv_cli.prompt import check_question
-from tinyv_cli.typed_json import read_object, to_dataclass
+from tinyv_cli.prompts.prompt import check_question
 
 FORM = '{"picture": "cat.png", "task": "what", "question": "[vqa] what is this?", "answer": "cat"}'
 

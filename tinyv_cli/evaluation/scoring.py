@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
-from tinyv_cli.boxes import Box, compute_iou, is_one_to_one, read_boxes
+from tinyv_cli.prompts.boxes import Box, compute_iou, is_one_to_one, read_boxes
 
 MIN_IOU = 0.5  # a box is right above it, not at it
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinyv_cli.generate import ImageTokens, Segment, count_positions
+from tinyv_cli.answers.generate import ImageTokens, Segment, count_positions
 from tinyv_cli.model.cache import KeyValueCache
 from tinyv_cli.model.phi import PhiLanguage
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from tinyv_cli.device_names import read_device
+from tinyv_cli.devices.names import read_device
 from tinyv_cli.options.declare import option, real, size, whole
 
 Model = Annotated[

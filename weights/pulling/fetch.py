@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from tinyv_cli.console import to_size
 from tinyv_cli.errors import WeightsError
-from tinyv_cli.hashes import hash_file
 from tinyv_cli.progress import Progress
+from tinyv_cli.variants.hashes import hash_file
 from weights.pulling.catalog import Origin, PublicFile
 from weights.pulling.failures import Cause, FetchError, NotFetchedError
 from weights.pulling.folder import SourcesFolder, State, hash_as_git, take_link
@@ -25,7 +25,7 @@ from weights.pulling.hub import (
     resolve_url,
 )
 from weights.pulling.transfer import Patience, Request, call_patiently, download
-from weights.sources import read_json_object
+from weights.reading.sources import read_json_object
 
 _NO_KEY = "unpinned"
 _MOST_OF_UNKNOWN = 1 << 30  # a file of which nobody says how long it is

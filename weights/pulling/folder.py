@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from tinyv_cli.errors import WeightsError
-from tinyv_cli.hashes import CHUNK_BYTES, check_hashes, hash_file
-from tinyv_cli.manifest import FileEntry, make_read_error
 from tinyv_cli.progress import Bar, Progress
+from tinyv_cli.variants.hashes import CHUNK_BYTES, check_hashes, hash_file
+from tinyv_cli.variants.manifest import FileEntry, make_read_error
 from weights.pulling.catalog import PublicFile
 
 RECORD_NAME = "pulled.json"

@@ -9,10 +9,10 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tinyv_cli.hashes import hash_file
 from tinyv_cli.progress import Progress
+from tinyv_cli.variants.hashes import hash_file
 from weights.pulling.catalog import PublicFile
-from weights.sources import read_weight_map
+from weights.reading.sources import read_weight_map
 
 _ROUNDING = 0.05  # how far a rounded size may be from the exact one
 _PHI_ONLY = ("lm_head.bias", "lm_head.linear.bias")  # other networks' heads have none

@@ -9,7 +9,7 @@ from tinyv_cli.errors import DeviceError, WeightsError
 from tinyv_cli.progress import Progress
 from weights.pulling.catalog import Catalog, Form, Origin, Part, PublicFile
 from weights.pulling.folder import SourcesFolder, State, measure_free
-from weights.sources import PHI_FOLDER, find_phi_weights, is_weight_file, read_weight_map
+from weights.reading.sources import PHI_FOLDER, find_phi_weights, is_weight_file, read_weight_map
 
 
 @dataclass(frozen=True)

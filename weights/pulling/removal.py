@@ -5,7 +5,7 @@ from pathlib import Path
 
 from weights.pulling.catalog import Catalog
 from weights.pulling.folder import LOCK_NAME, PART_SUFFIX, RECORD_NAME, WRONG_SUFFIX
-from weights.sources import (
+from weights.reading.sources import (
     ADDED_TOKENS_FILE,
     ARCHITECTURE_FILE,
     PHI_FOLDER,

@@ -11,8 +11,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from tinyv_cli.errors import WeightsError
-from tinyv_cli.hashes import hash_file
 from tinyv_cli.progress import Progress
+from tinyv_cli.variants.hashes import hash_file
 from weights.pulling.catalog import Catalog, Form, Origin, Part, PublicFile
 from weights.pulling.failures import NotFetchedError, to_weights_error
 from weights.pulling.fetch import Fetcher

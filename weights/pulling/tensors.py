@@ -1,7 +1,7 @@
 """Files that someone saved again become parts of the list, told by the names of their tensors.
 
-Only opens what `weights.containers` opens: nothing but tensors is ever unpickled. Whether the
-tensors are all there and of the right shape is for `weights.checkpoint`, once all files are.
+Only opens what `weights.reading.containers` opens: nothing but tensors is ever unpickled. Whether
+all tensors are there, of the right shape, is for `weights.reading.checkpoint`, once all files are.
 """
 
 import re
@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tinyv_cli.errors import WeightsError
-from weights.checkpoint import open_weights
-from weights.containers import open_tensor_file
-from weights.naming import DISTRIBUTED_PREFIX, PROJECTION_WEIGHT
-from weights.sources import (
+from weights.reading.checkpoint import open_weights
+from weights.reading.containers import open_tensor_file
+from weights.reading.naming import DISTRIBUTED_PREFIX, PROJECTION_WEIGHT
+from weights.reading.sources import (
     PHI_FOLDER,
     QFORMER_FILE,
     SINGLE_FILES,

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from quantize.staging import move_in
 from tinyv_cli.console import to_size
+from tinyv_cli.disk.staging import move_in
 from tinyv_cli.errors import DeviceError, UsageError, WeightsError
-from tinyv_cli.hashes import check_hashes
-from tinyv_cli.manifest import MANIFEST_NAME, FileEntry, Manifest, Variant, read_variant
 from tinyv_cli.progress import Progress
+from tinyv_cli.variants.hashes import check_hashes
+from tinyv_cli.variants.manifest import MANIFEST_NAME, FileEntry, Manifest, Variant, read_variant
 from weights.pulling.catalog import Origin, PublicFile
 from weights.pulling.failures import NotFetchedError, to_weights_error
 from weights.pulling.fetch import Fetcher

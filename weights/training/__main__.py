@@ -12,18 +12,18 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from tinyv_cli.answers.tokenizer import Tokenizer
 from tinyv_cli.console import Console
 from tinyv_cli.errors import UsageError, WeightsError
-from tinyv_cli.tokenizer import Tokenizer
-from weights.checkpoint import open_weights
-from weights.module_command import run_command
-from weights.sources import (
+from weights.reading.checkpoint import open_weights
+from weights.reading.sources import (
     TOKENIZER_FILE,
     SourceFiles,
     make_checkpoint_name,
     read_tokenizer_json,
     resolve_sources,
 )
+from weights.synthetic.module_command import run_command
 from weights.training.ablation import PARTS, leave_out, select_trained
 from weights.training.devices import choose_device
 from weights.training.examples import make_stage_loss

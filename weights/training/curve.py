@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from tinyv_cli.console import Console
 from tinyv_cli.errors import InputError
-from weights.module_command import run_command
+from weights.synthetic.module_command import run_command
 from weights.training.trainer import STATES_FOLDER
 
 RUNS = ("seeing", "speaking", "stage1", "stage2", "stage3", "stage4")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tinyv_cli.prompt import Turn
+from tinyv_cli.prompts.prompt import Turn
 from weights.training.conversations import make_conversation
 from weights.training.questions import make_questions
 from weights.training.rows import Dialogue

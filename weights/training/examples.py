@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tinyv_cli.answers.tokenizer import Tokenizer
 from tinyv_cli.model.tinygptv import TinyGptV
-from tinyv_cli.tokenizer import Tokenizer
 from weights.training.rows import Dialogue, compute_answer_loss, tokenize
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from tinyv_cli.answers.tokenizer import Tokenizer
 from tinyv_cli.console import Console
 from tinyv_cli.errors import UsageError
-from tinyv_cli.tokenizer import Tokenizer
-from weights.sources import PHI_FOLDER, TOKENIZER_FILE
-from weights.tokenizer_files import write_tokenizer
+from weights.reading.sources import PHI_FOLDER, TOKENIZER_FILE
+from weights.synthetic.tokenizer_files import write_tokenizer
 from weights.training.fresh import make_fresh_model, relate_tokens
 from weights.training.glyphs import open_glyphs
 from weights.training.publish import write_network

@@ -7,10 +7,10 @@ things are, what numbers are, what is alike, and copying.
 import torch
 from torch import Tensor, nn
 
+from tinyv_cli.answers.tokenizer import Tokenizer
 from tinyv_cli.model.phi import PhiLanguage
 from tinyv_cli.model.tinygptv import TinyGptV
 from tinyv_cli.spec import ModelSpec
-from tinyv_cli.tokenizer import Tokenizer
 from weights.training.kinds import KINDS
 from weights.training.slots import GROUP_SIZE, NUMBERS, WORDS
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tinyv_cli.console import Console
 from tinyv_cli.errors import UsageError
-from weights.module_command import run_command
+from weights.synthetic.module_command import run_command
 from weights.training.colours import OBJECT_COLOURS
 from weights.training.kinds import KIND_OF_NAME, KINDS
 from weights.training.silhouettes import (

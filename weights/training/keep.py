@@ -14,8 +14,7 @@ import torch
 
 from tinyv_cli.console import Console
 from tinyv_cli.errors import InputError
-from weights.module_command import run_command
-from weights.sources import (
+from weights.reading.sources import (
     ARCHITECTURE_FILE,
     PHI_FOLDER,
     QFORMER_FILE,
@@ -23,6 +22,7 @@ from weights.sources import (
     make_checkpoint_name,
     resolve_sources,
 )
+from weights.synthetic.module_command import run_command
 from weights.training.curve import RUNS, draw_curves
 from weights.training.trainer import STATES_FOLDER
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from tinyv_cli.model.tinygptv import TinyGptV, load_model
 from tinyv_cli.spec import ModelSpec
-from weights.checkpoint import MergedWeights
+from weights.reading.checkpoint import MergedWeights
 from weights.training.lora import add_lora, list_adapted, make_pair
 from weights.training.stages import Stage
 

@@ -1,6 +1,6 @@
 """A trained network becomes sources or a stage checkpoint, as the public ones are written.
 
-Foreign names come from `weights.naming`; rows are put back into the published order.
+Foreign names come from `weights.reading.naming`; rows are put back into the published order.
 """
 
 import os
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from tinyv_cli.model.tinygptv import TinyGptV
 from tinyv_cli.spec import ModelSpec
-from weights.dimensions import make_architecture, make_phi_config
-from weights.naming import (
+from weights.reading.dimensions import make_architecture, make_phi_config
+from weights.reading.naming import (
     LORA_PREFIX,
     PLAIN_PREFIX,
     Part,
@@ -24,7 +24,7 @@ from weights.naming import (
     make_qformer_table,
     make_vision_table,
 )
-from weights.sources import (
+from weights.reading.sources import (
     ARCHITECTURE_FILE,
     PHI_FOLDER,
     QFORMER_FILE,

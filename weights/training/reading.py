@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tinyv_cli.answers.tokenizer import STOP_MARK, Tokenizer
 from tinyv_cli.errors import UsageError
-from tinyv_cli.prompt import TEMPLATES, make_prompt
-from tinyv_cli.tokenizer import STOP_MARK, Tokenizer
+from tinyv_cli.prompts.prompt import TEMPLATES, make_prompt
 from weights.training.dialogues import make_dialogues
 from weights.training.placement import make_scene
 from weights.training.rows import Dialogue

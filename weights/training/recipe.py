@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinyv_cli.disk.typed_json import to_dataclass
 from tinyv_cli.errors import InputError
-from tinyv_cli.prompt import TEMPLATES
+from tinyv_cli.prompts.prompt import TEMPLATES
 from tinyv_cli.spec import ModelSpec
-from tinyv_cli.typed_json import to_dataclass
 
 OPTIMIZERS = ("adamw", "muon")
 

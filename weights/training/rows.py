@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
+from tinyv_cli.answers.tokenizer import END_OF_TEXT, STOP_MARK, Tokenizer
 from tinyv_cli.model.phi import Layout, PhiLanguage
-from tinyv_cli.prompt import TEMPLATES, Turn, make_prompt
-from tinyv_cli.tokenizer import END_OF_TEXT, STOP_MARK, Tokenizer
+from tinyv_cli.prompts.prompt import TEMPLATES, Turn, make_prompt
 
 _IGNORED = -1  # a target that is not scored
 _PREFIX, _PADDING = 0, -1  # in place of a branch's number, from 1

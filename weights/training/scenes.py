@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tinyv_cli.console import Console
 from tinyv_cli.errors import UsageError
-from weights.module_command import run_command
+from weights.synthetic.module_command import run_command
 from weights.training.asking import Question
 from weights.training.drawing import draw_scene
 from weights.training.glyphs import FONT_VARIABLE, Glyphs, open_glyphs

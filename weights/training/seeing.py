@@ -21,7 +21,7 @@ from tinyv_cli.model.tinygptv import TinyGptV
 from tinyv_cli.model.vision import VisionTower
 from tinyv_cli.pictures.image import to_pixels
 from tinyv_cli.spec import ModelSpec
-from weights.checkpoint import resize_positions
+from weights.reading.checkpoint import resize_positions
 from weights.training.drawing import draw_scene
 from weights.training.glyphs import Glyphs
 from weights.training.placement import make_scene

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tinyv_cli.answers.tokenizer import Tokenizer
 from tinyv_cli.model.phi import PhiLanguage
-from tinyv_cli.tokenizer import Tokenizer
 from weights.training.reading import number_words, read_scene
 from weights.training.rows import compute_answer_loss, tokenize
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from tinyv_cli.tokenizer import END_OF_TEXT, STOP_MARK
-from weights.tokenizer_files import SPACE, Merge, spell_words
+from tinyv_cli.answers.tokenizer import END_OF_TEXT, STOP_MARK
+from weights.synthetic.tokenizer_files import SPACE, Merge, spell_words
 
 _FIXED = [*spell_words([STOP_MARK]), (SPACE, STOP_MARK)]  # `###` and ` ###` are single tokens
 

@@ -1,0 +1,1 @@
+"""How far a variant is from full precision, measured on fixed probes."""

@@ -1,0 +1,214 @@
+"""A variant that was just written answers a question on each device it is for, and is measured.
+
+The figures are the CPU's where it has files for it. A GPU's files are opened by the GPU's backend,
+on the GPU where torch sees one and else on torch's CPU, with the same code.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from quantize.cuda.stored_tensors import StoredTensors
+from quantize.cuda_recipe import LANGUAGE_ROLE, VISION_ROLE
+from quantize.measure.compare import ComputeLogits, measure_errors, run_layers, step_through
+from quantize.measure.probes import PROBES, EncodedProbes, make_pictures
+from quantize.measure.reference import compute_image_tokens
+from tinyv_cli.answers.tokenizer import Tokenizer
+from tinyv_cli.backends.backend import (
+    Backend,
+    BackendEncoder,
+    BackendOptions,
+    ignore_encoder,
+)
+from tinyv_cli.backends.opening import open_backend
+from tinyv_cli.pictures.image import to_pixels
+from tinyv_cli.progress import Progress
+from tinyv_cli.prompts.prompt import TEMPLATES
+from tinyv_cli.session import AnswerOptions, Session
+from tinyv_cli.variants.manifest import MeasuredErrors, Variant
+from weights.reading.checkpoint import MergedWeights
+
+_SMOKE_TOKENS = 16
+_SLOW_SMOKE_TOKENS = 4  # of a GPU's files on a CPU, where one takes 8 s at full size
+_CUDA_POSITIONS = 512  # of its cache, which is taken as a whole; the probes need fewer
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What came of trying a variant.
+
+    Attributes:
+        errors: of the CPU's files where there are some, else of the GPU's.
+        answer: to the first probe's question, by the same files.
+        cuda_answer: by the GPU's files where there are the CPU's too, else None.
+    """
+
+    errors: MeasuredErrors
+    answer: str
+    cuda_answer: str | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Tries one variant.
+
+    Attributes:
+        variant: its manifest's errors may be unmeasured.
+        weights: that it was made from.
+        threads: to work with, None for the physical cores.
+        progress: is told of each step.
+    """
+
+    variant: Variant
+    weights: MergedWeights
+    threads: int | None
+    progress: Progress
+
+    def run(self, images: EncodedProbes | None) -> TrialResult:
+        """Lets each device answer, and measures the first of them.
+
+        Args:
+            images: the probes' image tokens by the CPU's files, None where it has none.
+
+        Raises:
+            WeightsError: the runtime cannot read what was written.
+            DeviceError: memory does not suffice.
+        """
+        self.weights.close()  # what was mapped to be rounded
+        if images is None:
+            return self._try_cuda()
+        with self.progress("opening the variant"):
+            backend = open_backend(self.variant, BackendOptions("cpu", self.threads))
+        answer = self._answer(backend, images.rounded)
+        errors = self._measure(step_through(backend), images)
+        backend.close()
+        if "cuda" not in self.variant.devices:
+            return TrialResult(errors, answer)
+        backend, image_tokens = self._open_cuda(self._make_pixels())
+        cuda_answer = self._answer_by_cuda_files(backend, image_tokens)
+        backend.close()
+        return TrialResult(errors, answer, cuda_answer)
+
+    def _try_cuda(self) -> TrialResult:
+        """Tries a variant for a GPU alone.
+
+        Without one, each token takes long: NF4 unpacks all matrices, 0.3 s a layer. What counts is
+        how weights are rounded (activations keep 16 bits, also in int8), so all probes' tokens go
+        through one unpacked layer after the other instead.
+        """
+        spec, pixels = self.variant.manifest.spec, self._make_pixels()
+        with self.progress("computing the vision side in full precision"):
+            exact = compute_image_tokens(spec, self.weights.read, np.concatenate(pixels))
+        self.weights.close()
+        backend, image_tokens = self._open_cuda(pixels)
+        answer = self._answer_by_cuda_files(backend, image_tokens)
+        images = EncodedProbes(exact, image_tokens)
+        if backend.device == "cpu":
+            del backend  # and its weights
+            stored = StoredTensors(self.variant.path(LANGUAGE_ROLE))
+            return TrialResult(self._measure(run_layers(spec, stored.read), images), answer)
+        errors = self._measure(step_through(backend), images)
+        backend.close()
+        return TrialResult(errors, answer)
+
+    def _make_pixels(self) -> list[np.ndarray]:
+        """The probes' pictures as the network sees them, (1, 3, S, S) float32 each."""
+        image_px = self.variant.manifest.spec.vision.image_px
+        return [to_pixels(picture, image_px) for picture in make_pictures()]
+
+    def _open_cuda(self, pixels: Sequence[np.ndarray]) -> tuple[Backend, np.ndarray]:
+        with self.progress("opening the variant for the GPU"):
+            return open_cuda(self.variant, self.threads, pixels)
+
+    def _answer_by_cuda_files(self, backend: Backend, image_tokens: np.ndarray) -> str:
+        n_tokens = _SLOW_SMOKE_TOKENS if backend.device == "cpu" else _SMOKE_TOKENS
+        return self._answer(backend, image_tokens, n_tokens)
+
+    def _answer(
+        self, backend: Backend, image_tokens: np.ndarray, n_tokens: int = _SMOKE_TOKENS
+    ) -> str:
+        """The answer to the first probe, greedily, from the image tokens (P, Q, D) of all."""
+        template = TEMPLATES[self.variant.manifest.template]
+        runtime = replace(backend, encoder=_ReadyEncoder(image_tokens[[PROBES[0].picture]]))
+        with self.progress("answering a question"):
+            session = Session(runtime, self._tokenizer, template, notify=lambda _: None)
+            picture = make_pictures()[PROBES[0].picture]
+            session.show(picture, self.variant.manifest.spec.vision.image_px)
+            return session.ask(PROBES[0].question, AnswerOptions(n_tokens)).finish().text
+
+    def _measure(self, compute: ComputeLogits, images: EncodedProbes) -> MeasuredErrors:
+        with self.progress("measuring against full precision"):
+            return measure_errors(
+                self.weights.spec,
+                self.weights.read,
+                compute,
+                self._tokenizer,
+                self.variant.manifest.template,
+                images,
+            )
+
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        return Tokenizer(self.variant.path("tokenizer"))
+
+
+def open_cuda(
+    variant: Variant, threads: int | None, pixels: Sequence[np.ndarray]
+) -> tuple[Backend, np.ndarray]:
+    """Opens a GPU's files, one side after the other, on the GPU or else on torch's CPU.
+
+    Args:
+        variant: that has them.
+        threads: to work with, None for the physical cores.
+        pixels: of pictures, (1, 3, S, S) float32 each.
+
+    Returns:
+        The backend, its vision side closed, and the image tokens (P, Q, D) of the pictures.
+
+    Raises:
+        WeightsError: a file cannot be read.
+        DeviceError: memory does not suffice.
+    """
+    from tinyv_cli.backends.cuda.torch_cuda import open_torch
+
+    context_length = min(_CUDA_POSITIONS, variant.manifest.spec.language.context_length)
+    options = BackendOptions("cuda", threads, context_length)
+    image_tokens: list[np.ndarray] = []
+
+    def encode(encoder: BackendEncoder, _: str) -> None:
+        image_tokens.extend(encoder.encode(each) for each in pixels)
+        encoder.close()
+
+    if torch.cuda.is_available():
+        backend = open_torch(variant, options, encode)
+        return backend, np.concatenate(image_tokens)
+    tokens = _encode_by_layers(variant, np.concatenate(pixels))
+    return open_torch(variant, options, ignore_encoder, device="cpu"), tokens
+
+
+def _encode_by_layers(variant: Variant, pixels: np.ndarray) -> np.ndarray:
+    """Image tokens (P, Q, D) by a GPU's vision file, with one layer of it in float32 at a time.
+
+    As a whole it would take 4.4 GB. The GPU's backend only looks whether it could be loaded.
+    """
+    from tinyv_cli.backends.cuda.torch_weights import load_vision_side
+
+    spec, path = variant.manifest.spec, variant.path(VISION_ROLE)
+    load_vision_side(path, spec, "meta", torch.float16)
+    return compute_image_tokens(spec, StoredTensors(path).read, pixels)
+
+
+@dataclass(frozen=True)
+class _ReadyEncoder:
+    """Gives image tokens that were computed before.
+
+    The vision side is not opened again for an answer.
+    """
+
+    image_tokens: np.ndarray
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """Gives (1, Q, D) whatever the pixels (1, 3, S, S) are."""
+        return self.image_tokens

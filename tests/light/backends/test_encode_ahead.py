@@ -1,0 +1,84 @@
+"""A picture is encoded while the decoder is being opened: once, and its errors are not lost."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from tests.light.toy_decoder import ScriptedDecoder, ToyEncoder
+from tests.light.toy_variant import make_script
+from tinyv_cli.app import main
+from tinyv_cli.backends import opening as backends
+from tinyv_cli.backends.backend import Backend
+from tinyv_cli.backends.prefetch import EncoderAhead
+from tinyv_cli.errors import ExitCode, WeightsError
+
+ONE, OTHER = (np.full((1, 3, 4, 4), value, np.float32) for value in (1, 2))
+
+
+class FailingEncoder:
+    def encode(self, pixels):
+        raise WeightsError("the vision file is damaged", "make it again")
+
+
+def test_the_picture_is_encoded_once_and_others_when_they_come():
+    encoder = ToyEncoder()
+    ahead = EncoderAhead(encoder, ONE)
+    assert ahead.encode(ONE).mean() == 1
+    assert ahead.encode(ONE).mean() == 1
+    assert encoder.n_encoded == 1
+    assert ahead.encode(OTHER).mean() == 2
+    assert encoder.n_encoded == 2
+
+
+def test_what_went_wrong_is_said_when_the_tokens_are_wanted():
+    ahead = EncoderAhead(FailingEncoder(), ONE)
+    ahead.wait()
+    for pixels in (ONE, OTHER):
+        with pytest.raises(WeightsError, match="vision file"):
+            ahead.encode(pixels)
+
+
+def test_ask_encodes_before_the_decoder_is_open(place, monkeypatch, capsys):
+    encoded = threading.Event()
+
+    class TellingEncoder(ToyEncoder):
+        def encode(self, pixels):
+            encoded.set()
+            return super().encode(pixels)
+
+    def open_backend(variant, options, meanwhile):
+        encoder = TellingEncoder()
+        meanwhile(encoder, "toy")
+        assert encoded.wait(30), "nothing was encoded while the decoder was being opened"
+        return Backend(encoder, ScriptedDecoder(make_script("a cat")), "toy", 0.1)
+
+    monkeypatch.setattr(backends, "open_backend", open_backend)
+    assert main(["ask", "cat.png", "what?", "-m", "bits4", "--no-cache"]) == ExitCode.OK
+    assert capsys.readouterr() == ("a cat\n", "")
+
+
+def test_a_picture_that_cannot_be_encoded_ends_the_command(place, monkeypatch, capsys):
+    def open_backend(variant, options, meanwhile):
+        meanwhile(FailingEncoder(), "toy")
+        return Backend(FailingEncoder(), ScriptedDecoder(make_script("a")), "toy", 0.1)
+
+    monkeypatch.setattr(backends, "open_backend", open_backend)
+    assert main(["ask", "cat.png", "what?", "-m", "bits4"]) == ExitCode.WEIGHTS
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "error: the vision file is damaged\nhint:  make it again\n"
+    assert threading.active_count() == 1
+
+
+def test_another_picture_is_encoded_although_the_first_could_not_be():
+    class ChoosyEncoder(ToyEncoder):
+        def encode(self, pixels):
+            if pixels.mean() == 1:
+                raise WeightsError("this one is damaged", "take another")
+            return super().encode(pixels)
+
+    ahead = EncoderAhead(ChoosyEncoder(), ONE)
+    with pytest.raises(WeightsError, match="this one"):
+        ahead.encode(ONE)
+    assert ahead.encode(OTHER).mean() == 2

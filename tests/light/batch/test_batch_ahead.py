@@ -1,0 +1,112 @@
+"""Pictures of a batch made ready ahead, and what ends or parts the run."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.light.batch.test_batch import echo, forbid_opening, list_paths, run, say  # noqa: F401
+from tests.light.batch.test_batch_program import ClosableEncoder, make_open_backend, read_lines
+from tests.light.toy_decoder import ScriptedDecoder, ToyDecoder
+from tests.light.toy_variant import make_script
+from tinyv_cli.app import main
+from tinyv_cli.backends import opening as backends
+from tinyv_cli.backends.backend import Backend
+from tinyv_cli.commands import batch
+from tinyv_cli.errors import DeviceError, ExitCode
+from tinyv_cli.variants.memory import MemoryPlan
+
+pytestmark = pytest.mark.usefixtures("place")
+
+
+def test_the_next_picture_is_encoded_while_one_is_answered(capsys, monkeypatch):
+    second_is_encoded = threading.Event()
+    names = [f"{i}.png" for i in range(4)]
+    for i, name in enumerate(names):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(name)
+
+    class TellingEncoder(ClosableEncoder):
+        def encode(self, pixels):
+            if self.n_encoded == 1:
+                second_is_encoded.set()
+            return super().encode(pixels)
+
+    class WaitingDecoder(ScriptedDecoder):
+        """Answers the first picture only when the second is being encoded."""
+
+        def extend(self, segments):
+            assert second_is_encoded.wait(30), "nothing was encoded meanwhile"
+            return super().extend(segments)
+
+    encoder = TellingEncoder()
+
+    def open_backend(variant, options, meanwhile):
+        meanwhile(encoder, "toy")
+        return Backend(encoder, WaitingDecoder(make_script("a cat") * 4), "toy", 0.1)
+
+    monkeypatch.setattr(backends, "open_backend", open_backend)
+    assert main(["batch", *names, "what?", "-o", "out.jsonl", "--no-cache"]) == ExitCode.OK
+    assert [line["answer"] for line in read_lines()] == ["a cat"] * 4
+    assert encoder.n_encoded == 4
+    assert capsys.readouterr().out == ""
+
+
+def test_an_encoder_that_fails_ends_the_run_with_its_own_code(capsys, monkeypatch):
+    class FailingEncoder(ClosableEncoder):
+        def encode(self, pixels):
+            if self.n_encoded:
+                raise DeviceError("the memory is full", "close something")
+            return super().encode(pixels)
+
+    def open_backend(variant, options, meanwhile):
+        encoder = FailingEncoder()
+        meanwhile(encoder, "toy")
+        return Backend(encoder, ScriptedDecoder(make_script("one") * 2), "toy", 0.1)
+
+    monkeypatch.setattr(backends, "open_backend", open_backend)
+    err = run(capsys, "cat.png", "dog.png", "what?", "--no-cache", code=ExitCode.DEVICE)
+    assert err.endswith("error: the memory is full\nhint:  close something\n")
+    assert [line["answer"] for line in read_lines()] == ["one"]
+
+
+def test_a_prompt_that_does_not_fit_is_no_fault_of_the_pictures(capsys, monkeypatch):
+    def open_backend(variant, options, meanwhile):
+        encoder = ClosableEncoder()
+        meanwhile(encoder, "toy")
+        return Backend(encoder, ToyDecoder(context_length=options.context_length), "toy", 0.1)
+
+    monkeypatch.setattr(backends, "open_backend", open_backend)
+    err = run(capsys, "cat.png", "what? " * 50, "-c", "100", code=ExitCode.INPUT)
+    assert "positions, the context has 100" in err
+    assert not Path("out.jsonl").exists()
+
+
+def test_where_memory_is_short_the_sides_of_the_model_take_turns(capsys, monkeypatch):
+    names = [f"{i}.png" for i in range(5)]
+    for i, name in enumerate(names):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(name)
+    run(capsys, *names, "what?")
+    expected = read_lines()
+    steps = []
+
+    def open_backend(variant, options, meanwhile):
+        class TellingEncoder(ClosableEncoder):
+            def encode(self, pixels):
+                steps.append("encode")
+                return super().encode(pixels)
+
+            def close(self):
+                steps.append("close")
+
+        meanwhile(TellingEncoder(), "toy")
+        steps.append("open")
+        return make_open_backend()(variant, options, lambda *_: None)
+
+    monkeypatch.setattr(backends, "open_backend", open_backend)
+    frugal = MemoryPlan(0, is_frugal=True, limit_bytes=0)
+    monkeypatch.setattr(batch, "plan_memory", lambda *_, **__: frugal)
+    monkeypatch.setattr(batch, "_FRUGAL_BLOCK", 3)
+    run(capsys, *names, "what?", "--no-cache", output="frugal.jsonl")
+    assert read_lines("frugal.jsonl") == expected
+    assert steps == ["encode"] * 3 + ["close", "open"] + ["encode"] * 2 + ["close", "open"]

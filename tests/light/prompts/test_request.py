@@ -1,0 +1,85 @@
+"""Words after `tinyv ask`: which are pictures, which the question, and what is said of nonsense."""
+
+import pytest
+
+from tinyv_cli.errors import InputError, UsageError
+from tinyv_cli.prompts.request import Request, Words, read_request
+
+
+def never():
+    raise AssertionError("stdin was read")
+
+
+@pytest.mark.parametrize(
+    ("words", "pictures", "question"),
+    [
+        (Words(["a.png", "what?"]), ["a.png"], "what?"),
+        (Words(["a.png", "b.png", "what?"]), ["a.png", "b.png"], "what?"),
+        (Words(["what?"], images=["a.png"]), ["a.png"], "what?"),
+        (Words(["b.png", "what?"], images=["a.png"]), ["a.png", "b.png"], "what?"),
+        (Words(["a.png", "b.png"], prompt="what?"), ["a.png", "b.png"], "what?"),
+        (Words([], images=["a.png"], prompt="what?"), ["a.png"], "what?"),
+        (Words(["a.png"], asks_by_itself=True), ["a.png"], None),
+        (Words([], images=["a.png"], asks_by_itself=True), ["a.png"], None),
+        (Words(["a.png", "what?"], asks_by_itself=True), ["a.png"], "what?"),
+        (Words(["a.png", "  two  spaces "]), ["a.png"], "  two  spaces "),
+    ],
+)
+def test_the_last_word_is_the_question_unless_it_was_given(words, pictures, question):
+    assert read_request(words, never) == Request(tuple(pictures), question)
+
+
+def test_with_a_task_a_last_word_that_is_a_file_is_a_picture(tmp_path):
+    (tmp_path / "b.png").write_bytes(b"")
+    last = str(tmp_path / "b.png")
+    assert read_request(Words(["a.png", last], asks_by_itself=True), never).pictures == (
+        "a.png",
+        last,
+    )
+    assert read_request(Words(["a.png", last]), never).question == last
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (Words([]), "missing argument 'PICTURE'"),
+        (Words([], prompt="what?"), "missing argument 'PICTURE'"),
+        (Words(["a.png"]), "missing argument 'PROMPT'"),
+        (Words([], images=["a.png"]), "missing argument 'PROMPT'"),
+        (Words([], asks_by_itself=True), "missing argument 'PICTURE'"),
+        (Words(["-", "-"]), "cannot both come from stdin"),
+        (Words(["-", "what?"], takes_stdin=True), "cannot both come from stdin"),
+        (Words(["a.png", "-"], takes_stdin=True), "cannot both come from stdin"),
+    ],
+)
+def test_what_is_missing_or_double_is_said(words, problem):
+    with pytest.raises(UsageError, match=problem):
+        read_request(words, never)
+
+
+def test_a_question_comes_from_stdin_or_a_file_without_its_last_newline(tmp_path):
+    (tmp_path / "q.txt").write_bytes(b"line one\nline two\r\n")
+    from_file = Words(["a.png"], prompt_file=tmp_path / "q.txt")
+    assert read_request(from_file, never).question == "line one\nline two"
+    assert read_request(Words(["a.png", "-"]), lambda: b"what?\n").question == "what?"
+
+
+def test_text_on_stdin_goes_before_the_question():
+    words = Words(["a.png", "is that right?"], takes_stdin=True)
+    assert read_request(words, lambda: b"a cat\n").question == "a cat\nis that right?"
+    alone = Words(["a.png"], asks_by_itself=True, takes_stdin=True)
+    assert read_request(alone, lambda: b"a cat\n").question == "a cat"
+
+
+def test_both_ways_to_give_the_question_at_once_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="both give the question"):
+        read_request(Words(["a.png"], prompt="x", prompt_file=tmp_path / "q"), never)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_a_question_that_cannot_be_read_is_told_with_its_file(tmp_path, content):
+    path = tmp_path / "q.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"q\.txt"):
+        read_request(Words(["a.png"], prompt_file=path), never)

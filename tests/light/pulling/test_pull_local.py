@@ -1,0 +1,129 @@
+"""Files that the user has already are taken from wherever they lie."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.light.pulling.toy_hub import check_complete, refuse, run
+from tests.light.weights.toy_sources import FUSED_FILES, SHARDS
+from tinyv_cli.variants import home
+from weights.pulling import folder as pulled_folder
+from weights.pulling import sources_pull
+
+VISION = "eva_vit_g.pth"
+_ODD = {
+    "TinyGPT-V_for_Stage4.pth": "old/checkpoint_49.pth",
+    "eva_vit_g.pth": "eva.bin",
+    "blip2_pretrained_flant5xxl.pth": "cache/hub/blobs/4b3839",
+    "pytorch_model.bin": "models/phi/weights",
+    "config.json": "models/phi/config.json",
+    "tokenizer.json": "models/phi/tokenizer.json",
+}
+
+
+@pytest.fixture
+def attic(hub, tmp_path):
+    """All files under other names, beside files that have nothing to do with them."""
+    attic = tmp_path / "attic"
+    for name, odd in _ODD.items():
+        (attic / odd).parent.mkdir(parents=True, exist_ok=True)
+        (attic / odd).write_bytes(hub.read(name))
+    (attic / "models/bert").mkdir()
+    (attic / "models/bert/config.json").write_text('{"model_type": "bert"}')
+    (attic / "models/bert/tokenizer.json").write_text('{"model": "bert"}')
+    (attic / "holiday.pth").write_bytes(b"x" * 200_000)
+    hub.server.log.clear()
+    return attic
+
+
+def test_files_are_recognised_whatever_they_are_called(hub, attic):
+    run(hub, from_=str(attic))
+    check_complete(hub)
+    assert hub.server.log == []
+
+
+def test_the_users_files_stay_and_take_no_second_place_on_the_disk(hub, attic):
+    run(hub, from_=str(attic))
+    assert (attic / "eva.bin").samefile(home.sources_dir() / VISION)
+
+
+def test_where_the_disk_cannot_link_files_are_copied(hub, attic, monkeypatch):
+    def refuse_link(*_):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(pulled_folder.os, "link", refuse_link)
+    run(hub, from_=str(attic))
+    check_complete(hub)
+    assert not (attic / "eva.bin").samefile(home.sources_dir() / VISION)
+
+
+def test_links_as_in_the_hubs_cache_are_followed(hub, attic, tmp_path):
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    for odd in _ODD.values():
+        (snapshot / odd.rpartition("/")[2]).symlink_to(attic / odd)
+    run(hub, from_=str(snapshot))
+    check_complete(hub)
+    assert not any(path.is_symlink() for path in home.sources_dir().rglob("*"))
+
+
+def test_what_is_not_there_is_named_and_what_is_there_is_kept(hub, attic):
+    (attic / "eva.bin").write_bytes(b"y" * 300_000)
+    error = refuse(hub, from_=str(attic))
+    assert f"does not hold {VISION}" in error.problem
+    assert "tinyv pull" in error.hint
+    assert (home.sources_dir() / "TinyGPT-V_for_Stage4.pth").is_file()
+    assert not (home.sources_dir() / VISION).exists()
+    run(hub)
+    check_complete(hub)
+    assert {path for _, path, _ in hub.server.log} == {f"/plain/{VISION}"}
+
+
+def test_a_split_phi_is_taken_with_its_index(hub, attic):
+    (attic / "models/phi/weights").unlink()
+    for name in (*SHARDS, "model.safetensors.index.json"):
+        shutil.copy(hub.published / "microsoft/phi-2" / name, attic / "models/phi" / name)
+    run(hub, from_=str(attic))
+    for name in SHARDS:
+        assert (home.sources_dir() / "phi-2" / name).read_bytes() == hub.read(name)
+
+
+def test_two_different_configs_of_a_phi_are_not_guessed_between(hub, attic):
+    (attic / "other").mkdir()
+    (attic / "other/config.json").write_text('{"model_type": "phi", "hidden_size": 99}')
+    assert "phi-2/config.json" in refuse(hub, from_=str(attic)).problem
+
+
+def test_a_folder_that_is_none_is_an_error(hub, tmp_path):
+    assert "is not a folder" in refuse(hub, from_=str(tmp_path / "nowhere")).problem
+
+
+def test_without_torch_it_says_what_telling_by_tensors_needs(
+    hub,
+    attic,
+    monkeypatch,
+    capsys,
+):
+    monkeypatch.setattr(sources_pull, "find_spec", lambda name: None)
+    (attic / "eva.bin").unlink()
+    refuse(hub, from_=str(attic))
+    assert "pip install 'tinyv[quantize]'" in capsys.readouterr().err
+
+
+def test_taking_from_a_folder_needs_no_torch(hub, attic):
+    code = (
+        "import sys; from tinyv_cli.commands.pull import pull_weights\n"
+        "from pathlib import Path; from tinyv_cli.options.pull import PullArguments\n"
+        "from weights.pulling.catalog import read_catalog\n"
+        "pull_weights(PullArguments(from_=sys.argv[2]), read_catalog(Path(sys.argv[1])))\n"
+        "assert not {'torch', 'transformers', 'onnxruntime'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(hub.catalog_path), str(attic)]
+    (attic / "holiday.pth").unlink()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {
+        p.relative_to(home.sources_dir()).as_posix() for p in home.sources_dir().rglob("*")
+    } >= {*FUSED_FILES}

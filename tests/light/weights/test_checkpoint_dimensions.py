@@ -1,0 +1,161 @@
+"""What the configs say becomes the model's numbers, or is refused as nonsense."""
+
+import json
+
+import pytest
+
+from tests.light.weights.test_sources import FILES
+from tinyv_cli.errors import WeightsError
+from tinyv_cli.spec import LanguageSpec, QFormerSpec, VisionSpec
+from weights.reading.dimensions import make_spec, read_lora_alpha
+from weights.reading.sources import resolve_sources
+
+PHI = {
+    "hidden_size": 2560,
+    "intermediate_size": 10240,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "vocab_size": 51200,
+    "max_position_embeddings": 2048,
+    "layer_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "rope_scaling": None,
+    "partial_rotary_factor": 0.4,
+    "hidden_act": "gelu_new",
+}
+MSFT = {
+    "n_embd": 2560,
+    "n_inner": None,
+    "n_layer": 32,
+    "n_head": 32,
+    "n_head_kv": None,
+    "vocab_size": 51200,
+    "n_positions": 2048,
+    "layer_norm_epsilon": 1e-5,
+    "rotary_dim": 32,
+    "activation_function": "gelu_new",
+}
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "phi-2").mkdir()
+    for name in FILES:
+        (tmp_path / name).touch()
+
+    def write(phi=PHI, architecture=None):
+        (tmp_path / "phi-2" / "config.json").write_text(json.dumps(phi))
+        if architecture is not None:
+            (tmp_path / "architecture.json").write_text(json.dumps(architecture))
+        return resolve_sources(tmp_path)
+
+    return write
+
+
+def refuse(files, settings=None) -> str:
+    with pytest.raises(WeightsError) as caught:
+        make_spec(files, settings or {}, 4096)
+    assert caught.value.hint
+    return caught.value.problem
+
+
+@pytest.mark.parametrize("config", [PHI, MSFT], ids=["transformers", "msft"])
+def test_the_published_configs_say_the_published_numbers(files, config):
+    spec = make_spec(files(config), {}, 4096)
+    assert spec.language == LanguageSpec()
+    assert spec.vision == VisionSpec()
+    assert spec.qformer == QFormerSpec()
+
+
+def test_rotary_numbers_are_read_where_transformers_5_puts_them(files):
+    rope = {"rope_theta": 500.0, "partial_rotary_factor": 0.5, "rope_type": "default"}
+    phi = {**PHI, "rope_parameters": rope}
+    del phi["rope_theta"], phi["partial_rotary_factor"]
+    language = make_spec(files(phi), {}, 4096).language
+    assert (language.rope_base, language.rotary_width) == (500.0, 40)
+
+
+def test_the_first_release_may_give_the_mlp_a_width(files):
+    assert make_spec(files({**MSFT, "n_inner": 5120}), {}, 4096).language.mlp_width == 5120
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hidden_size": None}, "has no hidden_size"),
+        ({"intermediate_size": None}, "has no intermediate_size"),
+        ({"hidden_size": -1}, "hidden_size is -1"),
+        ({"hidden_size": 2560.0}, "hidden_size is 2560.0"),
+        ({"hidden_size": True}, "hidden_size is True"),
+        ({"vocab_size": "many"}, "vocab_size is 'many'"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000"),
+        ({"num_attention_heads": 33}, "33 heads for a width of 2560"),
+        ({"num_key_value_heads": 8}, "8 key heads for 32 heads"),
+        ({"layer_norm_eps": 0}, "layer_norm_eps is 0"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps is nan"),
+        ({"rope_theta": float("inf")}, "rope_theta is inf"),
+        ({"partial_rotary_factor": 1.5}, "rotates 120 of the 80"),
+        ({"partial_rotary_factor": 0.3875}, "rotates 31 of the 80"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling is"),
+        ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings"),
+    ],
+)
+def test_nonsense_in_phis_config_is_refused(files, changes, words):
+    problem = refuse(files({**PHI, **changes}))
+    assert words in problem
+    assert "phi-2/config.json" in problem
+
+
+def test_architecture_gives_what_differs_and_leaves_the_rest(files):
+    architecture = {"vision": {"width": 176, "heads": 2, "layers": 3}, "qformer": {"layers": 4}}
+    spec = make_spec(files(architecture=architecture), {}, 4096)
+    assert spec.vision == VisionSpec(width=176, n_heads=2, n_layers=3)
+    assert spec.qformer == QFormerSpec(n_layers=4)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "words"),
+    [
+        ({"vision": {"depth": 3}}, "depth, which nobody knows"),
+        ({"visual": {}}, "visual, which nobody knows"),
+        ({"vision": 3}, "vision is 3"),
+        ({"vision": {"width": 0}}, "width is 0"),
+        ({"qformer": {"heads": 7}}, "7 heads for a width of 768"),
+        ({"vision": {"image_px": 450}}, "450 pixels"),
+    ],
+)
+def test_nonsense_in_architecture_is_refused(files, architecture, words):
+    assert words in refuse(files(architecture=architecture))
+
+
+@pytest.mark.parametrize(
+    ("vision", "settings", "image_px"),
+    [
+        ({}, {}, 448),
+        ({}, {"image_size": 224}, 224),
+        ({"image_px": 56}, {"image_size": 224}, 56),
+        ({"image_size": 112}, {}, 112),
+    ],
+)
+def test_architecture_tells_the_pictures_size_before_the_checkpoint_before_the_stage(
+    files, vision, settings, image_px
+):
+    spec = make_spec(files(architecture={"vision": vision}), settings, 4096)
+    assert spec.vision.image_px == image_px
+
+
+@pytest.mark.parametrize("size", ["448", 450, 0, 10**7, [448, 448]])
+def test_a_picture_size_that_makes_no_sense_is_refused(files, size):
+    assert str(size) in refuse(files(), {"image_size": size})
+
+
+def test_alpha_is_the_checkpoints_else_16(files):
+    assert read_lora_alpha(files(), {}) == 16
+    assert read_lora_alpha(files(), {"lora_alpha": 32}) == 32
+
+
+@pytest.mark.parametrize("alpha", ["16", 0, -1, True, float("nan"), float("inf")])
+def test_an_alpha_that_makes_no_sense_is_refused(files, alpha):
+    with pytest.raises(WeightsError, match=r"TinyGPT-V_for_Stage4\.pth says lora_alpha is"):
+        read_lora_alpha(files(), {"lora_alpha": alpha})

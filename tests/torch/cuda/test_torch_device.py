@@ -1,0 +1,96 @@
+"""A card's limit and its figures, through torch's own functions over a driver of two cards."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tinyv_cli.backends.cuda.torch_device import TorchDevice, has_int8_products
+from tinyv_cli.errors import DeviceError
+
+GB = 10**9
+CARDS = [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)]
+EVERY_CARD = pytest.mark.parametrize(("name", "number"), CARDS)
+
+
+@pytest.fixture
+def limits(monkeypatch) -> list[tuple[float, int]]:
+    """Replaces only what torch calls in C; gives limits as they are set.
+
+    Card 0 has 10 GB and is a Volta, card 1 has 20 and is a Turing.
+    """
+    told: list[tuple[float, int]] = []
+    replaced = {
+        "_cuda_getDevice": lambda: 0,
+        "_cuda_setMemoryFraction": lambda share, number: told.append((share, number)),
+        "_cuda_memoryStats": lambda number: {
+            "allocated_bytes": {"all": {"current": (number + 1) * GB}}
+        },
+    }
+    for name, function in replaced.items():
+        monkeypatch.setattr(torch._C, name, function, raising=False)
+    for module in (torch.cuda, torch.cuda.memory):
+        monkeypatch.setattr(module, "_lazy_init", lambda: None)
+        monkeypatch.setattr(module, "is_initialized", lambda: True)
+    total = {0: 10 * GB, 1: 20 * GB}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(
+        torch.cuda,
+        "_get_device_properties",
+        lambda number: SimpleNamespace(total_memory=total[number], major=7, minor=5 * number),
+        raising=False,
+    )
+    runtime = SimpleNamespace(cudaMemGetInfo=lambda number: (total[number] // 2, total[number]))
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
+    return told
+
+
+@EVERY_CARD
+def test_the_budget_is_set_as_a_share_of_that_card(name, number, limits):
+    TorchDevice(name, 4 * GB).limit_memory()
+    assert limits == [(0.4 / (number + 1), number)]
+
+
+@EVERY_CARD
+@pytest.mark.parametrize("budget_bytes", [None, 50 * GB])
+def test_a_card_without_a_budget_or_smaller_than_it_is_taken_whole(
+    name, number, budget_bytes, limits
+):
+    TorchDevice(name, budget_bytes).limit_memory()
+    assert limits == [(1.0, number)]
+
+
+@EVERY_CARD
+def test_memory_that_ran_out_is_told_with_the_figures_of_that_card(name, number, limits):
+    device = TorchDevice(name, 4 * GB)
+    with pytest.raises(DeviceError) as caught, device.tell_memory("reading the prompt"):
+        raise torch.OutOfMemoryError
+    taken, free, total = (f"{(number + 1) * each:.2f}" for each in (1, 5, 10))
+    assert caught.value.problem == (
+        f"the GPU's memory ran out while reading the prompt: {taken} of 4.00 GB allowed are taken, "
+        f"{free} of its {total} GB are free"
+    )
+
+
+def test_cards_before_turing_multiply_no_int8(limits):
+    devices = ("cuda", "cuda:0", "cuda:1", "cpu")
+    assert list(map(has_int8_products, devices)) == [False, False, True, True]
+
+
+def test_memory_that_cublas_did_not_find_is_told_alike_and_other_errors_are_not(limits):
+    device = TorchDevice("cuda")
+    problem = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    with pytest.raises(DeviceError, match="ran out"), device.tell_memory("reading the prompt"):
+        raise RuntimeError(problem)
+    with pytest.raises(RuntimeError, match="illegal"), device.tell_memory("reading the prompt"):
+        raise RuntimeError("an illegal memory access was encountered")
+
+
+def test_the_cpu_has_no_limit_and_no_figures(limits):
+    device = TorchDevice("cpu", 1)
+    device.limit_memory()
+    assert limits == []
+    with pytest.raises(DeviceError) as caught, device.tell_memory("encoding the picture"):
+        raise torch.OutOfMemoryError
+    assert caught.value.problem == "the GPU's memory ran out while encoding the picture"

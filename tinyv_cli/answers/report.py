@@ -1,0 +1,95 @@
+"""An answer becomes a JSON document, or a few lines of times and counts; computes nothing."""
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from tinyv_cli.answers.box_json import boxes_to_json
+from tinyv_cli.devices.names import is_card
+from tinyv_cli.prompts.boxes import read_boxes
+from tinyv_cli.variants.memory import read_peak_rss_bytes
+
+if TYPE_CHECKING:
+    from tinyv_cli.answers.reply import Answer
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What made an answer.
+
+    Attributes:
+        model: name of the variant.
+        template: name of its prompts' template.
+        device: where it ran.
+        load_s: how long opening the variant took, in seconds.
+    """
+
+    model: str
+    template: str
+    device: str
+    load_s: float
+
+
+def make_document(answer: "Answer", origin: Origin) -> dict[str, Any]:
+    """Makes the document that `--json` prints; times in seconds, `total` is without `load`."""
+    timings = answer.timings
+    return {
+        "answer": answer.text,
+        "finish_reason": answer.finish_reason,
+        "tokens": list(answer.token_ids),
+        "prompt": answer.prompt,
+        "template": origin.template,
+        "model": origin.model,
+        "device": origin.device,
+        "usage": asdict(answer.usage),
+        "timings": {
+            "load": origin.load_s,
+            "encode": timings.encode_s,
+            "prefill": timings.prefill_s,
+            "decode": timings.decode_s,
+            "first_token": timings.first_token_s,
+            "total": timings.total_s,
+        },
+    }
+
+
+def describe_boxes(text: str, size: tuple[int, int]) -> list[dict[str, Any]]:
+    """The boxes of an answer in 0-1 and in pixels of the upright picture (width, height)."""
+    return boxes_to_json(read_boxes(text), *size)
+
+
+def make_stats(answer: "Answer", origin: Origin, needed_bytes: int) -> str:
+    """A few lines of times, speeds and memory.
+
+    Args:
+        answer: with its timings.
+        origin: what made it.
+        needed_bytes: of its device's memory, as estimated before.
+    """
+    usage, timings = answer.usage, answer.timings
+    estimated = f"{needed_bytes / 1e9:.2f} estimated"
+    estimated += " on the GPU" if is_card(origin.device) else ""
+    n_computed = usage.prompt_tokens - usage.reused_tokens
+    # The first token comes out of the prompt's pass.
+    n_decoded = max(0, usage.completion_tokens - 1)
+    return "\n".join(
+        [
+            f"load         {origin.load_s:8.2f} s",
+            f"picture      {timings.encode_s:8.2f} s",
+            f"prompt       {timings.prefill_s:8.2f} s  {_to_rate(n_computed, timings.prefill_s)}",
+            f"answer       {timings.decode_s:8.2f} s  {_to_rate(n_decoded, timings.decode_s)}",
+            f"first token  {timings.first_token_s or 0.0:8.2f} s",
+            f"total        {timings.total_s:8.2f} s  without load",
+            f"memory       {_to_gb(read_peak_rss_bytes())} GB, {estimated}",
+        ]
+    )
+
+
+def _to_gb(n_bytes: int | None) -> str:
+    """Bytes in 10⁹; a dash where they are not known."""
+    return f"{'-':>8}" if n_bytes is None else f"{n_bytes / 1e9:8.2f}"
+
+
+def _to_rate(n_tokens: int, elapsed_s: float) -> str:
+    """Tokens, and tokens a second where that can be told."""
+    rate = f", {n_tokens / elapsed_s:.1f} a second" if n_tokens and elapsed_s > 0 else ""
+    return f"{n_tokens} tokens{rate}"

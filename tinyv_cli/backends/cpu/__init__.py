@@ -1,0 +1,1 @@
+"""A variant on a CPU, by onnxruntime."""

@@ -1,0 +1,229 @@
+"""A variant becomes an image encoder and a decoder that run in onnxruntime on the CPU.
+
+Knows how the graphs are fed and where the cache lies; no text, no picture file.
+"""
+
+import math
+import mmap
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnxruntime as ort
+
+from tinyv_cli.answers.generate import ImageTokens, Segment
+from tinyv_cli.backends.backend import Backend, BackendOptions, Meanwhile
+from tinyv_cli.backends.context import resolve_context_length
+from tinyv_cli.backends.cpu.onnx_sessions import open_sessions
+from tinyv_cli.backends.threads import resolve_threads
+from tinyv_cli.backends.token_embeddings import TokenEmbeddings, open_token_embeddings
+from tinyv_cli.spec import LanguageSpec
+from tinyv_cli.variants.manifest import Variant
+from tinyv_cli.variants.memory import CHUNK_POSITIONS
+
+
+class OnnxEncoder:
+    """Pixels → image tokens; its sessions are opened when the first picture comes.
+
+    Args:
+        open_graphs: opens the sessions, in the order in which they run.
+    """
+
+    def __init__(self, open_graphs: Callable[[], list[ort.InferenceSession]]) -> None:
+        self._open_graphs = open_graphs
+        self._sessions: list[ort.InferenceSession] = []
+        self._run_options = _make_run_options()
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """Computes the image tokens of pictures.
+
+        Args:
+            pixels: (B, 3, S, S) float32, normalised as `image.to_pixels` does it.
+
+        Returns:
+            (B, Q, D) float32.
+
+        Raises:
+            WeightsError: the runtime cannot read a graph.
+        """
+        run_options = self._run_options
+        sessions = self._sessions or self._open_graphs()
+        self._sessions = sessions
+        states = pixels
+        for session in sessions:
+            states = session.run(None, {session.get_inputs()[0].name: states}, run_options)[0]
+        return states
+
+    def close(self) -> None:
+        """Frees the sessions, and stops what another thread encodes; a next picture opens anew."""
+        self._run_options.terminate = True
+        self._run_options = _make_run_options()
+        self._sessions = []
+
+
+def _make_run_options() -> ort.RunOptions:
+    """Lets each graph give its working memory back before the next one takes its own."""
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
+
+
+class OnnxDecoder:
+    """Token ids and image tokens → logits, with keys and values in buffers bound once.
+
+    Args:
+        sessions: of the decoder's graphs, in the order in which they run.
+        embeddings: the token embeddings.
+        spec: the language model's numbers.
+        context_length: positions the buffers hold; memory is taken as they fill.
+    """
+
+    def __init__(
+        self,
+        sessions: Sequence[ort.InferenceSession],
+        embeddings: TokenEmbeddings,
+        spec: LanguageSpec,
+        context_length: int,
+    ) -> None:
+        self.context_length = context_length
+        self.length = 0
+        self._embeddings = embeddings
+        self._last_positions = np.zeros(1, np.int32)
+        self._total_length = np.zeros((), np.int32)
+        self._logits = np.empty((1, spec.vocab_size), np.float32)
+        # What the graphs hand on to one another; one position needs no array of its own.
+        self._hidden = np.empty((len(sessions), 1, CHUNK_POSITIONS, spec.width), np.float32)
+        self._cache = make_cache(spec, context_length)
+        self._graphs = [_BoundGraph(session) for session in sessions]
+        self._bind_buffers()
+
+    def extend(self, segments: Sequence[Segment]) -> np.ndarray:
+        """Appends positions to the cache.
+
+        Args:
+            segments: token ids and image tokens, at least one position, no more than fit.
+
+        Returns:
+            (V,) float32 logits after the last position.
+        """
+        embeddings = np.concatenate([self._to_embeddings(segment) for segment in segments])
+        for start in range(0, len(embeddings), CHUNK_POSITIONS):
+            self._run(embeddings[start : start + CHUNK_POSITIONS])
+        logits: np.ndarray = self._logits[0].copy()
+        return logits
+
+    def rewind(self, length: int) -> None:
+        """Forgets the positions from `length` on."""
+        self.length = min(self.length, length)
+
+    def _to_embeddings(self, segment: Segment) -> np.ndarray:
+        """(T, D) float32 of one segment."""
+        if isinstance(segment, ImageTokens):
+            return segment.embeddings
+        return self._embeddings.rows(segment)
+
+    def _run(self, embeddings: np.ndarray) -> None:
+        """Computes (T, D) embeddings; keys, values and logits land in the bound buffers."""
+        n_new = len(embeddings)
+        states = self._hidden[:, :, :n_new]  # (graphs, 1, T, D)
+        states[0, 0] = embeddings
+        self.length += n_new
+        self._last_positions[0] = self.length - 1
+        self._total_length[()] = self.length
+        for place, graph in enumerate(self._graphs):
+            graph.bind_input(graph.entering, states[place])
+            if place + 1 < len(self._graphs):
+                graph.bind_output(graph.leaving, states[place + 1])
+            graph.run()
+
+    def _bind_buffers(self) -> None:
+        """Binds every buffer that stays where it is."""
+        for graph in self._graphs:
+            graph.bind_input("last_positions", self._last_positions)
+            graph.bind_input("total_length", self._total_length)
+            for name in graph.cache_names:
+                graph.bind_input(f"past_{name}", self._cache[name])
+                graph.bind_output(f"present_{name}", self._cache[name])
+        self._graphs[-1].bind_output("logits", self._logits)
+
+
+class _BoundGraph:
+    """A session whose inputs and outputs lie in arrays of the caller, which must outlive a run.
+
+    Attributes:
+        entering: name of the hidden states that it takes.
+        leaving: name of what it gives.
+        cache_names: of the keys and values that it extends: `key.0`, `value.0`, …
+    """
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        names = [value.name for value in session.get_inputs()]
+        self.entering = names[0]
+        self.leaving = session.get_outputs()[0].name
+        self.cache_names = [name[len("past_") :] for name in names if name.startswith("past_")]
+        self._session = session
+        self._binding = session.io_binding()
+
+    def bind_input(self, name: str, array: np.ndarray) -> None:
+        """Binds an input to an array's memory."""
+        self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+    def bind_output(self, name: str, array: np.ndarray) -> None:
+        """Lets an output be written into an array's memory."""
+        self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+    def run(self) -> None:
+        """Computes the outputs."""
+        self._session.run_with_iobinding(self._binding)
+
+
+def make_cache(spec: LanguageSpec, context_length: int) -> dict[str, np.ndarray]:
+    """Makes the buffers of keys and values, in memory that the system gives page by page.
+
+    NumPy asks for huge pages. A position touches every head, and heads lie 0.6 MB apart, so that
+    the first position would make all of the cache resident: 1.3 GB and a second at full size.
+
+    Returns:
+        `key.0`, `value.0`, `key.1`, …: (1, H, C, d) float32 each.
+    """
+    names = [f"{kind}.{layer}" for layer in range(spec.n_layers) for kind in ("key", "value")]
+    shape = (len(names), 1, spec.n_heads, context_length, spec.head_width)
+    memory = mmap.mmap(-1, 4 * math.prod(shape))
+    return dict(zip(names, np.frombuffer(memory, np.float32).reshape(shape), strict=True))
+
+
+def open_cpu(variant: Variant, options: BackendOptions, meanwhile: Meanwhile) -> Backend:
+    """Opens a variant on the CPU: the decoder now, the vision side with the first picture.
+
+    Args:
+        variant: a variant whose files have been checked.
+        options: threads and context.
+        meanwhile: is given the encoder before the decoder is opened.
+
+    Raises:
+        UsageError: the context is longer than the model's, or threads make no sense.
+        WeightsError: the runtime cannot read the variant's files.
+    """
+    started = time.perf_counter()
+    spec = variant.manifest.spec.language
+    context_length = resolve_context_length(options.context_length, spec)
+    threads = resolve_threads(options.threads)
+    embeddings = open_token_embeddings(
+        variant.path("embeddings"),
+        variant.path("embeddings-scales") if variant.has("embeddings-scales") else None,
+        spec.width,
+    )
+    encoder = open_encoder(variant, threads)
+    meanwhile(encoder, "cpu")
+    try:
+        sessions = open_sessions(variant.graphs("decoder"), threads)
+        decoder = OnnxDecoder(sessions, embeddings, spec, context_length)
+    except BaseException:
+        encoder.close()
+        raise
+    return Backend(encoder, decoder, "cpu", time.perf_counter() - started, encoder.close)
+
+
+def open_encoder(variant: Variant, threads: int) -> OnnxEncoder:
+    """The vision side of a variant; nothing is opened before the first picture."""
+    return OnnxEncoder(lambda: open_sessions(variant.graphs("vision"), threads))

@@ -1,0 +1,1 @@
+"""A variant on a CUDA card, by torch and bitsandbytes."""

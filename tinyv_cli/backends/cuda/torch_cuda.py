@@ -1,0 +1,99 @@
+"""A variant becomes an image encoder and a decoder that run in torch, on a card.
+
+Knows which part goes where and when; no text, no picture file. On `cpu` the same code runs with
+bitsandbytes' kernels for it, in float32 and without graphs: that is how it is tested.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+
+from tinyv_cli.backends.backend import Backend, BackendOptions, Meanwhile
+from tinyv_cli.backends.context import resolve_context_length
+from tinyv_cli.backends.cuda.torch_decoder import StepDecoder
+from tinyv_cli.backends.cuda.torch_device import TorchDevice
+from tinyv_cli.backends.cuda.torch_weights import load_language, load_vision_side
+from tinyv_cli.model.tinygptv import TinyGptV
+from tinyv_cli.variants.manifest import Variant
+
+
+class TorchEncoder:
+    """Pixels → image tokens; its weights are loaded when the first picture comes.
+
+    Args:
+        load: loads the vision side to its device.
+        device: where that is.
+    """
+
+    def __init__(self, load: Callable[[], TinyGptV], device: TorchDevice) -> None:
+        self._load = load
+        self._device = device
+        self._model: TinyGptV | None = None
+
+    @torch.no_grad()
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """Computes the image tokens of pictures.
+
+        Args:
+            pixels: (B, 3, S, S) float32, normalised as `image.to_pixels` does it.
+
+        Returns:
+            (B, Q, D) float32.
+
+        Raises:
+            DeviceError: the device's memory does not suffice.
+            WeightsError: the vision side cannot be loaded.
+        """
+        with self._device.lock, self._device.tell_memory("encoding the picture"):
+            model = self._model or self._load()
+            self._model = model
+            like = model.projection.second.weight
+            image_tokens = model.encode(torch.tensor(pixels).to(like))
+            tokens: np.ndarray = image_tokens.float().numpy(force=True)
+        return tokens
+
+    def close(self) -> None:
+        """Frees the weights, once a picture of another thread is done; the next loads them anew."""
+        with self._device.lock:
+            self._model = None
+            self._device.free_memory()
+
+
+def open_torch(
+    variant: Variant, options: BackendOptions, meanwhile: Meanwhile, device: str = "cuda"
+) -> Backend:
+    """Opens a variant in torch: the decoder now, the vision side with the first picture.
+
+    Args:
+        variant: a variant whose files have been checked, with files for CUDA.
+        options: context and memory.
+        meanwhile: is given the encoder before the decoder is opened.
+        device: `cuda` or `cuda:1`; `cpu` for tests.
+
+    Raises:
+        DeviceError: torch finds no such device, or its memory does not suffice.
+        UsageError: the context is longer than the model's.
+        WeightsError: a file is not what it should be.
+    """
+    started = time.perf_counter()
+    spec = variant.manifest.spec
+    context_length = resolve_context_length(options.context_length, spec.language)
+    language_path, vision_path = variant.path("cuda-language"), variant.path("cuda-vision")
+    place = TorchDevice(device, options.memory_budget_bytes)
+    place.limit_memory()
+    encoder = TorchEncoder(partial(load_vision_side, vision_path, spec, device, place.dtype), place)
+    meanwhile(encoder, device)
+    try:
+        with place.tell_memory("loading the language model"):
+            language = load_language(language_path, spec.language, device, place.dtype)
+            decoder = StepDecoder(
+                language, context_length, place, use_graphs=place.is_card, notify=options.notify
+            )
+            decoder.prepare()
+    except BaseException:
+        encoder.close()
+        raise
+    return Backend(encoder, decoder, device, time.perf_counter() - started, encoder.close)

@@ -1,0 +1,165 @@
+"""Pixels become image tokens that were computed before, or are computed and kept; knows files only.
+
+Encoding a picture takes seconds, its tokens a few hundred kilobytes. They are kept in float32, as
+they were computed, so that a second answer about a picture is the first one's to the letter.
+"""
+
+import hashlib
+import os
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import numpy as np
+
+from tinyv_cli.answers.generate import ImageEncoder
+from tinyv_cli.devices.names import to_kind
+from tinyv_cli.pictures.image import hash_pixels
+from tinyv_cli.variants import home
+from tinyv_cli.variants.manifest import Variant, list_graph_roles
+
+MAX_BYTES = 256 << 20  # some 800 pictures at the published size
+_SUFFIX = ".tokens"
+_DIGEST_BYTES = 32
+_FORMAT = "tinyv image tokens 1"  # another number when files mean something else
+
+
+class ImageCache:
+    """Image tokens on disk by name; the least recently used ones go when there are too many.
+
+    Several processes may use one folder: files are exchanged as a whole, carry a checksum, and one
+    that is missing, damaged or of another shape was simply never kept.
+
+    Args:
+        folder: where they lie; made when something is kept.
+        max_bytes: of all files together.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int = MAX_BYTES) -> None:
+        self._folder = folder
+        self._max_bytes = max_bytes
+
+    def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
+        """Finds tokens, and notes that they were used.
+
+        Args:
+            name: 64 hexadecimal digits.
+            shape: that they must have.
+
+        Returns:
+            float32 of that shape; None where there are none.
+        """
+        path = self._folder / f"{name}{_SUFFIX}"
+        try:
+            content = path.read_bytes()
+            digest, body = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+            if hashlib.sha256(body).digest() != digest:
+                return None
+            tokens: np.ndarray = np.load(BytesIO(body), allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
+        if tokens.shape != shape or tokens.dtype != np.float32:
+            return None
+        with suppress(OSError):
+            os.utime(path)
+        return tokens
+
+    def write(self, name: str, tokens: np.ndarray) -> None:
+        """Keeps tokens; where that is impossible, nothing is kept and nothing said."""
+        body = BytesIO()
+        np.save(body, tokens)
+        with suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with NamedTemporaryFile(dir=self._folder, suffix=".tmp", delete=False) as file:
+                fresh = Path(file.name)
+            try:
+                fresh.write_bytes(hashlib.sha256(body.getvalue()).digest() + body.getvalue())
+                fresh.replace(self._folder / f"{name}{_SUFFIX}")
+            finally:
+                fresh.unlink(missing_ok=True)
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Removes what was not used for longest; a file that another process removed is gone."""
+        used: list[tuple[int, int, Path]] = []
+        for path in self._folder.glob(f"*{_SUFFIX}"):
+            with suppress(OSError):
+                state = path.stat()
+                used.append((state.st_mtime_ns, state.st_size, path))
+        n_bytes = sum(size for _, size, _ in used)
+        for _, size, path in sorted(used):
+            if n_bytes <= self._max_bytes:
+                return
+            with suppress(OSError):
+                path.unlink()
+            n_bytes -= size
+
+
+class CachedEncoder:
+    """Encodes what the cache does not hold.
+
+    Args:
+        encoder: computes image tokens.
+        cache: keeps them.
+        origin: names all but the pixels that decides over the tokens.
+        shape: (Q, D) of one picture's tokens.
+    """
+
+    def __init__(
+        self, encoder: ImageEncoder, cache: ImageCache, origin: str, shape: tuple[int, int]
+    ) -> None:
+        self._encoder = encoder
+        self._cache = cache
+        self._origin = origin
+        self._shape = shape
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """Gives image tokens (B, Q, D) of pixels (B, 3, S, S), both float32."""
+        names = [_make_name(self._origin, each[None]) for each in pixels]
+        found = [self._cache.read(name, self._shape) for name in names]
+        missing = [i for i, tokens in enumerate(found) if tokens is None]
+        if missing:
+            computed = self._encoder.encode(np.ascontiguousarray(pixels[missing]))
+            for i, tokens in zip(missing, computed, strict=True):
+                self._cache.write(names[i], tokens)
+                found[i] = tokens
+        return np.stack([tokens for tokens in found if tokens is not None])
+
+
+def wrap_encoder(encoder: ImageEncoder, variant: Variant, device: str) -> CachedEncoder:
+    """Lets an encoder use the cache of this computer.
+
+    Args:
+        encoder: of the variant.
+        variant: whose vision files decide over the tokens.
+        device: where they are computed; another kind rounds otherwise, and cards share theirs.
+    """
+    cache, origin = ImageCache(home.image_cache_dir()), _make_origin(variant, device)
+    return CachedEncoder(encoder, cache, origin, _shape_of(variant))
+
+
+def has_tokens(variant: Variant, pixels: np.ndarray, device: str) -> bool:
+    """Whether the cache of this computer holds the tokens of a picture's pixels (1, 3, S, S)."""
+    name = _make_name(_make_origin(variant, device), pixels)
+    return ImageCache(home.image_cache_dir()).read(name, _shape_of(variant)) is not None
+
+
+def _make_origin(variant: Variant, device: str) -> str:
+    """Names all but the pixels that decides over image tokens."""
+    files = variant.manifest.files
+    graphs = list_graph_roles("vision", {entry.role for entry in files})
+    roles = [*graphs, "vision-data", "cuda-vision"]
+    hashes = [entry.sha256 for entry in files if entry.role in roles]
+    return " ".join([_FORMAT, to_kind(device), *hashes])
+
+
+def _make_name(origin: str, pixels: np.ndarray) -> str:
+    """Names what comes of one picture: its pixels hold all that preprocessing did."""
+    return hashlib.sha256(f"{origin} {hash_pixels(pixels)}".encode()).hexdigest()
+
+
+def _shape_of(variant: Variant) -> tuple[int, int]:
+    """(Q, D) of one picture's tokens."""
+    spec = variant.manifest.spec
+    return spec.qformer.n_queries, spec.language.width

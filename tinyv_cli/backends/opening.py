@@ -1,0 +1,39 @@
+"""A variant and a device become something that encodes pictures and decodes tokens.
+
+The seam between light code and runtimes: each backend's module imports its own runtime and is
+itself imported only here, when chosen.
+"""
+
+from tinyv_cli.backends.backend import Backend, BackendOptions, Meanwhile, ignore_encoder
+from tinyv_cli.devices.names import is_card
+from tinyv_cli.errors import UsageError
+from tinyv_cli.variants.manifest import Variant
+
+
+def open_backend(
+    variant: Variant,
+    options: BackendOptions,
+    meanwhile: Meanwhile = ignore_encoder,
+) -> Backend:
+    """Opens a variant on a device.
+
+    Args:
+        variant: a variant whose files have been checked.
+        options: device (`cpu` or a card), threads, context and memory.
+        meanwhile: is given the encoder before the decoder is opened, and may use it in a thread.
+
+    Raises:
+        DeviceError: the device cannot be used.
+        UsageError: there is no such device, or the context is longer than the model's.
+        WeightsError: the runtime cannot read the variant's files.
+    """
+    if options.device == "cpu":
+        from tinyv_cli.backends.cpu.onnx_cpu import open_cpu
+
+        return open_cpu(variant, options, meanwhile)
+    if is_card(options.device):
+        from tinyv_cli.backends.cuda.torch_cuda import open_torch
+
+        return open_torch(variant, options, meanwhile, device=options.device)
+    hint = "use `--device` with cpu, cuda or cuda:N"
+    raise UsageError(f"there is no device {options.device}", hint)

@@ -1,0 +1,1 @@
+"""Which of this computer's devices computes."""

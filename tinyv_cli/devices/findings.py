@@ -1,0 +1,47 @@
+"""What driver and torch say of this computer's cards, as plain values; asks neither."""
+
+from dataclasses import dataclass
+
+from tinyv_cli.devices.driver import Driver
+
+
+@dataclass(frozen=True)
+class TorchFindings:
+    """What torch says of one card.
+
+    Attributes:
+        version: of torch; None where it is not installed.
+        cuda: that it was built with; None of a build without CUDA.
+        import_error: why it cannot be imported; None where it can.
+        refusal: why it reaches no card; None where it reaches one.
+        architectures: that it brings kernels for, as `sm_86` or `compute_90`.
+        card_name: as the card's maker calls it.
+        capability: the card's architecture, (8, 6) is `sm_86`.
+        free_bytes: of the card's memory, beside the context that asking has made.
+        bitsandbytes_problem: why its kernels are missing; None where they are not.
+    """
+
+    version: str | None
+    cuda: str | None = None
+    import_error: str | None = None
+    refusal: str | None = None
+    architectures: tuple[str, ...] = ()
+    card_name: str = ""
+    capability: tuple[int, int] = (0, 0)
+    free_bytes: int = 0
+    bitsandbytes_problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What this computer has for CUDA.
+
+    Attributes:
+        driver: as it answers without torch.
+        torch: as if it were not installed, where it was not asked.
+        number: of the card that was looked at, as CUDA counts.
+    """
+
+    driver: Driver
+    torch: TorchFindings = TorchFindings(None)
+    number: int = 0

@@ -1,0 +1,1 @@
+"""Boxes drawn on pictures, pictures shown in terminals."""

@@ -1,0 +1,259 @@
+"""A variant's numbers become the bytes an answer will take, before any of them is loaded.
+
+Here too is what this machine has free, and what this process has taken.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tinyv_cli.errors import DeviceError
+from tinyv_cli.spec import LanguageSpec, ModelSpec
+from tinyv_cli.variants.manifest import Variant
+
+_FLOAT_BYTES = 4
+_PROGRAM_BYTES = 100_000_000  # interpreter, runtime, tokenizer
+_REARRANGED = 1.05  # bytes of a decoder's weights in memory to those on disk: sums of groups join
+_LEFT_BEHIND = 0.15  # share of a closed vision side that the allocator does not give back
+
+# Positions of a prompt that are computed at once: on a CPU they bound the score matrices,
+# H · T · C float32, on a card what lies between two matrices.
+CHUNK_POSITIONS = 256
+CARD_CHUNK_POSITIONS = 512
+
+CARD_BUDGET_BYTES = 8 << 30  # of a card, where nobody says otherwise
+# Both assumed, since no card was at hand to measure them on. The second is what torch takes beside
+# tensors: cuBLAS's workspaces, 8 or 32 MB each for up to three streams, and half empty segments.
+CUDA_CONTEXT_BYTES = 400_000_000
+CARD_BASE_BYTES = CUDA_CONTEXT_BYTES + 150_000_000
+_HALF_BYTES = 2
+
+
+@dataclass(frozen=True)
+class PartSizes:
+    """What memory depends on, of the two parts that compute.
+
+    Attributes:
+        vision_bytes: of the vision side's weights on disk.
+        decoder_bytes: of the decoder's.
+        n_decoder_graphs: each keeps memory of its own to work in.
+    """
+
+    vision_bytes: int
+    decoder_bytes: int
+    n_decoder_graphs: int
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What an answer will take, and how it is kept within what there is.
+
+    Attributes:
+        needed_bytes: resident memory at the peak, estimated; on a card, of its memory.
+        is_frugal: whether the vision side is given back before the decoder is opened.
+        limit_bytes: that it was planned within.
+    """
+
+    needed_bytes: int
+    is_frugal: bool
+    limit_bytes: int
+
+
+@dataclass(frozen=True)
+class _Needs:
+    """Bytes, estimated, of what is there throughout, of the two sides, and of a side given back."""
+
+    always: int
+    encoder: int
+    decoder: int
+    left_behind: int
+
+
+def estimate_bytes(spec: ModelSpec, sizes: PartSizes, n_positions: int) -> int:
+    """Estimates the peak memory of an answer on the CPU with both parts open.
+
+    Args:
+        spec: the model's numbers.
+        sizes: of a variant, or of one that is planned.
+        n_positions: of prompt and answer together.
+    """
+    encoder = estimate_encoder_bytes(spec, sizes)
+    return _PROGRAM_BYTES + encoder + estimate_decoder_bytes(spec, sizes, n_positions)
+
+
+def estimate_encoder_bytes(spec: ModelSpec, sizes: PartSizes) -> int:
+    """What the vision side takes: weights, one block's scores, and its widest activations twice."""
+    vision = spec.vision
+    scores = vision.n_heads * vision.n_tokens**2
+    activations = vision.n_tokens * (2 * vision.mlp_width + 6 * vision.width)
+    return sizes.vision_bytes + _FLOAT_BYTES * (scores + activations)
+
+
+def estimate_decoder_bytes(spec: ModelSpec, sizes: PartSizes, n_positions: int) -> int:
+    """What the decoder takes: weights, keys and values, and the working memory of a prompt."""
+    language = spec.language
+    n_chunk = min(n_positions, CHUNK_POSITIONS)
+    activations = n_chunk * (2 * language.mlp_width + 6 * language.width)
+    scores = language.n_heads * n_chunk * n_positions
+    working = sizes.n_decoder_graphs * activations + scores + language.vocab_size
+    weights = int(_REARRANGED * sizes.decoder_bytes)
+    return weights + cache_bytes(language, n_positions) + _FLOAT_BYTES * working
+
+
+def estimate_card_encoder_bytes(spec: ModelSpec, file_bytes: int) -> int:
+    """What the vision side takes on a card: weights, activations, and a matrix that is read back.
+
+    Attention is one kernel there, without score matrices.
+    """
+    vision = spec.vision
+    activations = vision.n_tokens * (2 * vision.mlp_width + 6 * vision.width)
+    return file_bytes + _HALF_BYTES * (activations + vision.width * vision.mlp_width)
+
+
+def estimate_card_decoder_bytes(spec: ModelSpec, file_bytes: int, n_positions: int) -> int:
+    """What the decoder takes on a card: weights, keys and values in float16, and working memory.
+
+    Token embeddings stay outside. Keys and values are there for the whole context from the
+    beginning. At worst a prompt is as long as that: its embeddings are there in float32, and a
+    chunk at a time is computed, with hidden states in float32; meanwhile one matrix is unpacked
+    to float16, of which the widest counts.
+    """
+    language = spec.language
+    n_chunk = min(n_positions, CARD_CHUNK_POSITIONS)
+    halves = n_chunk * (2 * language.mlp_width + 6 * language.width)
+    halves += language.width * language.mlp_width
+    floats = (n_positions + 3 * n_chunk) * language.width + 2 * language.vocab_size
+    keys_and_values = cache_bytes(language, n_positions) * _HALF_BYTES // _FLOAT_BYTES
+    working = _HALF_BYTES * halves + _FLOAT_BYTES * floats
+    return file_bytes - card_table_bytes(language) + keys_and_values + working
+
+
+def card_table_bytes(spec: LanguageSpec) -> int:
+    """Bytes of the token embeddings in a card's file: int8, and a scale a row in float32."""
+    return spec.vocab_size * (spec.width + _FLOAT_BYTES)
+
+
+def plan_memory(
+    variant: Variant,
+    n_positions: int,
+    budget_bytes: int | None,
+    *,
+    encodes: bool,
+    card_free_bytes: int | None = None,
+    takes_turns: bool = True,
+) -> MemoryPlan:
+    """Finds out how an answer fits, and refuses what will not, before anything is loaded.
+
+    Args:
+        variant: that is to answer; of its token embeddings, single rows are touched.
+        n_positions: of prompt and answer together, at most; on a card, of the whole context.
+        budget_bytes: that may be taken; None for what the machine has free, on a card 8 GiB of it
+            at most.
+        encodes: whether a picture must be encoded.
+        card_free_bytes: free on the card that answers, beside the CUDA context of this process;
+            None where the CPU answers.
+        takes_turns: whether the vision side may be given back before the decoder is opened.
+
+    Raises:
+        DeviceError: it does not fit, where sides may take turns not even so.
+    """
+    if card_free_bytes is None:
+        needs = _estimate_on_cpu(variant, n_positions)
+        limit = psutil.virtual_memory().available if budget_bytes is None else budget_bytes
+    else:
+        needs = _estimate_on_card(variant, n_positions)
+        there = card_free_bytes + CUDA_CONTEXT_BYTES
+        limit = min(there, CARD_BUDGET_BYTES if budget_bytes is None else budget_bytes)
+    encoder = needs.encoder if encodes else 0
+    together = needs.always + encoder + needs.decoder
+    left_behind = needs.left_behind if encodes else 0
+    apart = needs.always + max(encoder, needs.decoder + left_behind)
+    if together <= limit:
+        return MemoryPlan(together, is_frugal=False, limit_bytes=limit)
+    if takes_turns and apart <= limit:
+        return MemoryPlan(apart, is_frugal=True, limit_bytes=limit)
+    needed = apart if takes_turns else together
+    if card_free_bytes is None:
+        raise _make_refusal(variant, needed, limit, is_allowed=budget_bytes is not None)
+    raise _make_card_refusal(variant, needed, limit, is_allowed=limit < there)
+
+
+def _make_refusal(variant: Variant, needed: int, limit: int, *, is_allowed: bool) -> DeviceError:
+    """The machine's memory does not suffice."""
+    return DeviceError(
+        f"{variant.name} needs about {needed / 1e9:.2f} GB of memory, {limit / 1e9:.2f} are "
+        + ("allowed" if is_allowed else "free"),
+        "close other programs, use fewer bits (`tinyv quantize --bits 4`) or a shorter answer "
+        "(`-n 64`), or allow more: `--memory-budget 8GB`",
+    )
+
+
+def _make_card_refusal(
+    variant: Variant, needed: int, limit: int, *, is_allowed: bool
+) -> DeviceError:
+    """The card's memory does not suffice, or not that part of it that may be taken."""
+    return DeviceError(
+        f"{variant.name} needs about {needed / 1e9:.2f} GB of the GPU's memory, "
+        f"{limit / 1e9:.2f} are " + ("allowed" if is_allowed else "free"),
+        "close other programs, use fewer bits (`tinyv quantize --target cuda --bits 4 "
+        "--vision-bits 8`) or a shorter context (`--ctx-size 512`)",
+    )
+
+
+def _estimate_on_cpu(variant: Variant, n_positions: int) -> _Needs:
+    spec, sizes = variant.manifest.spec, _measure_parts(variant)
+    encoder = estimate_encoder_bytes(spec, sizes)
+    decoder = estimate_decoder_bytes(spec, sizes, n_positions)
+    return _Needs(_PROGRAM_BYTES, encoder, decoder, int(_LEFT_BEHIND * encoder))
+
+
+def _estimate_on_card(variant: Variant, n_positions: int) -> _Needs:
+    """On a card nothing is left behind: what was freed is given back to the driver."""
+    spec, count_bytes = variant.manifest.spec, variant.manifest.count_bytes
+    encoder = estimate_card_encoder_bytes(spec, count_bytes("cuda-vision"))
+    decoder = estimate_card_decoder_bytes(spec, count_bytes("cuda-language"), n_positions)
+    return _Needs(CARD_BASE_BYTES, encoder, decoder, left_behind=0)
+
+
+def _measure_parts(variant: Variant) -> PartSizes:
+    return PartSizes(
+        vision_bytes=variant.manifest.count_bytes("vision-data"),
+        decoder_bytes=variant.manifest.count_bytes("decoder-data"),
+        n_decoder_graphs=len(variant.graphs("decoder")),
+    )
+
+
+def read_peak_rss_bytes() -> int | None:
+    """The most memory this process had resident until now; None on Windows.
+
+    Mapped files count as far as they were touched. On Linux `ru_maxrss` would be the peak of the
+    process that started this one, where that was larger: it is kept when a program is executed.
+
+    Source: proc_pid_status(5), `VmHWM` in kilobytes; getrusage(2), `ru_maxrss` in kilobytes on
+    Linux, in bytes on macOS.
+    """
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    number = read_proc_line("/proc/self/status", "VmHWM").removesuffix("kB").strip()
+    if number.isdecimal():
+        return 1024 * int(number)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def read_proc_line(path: str, name: str) -> str:
+    """What stands behind a name in a file of Linux; empty on other systems."""
+    try:
+        lines = Path(path).read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
+
+
+def cache_bytes(spec: LanguageSpec, n_positions: int) -> int:
+    """Bytes of keys and values in float32."""
+    return 2 * _FLOAT_BYTES * spec.n_layers * spec.width * n_positions

@@ -1,0 +1,98 @@
+"""The miniature that tinyv brings along becomes a variant and a folder of sources; trains nothing.
+
+It lies in `weights/demo/`, beside this package, in a checkout as in an installed wheel, and may be
+missing. It is found by its place, so that no package has to be loaded for it and none of the same
+name can stand in for it. Nothing is ever written there.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from tinyv_cli.errors import WeightsError
+from tinyv_cli.variants.manifest import MANIFEST_NAME, Manifest, Variant, read_variant
+
+NAME = "miniature"
+INSTALL_AGAIN = "install tinyv again, or take a variant of your own with `-m`"
+CAN = (
+    "it knows drawings of 64 kinds of everyday things such as cat, car or apple, in colours, up "
+    "to four in a picture; for the real one, `tinyv pull && tinyv quantize --bits 4`"
+)
+
+
+def demo_dir() -> Path:
+    """Where the miniature lies if it is there; tests put another folder here."""
+    return Path(__file__).resolve().parents[2] / "weights" / "demo"
+
+
+def find_sources() -> Path | None:
+    """The miniature's sources, read only; None where tinyv came without them."""
+    folder = demo_dir() / "sources"
+    return folder if folder.is_dir() else None
+
+
+def find_variant() -> Path | None:
+    """The miniature's ready variant, read only; None where tinyv came without it."""
+    folder = demo_dir() / "variant"
+    return folder if (folder / MANIFEST_NAME).exists() else None
+
+
+def read_miniature() -> Variant | None:
+    """Reads the miniature under its own name; None where tinyv came without it.
+
+    Raises:
+        WeightsError: it is damaged.
+    """
+    folder = find_variant()
+    if folder is None:
+        return None
+    try:
+        return replace(read_variant(folder), name=NAME)
+    except WeightsError as error:
+        raise to_damage(error) from error
+
+
+def to_damage(error: WeightsError) -> WeightsError:
+    """What is wrong with the miniature's files, with the way out that they have."""
+    return WeightsError(error.problem, INSTALL_AGAIN)
+
+
+def is_brought_along(folder: Path) -> bool:
+    """Whether a folder is one of the miniature's own two, by whichever path it was named."""
+    home = demo_dir()
+    return folder.resolve() in {(home / name).resolve() for name in ("sources", "variant")}
+
+
+def is_miniature(variant: Variant) -> bool:
+    """Whether a variant is the miniature, or was made from its sources under another name.
+
+    What tells is the checkpoint: a vocabulary or a config can be the same in another network.
+    """
+    if is_brought_along(variant.folder):
+        return True
+    try:
+        miniature = read_miniature()
+    except WeightsError:
+        return False
+    return miniature is not None and bool(
+        _list_checkpoints(variant.manifest) & _list_checkpoints(miniature.manifest)
+    )
+
+
+def tell_miniature(variant: Variant, notify: Callable[[str], None]) -> None:
+    """Says in one line that the miniature answers, what it can do and how to get the real one.
+
+    Args:
+        variant: the one that answers; nothing is said of any but the miniature.
+        notify: takes the line.
+    """
+    if is_brought_along(variant.folder):
+        notify(f"the miniature that comes with tinyv answers: {CAN}")
+    elif is_miniature(variant):
+        notify(f"{variant.name} answers, made from the miniature that comes with tinyv: {CAN}")
+
+
+def _list_checkpoints(manifest: Manifest) -> set[str]:
+    """Hashes of what TinyGPT-V trained, among the sources of a variant."""
+    name = f"TinyGPT-V_for_Stage{manifest.spec.stage}.pth"
+    return {entry.sha256 for entry in manifest.sources if entry.path == name}

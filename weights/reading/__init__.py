@@ -1,0 +1,1 @@
+"""Public files become one merged network."""

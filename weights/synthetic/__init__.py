@@ -1,0 +1,1 @@
+"""Random sources of any size in the public formats; developers only."""

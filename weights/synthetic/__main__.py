@@ -1,0 +1,5 @@
+"""`python -m weights.synthetic DIR` writes sources of random numbers."""
+
+from weights.synthetic.sources import main
+
+main()
