@@ -9,7 +9,8 @@ from tests.light.evaluation.toy_evaluation import Runtimes
 from tests.light.toy_variant import write_picture, write_variant
 from tests.light.training.question_reader import make_asked, make_examples
 from tinyv_cli.backends import opening as backends
-from tinyv_cli.variants import home, miniature
+from tinyv_cli.disk import places
+from tinyv_cli.variants import miniature
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -48,7 +49,7 @@ def place(tmp_path, monkeypatch):
     write_picture(tmp_path / "cat.png")
     Image.new("RGB", (9, 9), "blue").save(tmp_path / "dog.png")
     for bits in (4, 8):
-        write_variant(home.variants_dir() / f"bits{bits}", bits=bits)
+        write_variant(places.variants_dir() / f"bits{bits}", bits=bits)
     return tmp_path
 
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from tinyv_cli.answers.generate import ImageEncoder
 from tinyv_cli.devices.names import to_kind
+from tinyv_cli.disk import places
 from tinyv_cli.pictures.image import hash_pixels
-from tinyv_cli.variants import home
 from tinyv_cli.variants.manifest import Variant, list_graph_roles
 
 MAX_BYTES = 256 << 20  # some 800 pictures at the published size
@@ -135,14 +135,14 @@ def wrap_encoder(encoder: ImageEncoder, variant: Variant, device: str) -> Cached
         variant: whose vision files decide over the tokens.
         device: where they are computed; another kind rounds otherwise, and cards share theirs.
     """
-    cache, origin = ImageCache(home.image_cache_dir()), _make_origin(variant, device)
+    cache, origin = ImageCache(places.image_cache_dir()), _make_origin(variant, device)
     return CachedEncoder(encoder, cache, origin, _shape_of(variant))
 
 
 def has_tokens(variant: Variant, pixels: np.ndarray, device: str) -> bool:
     """Whether the cache of this computer holds the tokens of a picture's pixels (1, 3, S, S)."""
     name = _make_name(_make_origin(variant, device), pixels)
-    return ImageCache(home.image_cache_dir()).read(name, _shape_of(variant)) is not None
+    return ImageCache(places.image_cache_dir()).read(name, _shape_of(variant)) is not None
 
 
 def _make_origin(variant: Variant, device: str) -> str:

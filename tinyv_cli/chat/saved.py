@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tinyv_cli.disk.places import home_dir
 from tinyv_cli.disk.typed_json import read_object, to_dataclass
 from tinyv_cli.errors import InputError
 from tinyv_cli.prompts.prompt import Turn
-from tinyv_cli.variants.home import home_dir, is_bare_name
+from tinyv_cli.variants.home import is_bare_name
 
 FORMAT_VERSION = 1
 SUFFIX = ".json"

@@ -18,7 +18,7 @@ from tinyv_cli.chat import saved, settings
 from tinyv_cli.chat.plain_terminal import CONTINUATION, PROMPT
 from tinyv_cli.chat.slash import COMMANDS, EXPORTS, TOPICS
 from tinyv_cli.chat.talk import is_open
-from tinyv_cli.variants.home import home_dir
+from tinyv_cli.disk.places import home_dir
 
 
 def make_reader() -> Callable[[], str]:

@@ -17,9 +17,10 @@ from tinyv_cli.devices.choice import find_obstacle, look, read_version
 from tinyv_cli.devices.driver import Obstacle
 from tinyv_cli.devices.findings import Findings
 from tinyv_cli.devices.names import is_card, to_card_name
+from tinyv_cli.disk.places import home_dir
 from tinyv_cli.errors import DeviceError
 from tinyv_cli.options.report import DoctorArguments
-from tinyv_cli.variants.home import HOW_TO_MAKE_ONE, DamagedVariant, home_dir, list_named_variants
+from tinyv_cli.variants.home import HOW_TO_MAKE_ONE, DamagedVariant, list_named_variants
 from tinyv_cli.variants.manifest import Variant
 from tinyv_cli.variants.memory import plan_memory
 

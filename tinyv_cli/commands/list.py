@@ -4,13 +4,9 @@ from dataclasses import asdict
 from typing import Any
 
 from tinyv_cli.console import Console, to_size, to_table
+from tinyv_cli.disk.places import variants_dir
 from tinyv_cli.options.report import ListArguments
-from tinyv_cli.variants.home import (
-    HOW_TO_MAKE_ONE,
-    DamagedVariant,
-    list_named_variants,
-    variants_dir,
-)
+from tinyv_cli.variants.home import HOW_TO_MAKE_ONE, DamagedVariant, list_named_variants
 from tinyv_cli.variants.manifest import MeasuredErrors, Variant
 
 HEADER = ("name", "size", "bits", "stage", "logits KL (nats)", "same best token", "image cosine")

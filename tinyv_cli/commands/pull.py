@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinyv_cli.console import Console, to_size, to_table
+from tinyv_cli.disk.places import sources_dir, variants_dir
 from tinyv_cli.errors import UsageError, WeightsError
 from tinyv_cli.options.pull import PullArguments
-from tinyv_cli.variants.home import resolve_folder, sources_dir, variants_dir
+from tinyv_cli.variants.home import resolve_folder
 
 if TYPE_CHECKING:
     from weights.pulling.catalog import Catalog

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 from tinyv_cli.commands.list import to_error_cells
 from tinyv_cli.console import Console, to_size, to_table
 from tinyv_cli.devices.driver import read_driver
+from tinyv_cli.disk.places import sources_dir
 from tinyv_cli.errors import UsageError, WeightsError
 from tinyv_cli.options.quantize import QuantizeArguments
-from tinyv_cli.variants.home import resolve_folder, sources_dir
+from tinyv_cli.variants.home import resolve_folder
 from tinyv_cli.variants.manifest import Variant
 from tinyv_cli.variants.miniature import NAME, find_sources, is_brought_along
 

@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 from tinyv_cli.console import Console, to_size
+from tinyv_cli.disk.places import sources_dir, variants_dir
 from tinyv_cli.errors import UsageError, WeightsError
 from tinyv_cli.options.pull import RemoveArguments
 from tinyv_cli.variants import miniature
-from tinyv_cli.variants.home import is_bare_name, list_variants, sources_dir, variants_dir
+from tinyv_cli.variants.home import is_bare_name, list_variants
 
 _LIST = "`tinyv list` shows the variants there are"
 

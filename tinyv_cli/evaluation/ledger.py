@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from tinyv_cli.disk.json_lines import JsonLines, find_obstacle
+from tinyv_cli.disk.places import home_dir
 from tinyv_cli.disk.typed_json import read_object, to_dataclass
 from tinyv_cli.errors import DeviceError
-from tinyv_cli.variants.home import home_dir
 
 _KEY_DIGITS = 16
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
+from tinyv_cli.disk import places
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.progress import Bar, Progress, show_nothing
-from tinyv_cli.variants import home
 from tinyv_cli.variants.manifest import MAKE_AGAIN, FileEntry, make_read_error
 
 CHUNK_BYTES = 4 << 20
@@ -92,7 +92,7 @@ def _make_stamp(folder: Path, entry: FileEntry) -> Stamp:
 def _stamps_path(folder: Path) -> Path:
     """The stamp file of a folder, named after where the folder really lies."""
     place = str(folder.resolve()).encode("utf-8", "surrogateescape")
-    return home.stamps_dir() / f"{hashlib.sha256(place).hexdigest()[:32]}.json"
+    return places.stamps_dir() / f"{hashlib.sha256(place).hexdigest()[:32]}.json"
 
 
 def _read_stamps(folder: Path) -> dict[str, Stamp]:

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-import platformdirs
-
+from tinyv_cli.disk.places import variants_dir
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.variants import miniature
 from tinyv_cli.variants.manifest import MANIFEST_NAME, Variant, make_read_error, read_variant
@@ -21,36 +20,6 @@ class DamagedVariant:
     folder: Path
     name: str
     error: WeightsError
-
-
-def home_dir() -> Path:
-    """Where tinyv keeps its files: `TINYV_HOME`, else the user's data folder; it may not exist."""
-    chosen = os.environ.get("TINYV_HOME")
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    return Path(platformdirs.user_data_dir("tinyv", appauthor=False))
-
-
-def variants_dir() -> Path:
-    """Where variants without a folder of their own lie."""
-    return home_dir() / "variants"
-
-
-def sources_dir() -> Path:
-    """Where sources are looked for when nobody names a folder of them."""
-    return home_dir() / "sources"
-
-
-def stamps_dir() -> Path:
-    """Where is kept which files were hashed already."""
-    return home_dir() / "stamps"
-
-
-def image_cache_dir() -> Path:
-    """Where image tokens are kept, which can be computed again: under `TINYV_HOME` if it is set."""
-    if os.environ.get("TINYV_HOME"):
-        return home_dir() / "cache" / "images"
-    return Path(platformdirs.user_cache_dir("tinyv", appauthor=False)) / "images"
 
 
 def is_bare_name(name_or_path: str) -> bool:

@@ -11,8 +11,8 @@ from tinyv_cli.app import main
 from tinyv_cli.backends import opening as backends
 from tinyv_cli.backends.backend import Backend
 from tinyv_cli.backends.image_cache import CachedEncoder, ImageCache
+from tinyv_cli.disk import places
 from tinyv_cli.spec import make_tiny_spec
-from tinyv_cli.variants import home
 
 SHAPE = (4, 2)
 NAMES = ["a" * 64, "b" * 64, "c" * 64]
@@ -122,5 +122,5 @@ def test_ask_encodes_a_picture_once_unless_told_otherwise(place, monkeypatch, ca
         assert main(["ask", *words[:1], "what?", "-m", "bits4", *words[1:]]) == 0
         counts.append(encoder.n_encoded)
     assert counts == [1, 1, 2, 3]
-    assert len(list(home.image_cache_dir().iterdir())) == 2
+    assert len(list(places.image_cache_dir().iterdir())) == 2
     assert capsys.readouterr().out == "a cat\n" * 4

@@ -12,9 +12,9 @@ from tinyv_cli.chat.session_ahead import SessionAhead
 from tinyv_cli.chat.slash import COMMANDS
 from tinyv_cli.chat.talk import is_open, to_question
 from tinyv_cli.commands import chat as chat_module
+from tinyv_cli.disk import places
 from tinyv_cli.errors import DeviceError, InputError, UsageError, WeightsError
 from tinyv_cli.options.chat import ChatArguments
-from tinyv_cli.variants import home
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ def test_what_cannot_be_loaded_changes_nothing(hold, place):
 def test_a_conversation_of_that_name_is_not_written_over(hold):
     hold("what?", "/save mine")
     _, err = hold("/save mine", "why?", "/save", "/save mine")
-    path = home.home_dir() / "chats" / "mine.json"
+    path = places.home_dir() / "chats" / "mine.json"
     assert list_errors(err) == [
         "nothing was said yet",
         "/save lacks something",

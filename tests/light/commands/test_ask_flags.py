@@ -8,8 +8,8 @@ from PIL import Image
 from tests.light.toy_variant import make_open_backend, make_script, write_picture, write_variant
 from tinyv_cli.app import main
 from tinyv_cli.backends import opening as backends
+from tinyv_cli.disk import places
 from tinyv_cli.errors import ExitCode
-from tinyv_cli.variants import home
 
 BOX = "{<10><20><50><60>}"
 
@@ -21,7 +21,7 @@ def ask(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ("cat.png", "dog.png"):
         write_picture(tmp_path / name)
-    write_variant(home.variants_dir() / "toy")
+    write_variant(places.variants_dir() / "toy")
 
     def run(*words, says=("yes",)):
         script = [step for text in says for step in make_script(text)]

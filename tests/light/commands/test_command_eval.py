@@ -21,12 +21,12 @@ from tests.light.toy_variant import make_manifest
 from tinyv_cli.answers.generate import ImageTokens
 from tinyv_cli.answers.tokenizer import Tokenizer
 from tinyv_cli.app import main
+from tinyv_cli.disk import places
 from tinyv_cli.errors import ExitCode, InputError
 from tinyv_cli.evaluation import evaluate as evaluation
 from tinyv_cli.evaluation.divergence import compute_divergences
 from tinyv_cli.evaluation.figures import make_share
 from tinyv_cli.prompts.prompt import TEMPLATES, make_prompt
-from tinyv_cli.variants import home
 from tinyv_cli.variants.manifest import read_variant
 
 pytestmark = pytest.mark.usefixtures("place")
@@ -90,7 +90,7 @@ def test_two_variants_are_compared_and_never_open_at_once(runtimes, capsys):
 
 def compute_toy_logits(name, line):
     """The logits along a reference answer, from nothing but the toy decoder."""
-    variant = read_variant(home.variants_dir() / name)
+    variant = read_variant(places.variants_dir() / name)
     tokenizer = Tokenizer(variant.path("tokenizer"))
     spec, template = variant.manifest.spec, TEMPLATES[variant.manifest.template]
     from tinyv_cli.pictures.image import hash_pixels, read_picture, to_pixels
@@ -259,7 +259,7 @@ def test_a_changed_file_of_questions_and_a_variant_made_again_begin_anew(runtime
     run(capsys)
     write_questions([*LINES, make_line(question="[vqa] and this?")])
     assert run(capsys)["all"]["n"] == 7
-    folder = home.variants_dir() / "bits4"
+    folder = places.variants_dir() / "bits4"
     manifest = replace(make_manifest(folder, bits=4), made_by="a later tinyv")
     (folder / "manifest.json").write_text(manifest.to_json())
     run(capsys)

@@ -7,8 +7,8 @@ import pytest
 from tests.light.evaluation.toy_evaluation import make_line, run, write_questions
 from tests.light.toy_variant import write_variant
 from tinyv_cli.app import main
+from tinyv_cli.disk import places
 from tinyv_cli.errors import ExitCode
-from tinyv_cli.variants import home
 from tinyv_cli.variants.manifest import read_variant
 
 pytestmark = pytest.mark.usefixtures("place")
@@ -82,16 +82,16 @@ def test_a_variant_that_is_missing_is_an_error_of_the_weights(runtimes, capsys):
     write_questions()
     run(capsys, model="none", code=ExitCode.WEIGHTS)
     run(capsys, "--against", "none", code=ExitCode.WEIGHTS)
-    (home.variants_dir() / "bits8" / "decoder.data").write_bytes(b"codes and scalez")
+    (places.variants_dir() / "bits8" / "decoder.data").write_bytes(b"codes and scalez")
     assert "is damaged" in run(capsys, "--against", "bits8", code=ExitCode.WEIGHTS)
     assert runtimes.opened == []
 
 
 def test_variants_of_different_tokens_cannot_be_compared(runtimes, capsys):
     write_questions()
-    manifest = read_variant(home.variants_dir() / "bits4").manifest
+    manifest = read_variant(places.variants_dir() / "bits4").manifest
     language = replace(manifest.spec.language, vocab_size=400)
-    folder = home.variants_dir() / "odd"
+    folder = places.variants_dir() / "odd"
     write_variant(folder, spec=replace(manifest.spec, language=language))
     err = run(capsys, "--against", "odd", code=ExitCode.USAGE)
     assert "bits4 and odd have different tokens" in err

@@ -7,8 +7,8 @@ import pytest
 import quantize
 from tests.light.toy_variant import write_variant
 from tinyv_cli.app import main
+from tinyv_cli.disk import places
 from tinyv_cli.errors import ExitCode
-from tinyv_cli.variants import home
 from tinyv_cli.variants.manifest import read_variant
 
 
@@ -20,7 +20,7 @@ def own_home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def toy():
-    return write_variant(home.variants_dir() / "toy")
+    return write_variant(places.variants_dir() / "toy")
 
 
 @pytest.mark.parametrize("package", ["torch", "transformers", "onnx", "safetensors"])
@@ -142,7 +142,7 @@ def test_a_variant_without_a_name_is_called_after_stage_and_bits(pipeline, monke
     assert main(["quantize", "--sources", "s"]) == ExitCode.OK
     assert main(["quantize", "--sources", "s", "--bits", "8", "--stage", "3"]) == ExitCode.OK
     names = ["stage3-4bit", "stage3-8bit"]
-    assert [each.output for each in pipeline] == [home.variants_dir() / name for name in names]
+    assert [each.output for each in pipeline] == [places.variants_dir() / name for name in names]
     assert seen == [("s", None), ("s", 3)]
 
 

@@ -14,8 +14,8 @@ from tests.light.toy_variant import (
 )
 from tinyv_cli.app import main
 from tinyv_cli.backends import opening as backends
+from tinyv_cli.disk import places
 from tinyv_cli.errors import ExitCode
-from tinyv_cli.variants import home
 from tinyv_cli.variants.manifest import read_variant
 
 
@@ -33,7 +33,7 @@ def toy(tmp_path):
 
 
 def add(name, made_s=None, **changes):
-    return write_variant(home.variants_dir() / name, made_s, **changes)
+    return write_variant(places.variants_dir() / name, made_s, **changes)
 
 
 @pytest.fixture
@@ -305,7 +305,7 @@ def test_the_list_shows_what_variants_say_of_themselves(capsys):
     header, first, second = out.splitlines()
     assert err == ""
     assert header.split()[:4] == ["name", "size", "bits", "stage"]
-    size = read_variant(home.variants_dir() / "a").manifest.size_bytes
+    size = read_variant(places.variants_dir() / "a").manifest.size_bytes
     measured = ["0.0123", "97.5", "%", "0.9991"]
     assert first.split() == ["a", f"{size / 1000:.1f}", "kB", "4", "4", *measured]
     assert second.split()[3:] == ["8", "4", "-", "-", "-"]
@@ -316,7 +316,7 @@ def test_the_list_shows_damaged_variants_with_the_reason(toy, capsys):
     assert main(["list"]) == ExitCode.OK
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("toy ")
-    missing = home.variants_dir() / "bad" / "decoder.data"
+    missing = places.variants_dir() / "bad" / "decoder.data"
     assert lines[2] == f"bad  damaged: {missing} is missing"
 
 

@@ -23,8 +23,8 @@ from tinyv_cli.backends.cpu import onnx_sessions
 from tinyv_cli.commands import doctor
 from tinyv_cli.devices import driver as nvidia_driver
 from tinyv_cli.devices.driver import Obstacle
+from tinyv_cli.disk import places
 from tinyv_cli.errors import ExitCode
-from tinyv_cli.variants import home
 
 VERSIONS = {"python", "tinyv", "onnxruntime", "numpy", "tokenizers", "torch", "bitsandbytes"}
 
@@ -45,8 +45,8 @@ SMALLER_CARD = {
 @pytest.fixture
 def computer(place, monkeypatch):
     """Puts a driver, a torch and the outcome of a product in place; notes where that is tried."""
-    write_cuda_variant(home.variants_dir() / "both")
-    write_cuda_variant(home.variants_dir() / "cudaonly", has_cpu=False)
+    write_cuda_variant(places.variants_dir() / "both")
+    write_cuda_variant(places.variants_dir() / "cudaonly", has_cpu=False)
     memory, disk = psutil.virtual_memory(), shutil.disk_usage(place)  # else a report ages
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: disk)
@@ -89,7 +89,7 @@ def test_a_computer_without_a_card_is_reported_and_fine(computer, capsys):
     assert (cuda["problem"], cuda["hint"]) == ("there is no NVIDIA driver", "install one")
     assert set(document["versions"]) == VERSIONS | {"transformers"}
     assert document["versions"]["tinyv"] == "0.1.0"
-    assert document["home"]["folder"] == str(home.home_dir())
+    assert document["home"]["folder"] == str(places.home_dir())
     assert document["home"]["free_bytes"] > 0
 
 
@@ -188,7 +188,7 @@ def test_a_card_that_computes_nothing_right_is_not_usable(product, computer, cap
 
 def test_variants_are_told_with_the_devices_they_run_on(computer, capsys):
     computer(DRIVER)
-    broken = home.variants_dir() / "broken"
+    broken = places.variants_dir() / "broken"
     broken.mkdir()
     (broken / "manifest.json").write_text("{}")
     found = {each["name"]: each for each in examine(capsys)[0]["variants"]}

@@ -26,6 +26,7 @@ from tinyv_cli.backends.image_cache import has_tokens, wrap_encoder
 from tinyv_cli.backends.opening import open_backend
 from tinyv_cli.benchmark import bandwidth
 from tinyv_cli.devices.choice import choose_device
+from tinyv_cli.disk import places
 from tinyv_cli.errors import DeviceError, ExitCode
 from tinyv_cli.variants import home
 from tinyv_cli.variants.memory import CUDA_CONTEXT_BYTES
@@ -39,7 +40,7 @@ def cards(monkeypatch):
 
 @pytest.fixture
 def both(place):
-    return home.resolve_variant(str(write_cuda_variant(home.variants_dir() / "both")))
+    return home.resolve_variant(str(write_cuda_variant(places.variants_dir() / "both")))
 
 
 @pytest.fixture

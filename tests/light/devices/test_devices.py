@@ -21,6 +21,7 @@ from tinyv_cli.devices import driver as nvidia_driver
 from tinyv_cli.devices.choice import choose_device, find_obstacle, has_kernels
 from tinyv_cli.devices.driver import Driver, Obstacle
 from tinyv_cli.devices.findings import Findings, TorchFindings
+from tinyv_cli.disk import places
 from tinyv_cli.errors import DeviceError, ExitCode, UsageError
 from tinyv_cli.spec import make_full_spec
 from tinyv_cli.variants import home
@@ -42,12 +43,12 @@ def card(monkeypatch):
 
 @pytest.fixture
 def both(place):
-    return home.resolve_variant(str(write_cuda_variant(home.variants_dir() / "both")))
+    return home.resolve_variant(str(write_cuda_variant(places.variants_dir() / "both")))
 
 
 @pytest.fixture
 def cuda_only(place):
-    folder = write_cuda_variant(home.variants_dir() / "cudaonly", has_cpu=False)
+    folder = write_cuda_variant(places.variants_dir() / "cudaonly", has_cpu=False)
     return home.resolve_variant(str(folder))
 
 

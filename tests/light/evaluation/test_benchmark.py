@@ -15,6 +15,7 @@ from tinyv_cli.benchmark import measure as measuring
 from tinyv_cli.benchmark.measure import Plan, Subject, count_bytes_per_token, make_picture, measure
 from tinyv_cli.benchmark.spread import Repeats, Spread, make_spread, repeat, to_rate
 from tinyv_cli.commands import bench
+from tinyv_cli.disk import places
 from tinyv_cli.pictures.image import hash_pixels, to_pixels
 from tinyv_cli.prompts.prompt import TEMPLATES
 from tinyv_cli.session import Session
@@ -176,7 +177,7 @@ def test_bytes_of_a_token_are_weights_one_row_and_the_cache(place):
         FileEntry(role, n * spec.vocab_size, "a" * 64, role)
         for role, n in (("embeddings", 40), ("embeddings-scales", 2))
     ]
-    folder = home.variants_dir() / "bits4"
+    folder = places.variants_dir() / "bits4"
     larger = replace(make_manifest(folder), files=(*manifest.files, *tables))
     assert count_bytes_per_token(larger, 0) == weights + 42
 

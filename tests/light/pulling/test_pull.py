@@ -26,9 +26,9 @@ from tests.light.weights.toy_sources import (
     make_bytes,
 )
 from tinyv_cli.commands.pull import pull_weights
+from tinyv_cli.disk import places
 from tinyv_cli.errors import DeviceError, WeightsError
 from tinyv_cli.options.pull import PullArguments
-from tinyv_cli.variants import home
 from weights.pulling import plan
 from weights.reading.sources import resolve_sources
 
@@ -36,7 +36,7 @@ from weights.reading.sources import resolve_sources
 def test_everything_is_fetched_and_the_folder_is_the_one_line_on_stdout(hub, capsys):
     run(hub)
     check_complete(hub)
-    assert capsys.readouterr().out == f"{home.sources_dir()}\n"
+    assert capsys.readouterr().out == f"{places.sources_dir()}\n"
     assert not [path for _, path, _ in hub.server.log if "/api/" in path]
 
 
@@ -49,7 +49,7 @@ def test_what_is_there_and_right_is_not_fetched_again(hub):
 
 def test_a_file_that_was_lost_is_fetched_alone(hub):
     run(hub)
-    (home.sources_dir() / VISION).unlink()
+    (places.sources_dir() / VISION).unlink()
     hub.server.log.clear()
     run(hub)
     assert {path for _, path, _ in hub.server.log} == {f"/plain/{VISION}"}
@@ -94,7 +94,7 @@ def test_what_came_before_an_error_is_used_by_the_next_pull(hub):
     patience = FAST.__class__(tries=1, timeouts=FAST.timeouts)
     with pytest.raises(WeightsError):
         pull_weights(PullArguments(), hub.catalog, patience)
-    [part] = home.sources_dir().glob("*.part")
+    [part] = places.sources_dir().glob("*.part")
     assert part.stat().st_size == 120_000
     run(hub)
     check_complete(hub)
@@ -102,7 +102,7 @@ def test_what_came_before_an_error_is_used_by_the_next_pull(hub):
 
 
 def test_a_part_with_other_bytes_is_noticed_and_fetched_anew(hub, capsys):
-    folder = home.sources_dir()
+    folder = places.sources_dir()
     folder.mkdir(parents=True)
     sha256 = hub.catalog.parts[0].forms[0].files[0].sha256
     (folder / f"{CHECKPOINT}.{sha256[:12]}.part").write_bytes(b"x" * 1000)
@@ -115,8 +115,8 @@ def test_wrong_bytes_of_the_right_length_are_kept_aside_and_the_next_origin_serv
     wrong = make_bytes("other", 150_000)
     (hub.published / "plain" / QFORMER).write_bytes(wrong)
     run(hub)
-    assert (home.sources_dir() / QFORMER).read_bytes() == make_bytes(QFORMER, 150_000)
-    assert (home.sources_dir() / f"{QFORMER}.wrong").read_bytes() == wrong
+    assert (places.sources_dir() / QFORMER).read_bytes() == make_bytes(QFORMER, 150_000)
+    assert (places.sources_dir() / f"{QFORMER}.wrong").read_bytes() == wrong
     assert f"kept as {QFORMER}.wrong" in capsys.readouterr().err
 
 
@@ -125,7 +125,7 @@ def test_wrong_bytes_everywhere_are_an_error_and_are_not_used(hub):
     error = refuse(hub)
     assert VISION in error.problem
     assert "SHA-256" in error.problem
-    assert not (home.sources_dir() / VISION).exists()
+    assert not (places.sources_dir() / VISION).exists()
 
 
 def test_another_file_at_the_hub_is_refused_before_it_is_fetched(hub):
@@ -137,7 +137,7 @@ def test_another_file_at_the_hub_is_refused_before_it_is_fetched(hub):
 def test_a_truncated_file_that_is_reported_whole_is_refused(hub):
     hub.server.faults[CHECKPOINT] = Fault(truncated_to=150_000, method="GET")
     assert "150000 bytes, not 200000" in refuse(hub).problem
-    assert not (home.sources_dir() / CHECKPOINT).exists()
+    assert not (places.sources_dir() / CHECKPOINT).exists()
 
 
 def test_a_truncated_file_of_unknown_size_is_refused(hub):
@@ -213,7 +213,7 @@ def test_a_redirect_to_elsewhere_is_followed(hub):
 def test_a_redirect_to_another_file_is_noticed(hub):
     hub.server.faults[CHECKPOINT] = Fault(redirect=f"{hub.server.url}/plain/{VISION}")
     assert CHECKPOINT in refuse(hub).problem
-    assert not (home.sources_dir() / CHECKPOINT).exists()
+    assert not (places.sources_dir() / CHECKPOINT).exists()
 
 
 def test_a_redirect_in_circles_is_given_up(hub):
@@ -262,7 +262,7 @@ def test_what_the_hubs_own_cache_holds_is_taken_without_a_network(hub, tmp_path)
     run(hub)
     for name in ("pytorch_model.bin", "config.json"):
         hf_hub_download("susnato/phi-2", name, cache_dir=constants.HF_HUB_CACHE)
-        (home.sources_dir() / "phi-2" / name).unlink()
+        (places.sources_dir() / "phi-2" / name).unlink()
     hub.server.log.clear()
     run(hub, offline=True)
     check_complete(hub)
@@ -278,7 +278,7 @@ def test_a_disk_without_room_is_noticed_before_anything_is_fetched(hub, monkeypa
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_a_disk_that_fills_up_is_told_of(hub):
-    folder = home.sources_dir()
+    folder = places.sources_dir()
     folder.mkdir(parents=True)
     sha256 = hub.catalog.parts[0].forms[0].files[0].sha256
     (folder / f"{CHECKPOINT}.{sha256[:12]}.part").symlink_to("/dev/full")
@@ -289,17 +289,17 @@ def test_a_disk_that_fills_up_is_told_of(hub):
 
 def test_a_wrong_file_in_its_place_is_kept_aside_and_replaced(hub, capsys):
     run(hub)
-    (home.sources_dir() / VISION).write_bytes(b"something else")
+    (places.sources_dir() / VISION).write_bytes(b"something else")
     run(hub)
     check_complete(hub)
-    assert (home.sources_dir() / f"{VISION}.wrong").read_bytes() == b"something else"
+    assert (places.sources_dir() / f"{VISION}.wrong").read_bytes() == b"something else"
     assert "is not the file it is called after" in capsys.readouterr().err
 
 
 def test_with_the_fused_file_gone_the_split_one_serves(hub, capsys):
     (hub.published / "susnato/phi-2/pytorch_model.bin").unlink()
     run(hub)
-    files = resolve_sources(home.sources_dir())
+    files = resolve_sources(places.sources_dir())
     assert [path.name for path in files.phi] == list(SHARDS)
     for path in files.phi:
         assert path.read_bytes() == hub.read(path.name)
@@ -314,7 +314,7 @@ def test_a_damaged_shard_without_a_known_hash_is_noticed_by_the_hubs(hub):
     name = list(SHARDS)[1]
     hub.server.faults[name] = Fault(body=make_bytes("x", SHARDS[name]), method="GET")
     assert "SHA-256" in refuse(hub).problem
-    assert not (home.sources_dir() / "phi-2" / name).exists()
+    assert not (places.sources_dir() / "phi-2" / name).exists()
 
 
 def test_a_damaged_small_file_is_noticed_by_gits_name_for_it(hub):
@@ -326,7 +326,7 @@ def test_a_damaged_small_file_is_noticed_by_gits_name_for_it(hub):
 
 
 def test_a_phi_of_the_users_own_is_left_alone(hub):
-    phi = home.sources_dir() / "phi-2"
+    phi = places.sources_dir() / "phi-2"
     phi.mkdir(parents=True)
     (phi / "model.safetensors").write_bytes(b"saved again")
     run(hub)
@@ -348,7 +348,7 @@ def test_from_a_url_takes_all_from_there(hub, tmp_path):
         (mirror).mkdir()
         for name in FUSED_FILES:
             (mirror / name).parent.mkdir(exist_ok=True)
-            shutil.copy(home.sources_dir() / name, mirror / name)
+            shutil.copy(places.sources_dir() / name, mirror / name)
         hub.server.log.clear()
         run(hub, from_=f"{server.url}/plain/", to=str(tmp_path / "there"))
         check_complete(hub, tmp_path / "there")

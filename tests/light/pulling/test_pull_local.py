@@ -8,7 +8,7 @@ import pytest
 
 from tests.light.pulling.toy_hub import check_complete, refuse, run
 from tests.light.weights.toy_sources import FUSED_FILES, SHARDS
-from tinyv_cli.variants import home
+from tinyv_cli.disk import places
 from weights.pulling import folder as pulled_folder
 from weights.pulling import sources_pull
 
@@ -46,7 +46,7 @@ def test_files_are_recognised_whatever_they_are_called(hub, attic):
 
 def test_the_users_files_stay_and_take_no_second_place_on_the_disk(hub, attic):
     run(hub, from_=str(attic))
-    assert (attic / "eva.bin").samefile(home.sources_dir() / VISION)
+    assert (attic / "eva.bin").samefile(places.sources_dir() / VISION)
 
 
 def test_where_the_disk_cannot_link_files_are_copied(hub, attic, monkeypatch):
@@ -56,7 +56,7 @@ def test_where_the_disk_cannot_link_files_are_copied(hub, attic, monkeypatch):
     monkeypatch.setattr(pulled_folder.os, "link", refuse_link)
     run(hub, from_=str(attic))
     check_complete(hub)
-    assert not (attic / "eva.bin").samefile(home.sources_dir() / VISION)
+    assert not (attic / "eva.bin").samefile(places.sources_dir() / VISION)
 
 
 def test_links_as_in_the_hubs_cache_are_followed(hub, attic, tmp_path):
@@ -66,7 +66,7 @@ def test_links_as_in_the_hubs_cache_are_followed(hub, attic, tmp_path):
         (snapshot / odd.rpartition("/")[2]).symlink_to(attic / odd)
     run(hub, from_=str(snapshot))
     check_complete(hub)
-    assert not any(path.is_symlink() for path in home.sources_dir().rglob("*"))
+    assert not any(path.is_symlink() for path in places.sources_dir().rglob("*"))
 
 
 def test_what_is_not_there_is_named_and_what_is_there_is_kept(hub, attic):
@@ -74,8 +74,8 @@ def test_what_is_not_there_is_named_and_what_is_there_is_kept(hub, attic):
     error = refuse(hub, from_=str(attic))
     assert f"does not hold {VISION}" in error.problem
     assert "tinyv pull" in error.hint
-    assert (home.sources_dir() / "TinyGPT-V_for_Stage4.pth").is_file()
-    assert not (home.sources_dir() / VISION).exists()
+    assert (places.sources_dir() / "TinyGPT-V_for_Stage4.pth").is_file()
+    assert not (places.sources_dir() / VISION).exists()
     run(hub)
     check_complete(hub)
     assert {path for _, path, _ in hub.server.log} == {f"/plain/{VISION}"}
@@ -87,7 +87,7 @@ def test_a_split_phi_is_taken_with_its_index(hub, attic):
         shutil.copy(hub.published / "microsoft/phi-2" / name, attic / "models/phi" / name)
     run(hub, from_=str(attic))
     for name in SHARDS:
-        assert (home.sources_dir() / "phi-2" / name).read_bytes() == hub.read(name)
+        assert (places.sources_dir() / "phi-2" / name).read_bytes() == hub.read(name)
 
 
 def test_two_different_configs_of_a_phi_are_not_guessed_between(hub, attic):
@@ -125,5 +125,5 @@ def test_taking_from_a_folder_needs_no_torch(hub, attic):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert {
-        p.relative_to(home.sources_dir()).as_posix() for p in home.sources_dir().rglob("*")
+        p.relative_to(places.sources_dir()).as_posix() for p in places.sources_dir().rglob("*")
     } >= {*FUSED_FILES}

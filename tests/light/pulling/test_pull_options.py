@@ -5,8 +5,8 @@ import os
 import pytest
 
 from tests.light.pulling.toy_hub import CHECKPOINT, VISION, refuse, run
+from tinyv_cli.disk import places
 from tinyv_cli.errors import UsageError
-from tinyv_cli.variants import home
 
 
 def test_a_dry_run_asks_nobody_and_writes_nothing(hub, capsys, tmp_path):
@@ -16,20 +16,20 @@ def test_a_dry_run_asks_nobody_and_writes_nothing(hub, capsys, tmp_path):
     assert "missing" in out
     assert "to fetch: about 1.1 MB" in out
     assert hub.server.log == []
-    assert not home.sources_dir().exists()
+    assert not places.sources_dir().exists()
 
 
 def test_verify_tells_right_from_wrong(hub, capsys):
     run(hub)
     run(hub, verify=True)
     assert "missing" not in capsys.readouterr().out
-    path = home.sources_dir() / CHECKPOINT
+    path = places.sources_dir() / CHECKPOINT
     state = path.stat()
     content = bytearray(path.read_bytes())
     content[1000] ^= 1
     path.write_bytes(content)
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
-    (home.sources_dir() / VISION).unlink()
+    (places.sources_dir() / VISION).unlink()
     error = refuse(hub, verify=True)
     assert f"{CHECKPOINT} (wrong)" in error.problem
     assert f"{VISION} (missing)" in error.problem
@@ -38,7 +38,9 @@ def test_verify_tells_right_from_wrong(hub, capsys):
 
 def test_verify_notices_a_change_in_a_file_without_a_listed_hash(hub):
     run(hub)
-    (home.sources_dir() / "phi-2/config.json").write_text('{"model_type": "phi", "hidden_size": 7}')
+    (places.sources_dir() / "phi-2/config.json").write_text(
+        '{"model_type": "phi", "hidden_size": 7}'
+    )
     assert "phi-2/config.json (wrong)" in refuse(hub, verify=True).problem
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.light.pulling.hub_server import Fault
 from tests.light.pulling.toy_hub import check_complete
-from tinyv_cli.variants import home
+from tinyv_cli.disk import places
 
 PROGRAM = """
 import signal, sys
@@ -49,7 +49,7 @@ def test_after_a_kill_or_ctrl_c_the_next_pull_goes_on_without_torch(hub, tmp_pat
     time.sleep(0.2)
     first.send_signal(sent)
     first.communicate(timeout=10)
-    [part] = (home.sources_dir() / "phi-2").glob("*.part")
+    [part] = (places.sources_dir() / "phi-2").glob("*.part")
     had = part.stat().st_size
     assert 0 < had < 400_000
     hub.server.faults.clear()
@@ -57,7 +57,7 @@ def test_after_a_kill_or_ctrl_c_the_next_pull_goes_on_without_torch(hub, tmp_pat
     second = start(hub, tmp_path)
     out, err = second.communicate(timeout=30)
     assert second.returncode == 0, err
-    assert out == f"{home.sources_dir()}\n"
+    assert out == f"{places.sources_dir()}\n"
     asked = [(p.rpartition("/")[2], r) for m, p, r in hub.server.log if m == "GET"]
     assert asked == [("pytorch_model.bin", f"bytes={had}-")]
     check_complete(hub)

@@ -9,10 +9,11 @@ from typer.testing import CliRunner
 
 from tests.light.toy_variant import write_variant
 from tinyv_cli.commands.remove import remove_files
+from tinyv_cli.disk import places
 from tinyv_cli.errors import UsageError, WeightsError
 from tinyv_cli.options.declare import takes
 from tinyv_cli.options.pull import PullArguments, RemoveArguments
-from tinyv_cli.variants import home, miniature
+from tinyv_cli.variants import miniature
 
 
 class Terminal(io.StringIO):
@@ -25,13 +26,13 @@ def variants(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYV_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     for name in ("first", "second"):
-        write_variant(home.variants_dir() / name)
-    return home.variants_dir()
+        write_variant(places.variants_dir() / name)
+    return places.variants_dir()
 
 
 @pytest.fixture
 def sources():
-    folder = home.sources_dir()
+    folder = places.sources_dir()
     (folder / "phi-2").mkdir(parents=True)
     names = ("eva_vit_g.pth", "eva_vit_g.pth.wrong", "phi-2/config.json", "pulled.json")
     parts = ("TinyGPT-V_for_Stage4.pth.c74973388674.part", "phi-2/model-00001-of-00002.safetensors")

@@ -8,6 +8,7 @@ from tests.light.pulling.hub_server import Fault, HubServer
 from tests.light.pulling.toy_hub import FAST, point_at
 from tests.light.toy_variant import make_manifest, write_variant
 from tinyv_cli.commands.pull import pull_weights
+from tinyv_cli.disk import places
 from tinyv_cli.errors import UsageError, WeightsError
 from tinyv_cli.options.pull import PullArguments
 from tinyv_cli.variants import home
@@ -55,10 +56,10 @@ def test_a_variant_is_fetched_whole_and_named_after_its_origin(shared, kind, cap
         "folder": folder,
     }[kind]
     run(origin)
-    there = home.variants_dir() / "toy"
+    there = places.variants_dir() / "toy"
     assert read_all(there) == read_all(folder)
     assert capsys.readouterr().out == f"{there}\n"
-    assert [path.name for path in home.variants_dir().iterdir() if path.is_dir()] == ["toy"]
+    assert [path.name for path in places.variants_dir().iterdir() if path.is_dir()] == ["toy"]
 
 
 def test_it_can_have_another_name_and_is_found_by_it(shared):
@@ -76,7 +77,7 @@ def test_the_same_variant_is_not_fetched_twice(shared):
 
 def test_another_variant_of_the_name_is_replaced_only_by_force(shared):
     _, folder = shared
-    other = write_variant(home.variants_dir() / "toy", bits=8)
+    other = write_variant(places.variants_dir() / "toy", bits=8)
     assert "exists already" in refuse("someone/toy").problem
     assert read_variant(other).manifest.bits == 8
     run("someone/toy", force=True)
@@ -93,7 +94,7 @@ def test_a_damaged_file_is_refused_and_the_variant_is_not_there(shared):
     server.log.clear()
     run("someone/toy")
     assert server.count("GET", "decoder.onnx") == 0
-    assert read_all(home.variants_dir() / "toy") == read_all(folder)
+    assert read_all(places.variants_dir() / "toy") == read_all(folder)
 
 
 @pytest.mark.parametrize("kind", ["repository", "folder"])
@@ -145,12 +146,12 @@ def test_nothing_but_what_the_manifest_names_is_fetched(shared):
     (folder / "setup.py").write_text("raise SystemExit('executed')")
     run("someone/toy")
     assert server.count("GET", "setup.py") == 0
-    assert not (home.variants_dir() / "toy" / "setup.py").exists()
+    assert not (places.variants_dir() / "toy" / "setup.py").exists()
 
 
 def test_a_repository_that_is_not_there_is_an_error(shared):
     assert "HTTP 404" in refuse("someone/nothing").problem
-    assert not [path for path in home.variants_dir().iterdir() if path.is_dir()]
+    assert not [path for path in places.variants_dir().iterdir() if path.is_dir()]
 
 
 def test_a_private_one_wants_a_token(shared, monkeypatch):
@@ -159,7 +160,7 @@ def test_a_private_one_wants_a_token(shared, monkeypatch):
     assert "HF_TOKEN" in refuse("someone/toy").hint
     monkeypatch.setenv("HF_TOKEN", "hf_mine")
     run("someone/toy")
-    assert read_all(home.variants_dir() / "toy") == read_all(folder)
+    assert read_all(places.variants_dir() / "toy") == read_all(folder)
 
 
 def test_offline_a_repository_cannot_be_asked_and_a_folder_can(shared):
@@ -186,7 +187,7 @@ def test_a_full_disk_is_noticed_before(shared, monkeypatch):
 def test_files_are_not_linked_to_a_folder_that_others_may_change(shared):
     _, folder = shared
     run(folder)
-    there = home.variants_dir() / "toy" / "decoder.data"
+    there = places.variants_dir() / "toy" / "decoder.data"
     assert not there.samefile(folder / "decoder.data")
 
 
@@ -197,7 +198,7 @@ def test_a_subfolder_is_fetched_too(shared):
     manifest = json.loads(make_manifest_text(folder))
     (folder / "manifest.json").write_text(json.dumps(manifest))
     run("someone/toy")
-    assert (home.variants_dir() / "toy/deep/decoder.data").is_file()
+    assert (places.variants_dir() / "toy/deep/decoder.data").is_file()
 
 
 def make_manifest_text(folder):

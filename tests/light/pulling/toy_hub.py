@@ -16,9 +16,9 @@ from tests.light.weights.toy_sources import (
     write_catalog,
 )
 from tinyv_cli.commands.pull import pull_weights
+from tinyv_cli.disk import places
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.options.pull import PullArguments
-from tinyv_cli.variants import home
 from weights.reading.sources import resolve_sources
 
 CHECKPOINT = "TinyGPT-V_for_Stage4.pth"
@@ -69,7 +69,7 @@ def refuse(hub, **options):
 
 
 def check_complete(hub, folder=None):
-    folder = folder or home.sources_dir()
+    folder = folder or places.sources_dir()
     for name in FUSED_FILES:
         assert (folder / name).read_bytes() == hub.read(Path(name).name), name
     assert resolve_sources(folder).stage == 4

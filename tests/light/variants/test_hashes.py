@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.light.toy_variant import write_variant
+from tinyv_cli.disk import places
 from tinyv_cli.errors import ExitCode, WeightsError
 from tinyv_cli.progress import SilentBar
-from tinyv_cli.variants import hashes, home
+from tinyv_cli.variants import hashes
 from tinyv_cli.variants.hashes import check_hashes, remember_hashes
 from tinyv_cli.variants.manifest import read_variant
 
@@ -135,7 +136,7 @@ def test_where_stamps_cannot_be_written_files_are_read_each_time(variant, read_n
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"decoder.onnx": 7}', "\x00"])
 def test_a_stamp_file_that_says_nothing_sensible_is_replaced(variant, read_names, content):
     check(variant)
-    [stamps] = home.stamps_dir().iterdir()
+    [stamps] = places.stamps_dir().iterdir()
     stamps.write_text(content)
     check(variant)
     assert len(read_names) == 6
@@ -145,7 +146,7 @@ def test_a_stamp_file_that_says_nothing_sensible_is_replaced(variant, read_names
 
 def test_no_file_but_the_stamps_stays_behind(variant):
     check(variant)
-    assert [path.suffix for path in home.stamps_dir().iterdir()] == [".json"]
+    assert [path.suffix for path in places.stamps_dir().iterdir()] == [".json"]
     assert sorted(path.name for path in variant.folder.iterdir()) == [
         "decoder.data",
         "decoder.onnx",
@@ -160,13 +161,13 @@ def test_stamps_that_cannot_be_exchanged_leave_nothing_behind(variant, monkeypat
 
     monkeypatch.setattr(Path, "replace", refuse)
     check(variant)
-    assert list(home.stamps_dir().iterdir()) == []
+    assert list(places.stamps_dir().iterdir()) == []
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows does not exchange an open file")
 def test_who_is_reading_stamps_never_sees_half_of_new_ones(variant):
     check(variant)
-    [stamps] = home.stamps_dir().iterdir()
+    [stamps] = places.stamps_dir().iterdir()
     with stamps.open("rb") as reader:
         os.utime(variant.path("decoder"), ns=(0, 1))
         check(variant)
@@ -182,7 +183,7 @@ def test_many_at_once_do_no_harm(variant):
     def check_often():
         try:
             for _ in range(20):
-                for stamps in home.stamps_dir().glob("*.json"):
+                for stamps in places.stamps_dir().glob("*.json"):
                     stamps.unlink(missing_ok=True)
                 check(variant)
         except Exception as error:  # noqa: BLE001 - whatever it is, the test fails with it
@@ -195,7 +196,7 @@ def test_many_at_once_do_no_harm(variant):
         thread.join()
     assert failures == []
     check(variant)
-    assert all(path.suffix == ".json" for path in home.stamps_dir().iterdir())
+    assert all(path.suffix == ".json" for path in places.stamps_dir().iterdir())
 
 
 def test_a_file_that_changes_while_it_is_read_gets_no_stamp_that_fits_it(variant, monkeypatch):

@@ -4,8 +4,8 @@ import platformdirs
 import pytest
 
 from tests.light.toy_variant import write_variant
+from tinyv_cli.disk import places
 from tinyv_cli.errors import ExitCode, WeightsError
-from tinyv_cli.variants import home
 from tinyv_cli.variants.home import DamagedVariant, list_variants, resolve_folder, resolve_variant
 
 
@@ -24,23 +24,23 @@ def fail_to_resolve(name):
 
 
 def add(name, made_s=None, **changes):
-    return write_variant(home.variants_dir() / name, made_s, **changes)
+    return write_variant(places.variants_dir() / name, made_s, **changes)
 
 
 def test_home_is_where_the_variable_says(tmp_path):
-    assert home.variants_dir() == tmp_path / "home" / "variants"
-    assert home.stamps_dir() == tmp_path / "home" / "stamps"
+    assert places.variants_dir() == tmp_path / "home" / "variants"
+    assert places.stamps_dir() == tmp_path / "home" / "stamps"
 
 
 def test_without_the_variable_home_is_the_users_data_folder(monkeypatch):
     monkeypatch.setenv("TINYV_HOME", "")
     expected = platformdirs.user_data_dir("tinyv", appauthor=False)
-    assert home.home_dir() == Path(expected)
+    assert places.home_dir() == Path(expected)
 
 
 def test_a_tilde_in_the_variable_is_the_users_folder(monkeypatch):
     monkeypatch.setenv("TINYV_HOME", "~/weights")
-    assert home.home_dir() == Path.home() / "weights"
+    assert places.home_dir() == Path.home() / "weights"
 
 
 def test_a_name_is_found_among_the_variants():
@@ -73,7 +73,7 @@ def test_a_dot_is_the_folder_right_here(tmp_path, monkeypatch):
 
 
 def test_where_a_new_variant_goes(tmp_path):
-    assert resolve_folder("mine") == home.variants_dir() / "mine"
+    assert resolve_folder("mine") == places.variants_dir() / "mine"
     assert resolve_folder("./mine") == Path("mine")
     assert resolve_folder("~/mine") == Path.home() / "mine"
     assert resolve_folder(str(tmp_path / "mine")) == tmp_path / "mine"
@@ -108,7 +108,7 @@ def test_where_all_are_damaged_the_damage_is_told():
 
 def test_without_any_variant_the_way_to_one_is_told():
     error = fail_to_resolve(None)
-    assert error.problem == f"there is no variant in {home.variants_dir()}"
+    assert error.problem == f"there is no variant in {places.variants_dir()}"
     assert "tinyv pull && tinyv quantize --bits 4" in error.hint
     assert "tinyv pull && tinyv quantize --bits 4" in fail_to_resolve("stage4-4bit").hint
 
@@ -144,7 +144,7 @@ def test_the_list_is_by_name_and_holds_the_damaged_too():
 
 def test_the_list_leaves_out_files_and_folders_still_being_written():
     add(".toy.building-1")
-    (home.variants_dir() / "notes.txt").write_text("mine")
+    (places.variants_dir() / "notes.txt").write_text("mine")
     assert list_variants() == []
 
 
@@ -153,7 +153,7 @@ def test_a_list_without_a_folder_is_empty():
 
 
 def test_a_file_in_the_place_of_the_folder_is_an_error_of_the_weights():
-    home.home_dir().mkdir()
-    home.variants_dir().write_text("a file")
+    places.home_dir().mkdir()
+    places.variants_dir().write_text("a file")
     with pytest.raises(WeightsError, match="cannot be read"):
         list_variants()

@@ -12,6 +12,7 @@ import quantize
 from tests.light.toy_variant import make_open_backend, make_script, write_picture, write_variant
 from tinyv_cli.app import main
 from tinyv_cli.backends import opening as backends
+from tinyv_cli.disk import places
 from tinyv_cli.errors import ExitCode, WeightsError
 from tinyv_cli.variants import home, miniature
 from tinyv_cli.variants.home import (
@@ -91,7 +92,7 @@ def say(monkeypatch):
 
 
 def add(name, **changes):
-    return write_variant(home.variants_dir() / name, **changes)
+    return write_variant(places.variants_dir() / name, **changes)
 
 
 def run_ask(*flags):
@@ -341,10 +342,10 @@ def made(monkeypatch, tmp_path):
 
 
 def test_the_users_own_sources_are_taken_where_none_are_named(demo, made, capsys):
-    own = write_sources(home.sources_dir())
+    own = write_sources(places.sources_dir())
     assert main(["quantize", "--dry-run"]) == ExitCode.OK
     assert [each.sources for each in made] == [own]
-    assert made[0].output == home.variants_dir() / "stage4-4bit"
+    assert made[0].output == places.variants_dir() / "stage4-4bit"
     assert capsys.readouterr().err == (
         f"note: taking the sources in {own}; `--sources DIR` takes others\n"
     )
@@ -352,14 +353,14 @@ def test_the_users_own_sources_are_taken_where_none_are_named(demo, made, capsys
 
 @pytest.mark.parametrize("state", ["no folder", "empty", "other files"])
 def test_else_the_miniatures_are_taken_and_the_variant_is_called_so(demo, made, capsys, state):
-    own = home.sources_dir()
+    own = places.sources_dir()
     if state != "no folder":
         own.mkdir(parents=True)
     if state == "other files":
         (own / "notes.txt").write_text("mine")
     assert main(["quantize", "--dry-run", "--bits", "8"]) == ExitCode.OK
     assert [each.sources for each in made] == [demo / "sources"]
-    assert made[0].output == home.variants_dir() / "miniature-8bit"
+    assert made[0].output == places.variants_dir() / "miniature-8bit"
     assert capsys.readouterr().err == (
         f"note: no sources in {own}, taking those of the miniature that comes with tinyv; "
         "`--sources DIR` takes others\n"
@@ -368,15 +369,15 @@ def test_else_the_miniatures_are_taken_and_the_variant_is_called_so(demo, made, 
 
 @pytest.mark.parametrize("name", ["eva_vit_g.pth", "phi-2/config.json", f"{CHECKPOINT}.part"])
 def test_sources_of_ones_own_that_are_incomplete_are_never_passed_over(demo, made, capsys, name):
-    (home.sources_dir() / name).parent.mkdir(parents=True)
-    (home.sources_dir() / name).write_text("{}")
+    (places.sources_dir() / name).parent.mkdir(parents=True)
+    (places.sources_dir() / name).write_text("{}")
     assert main(["quantize"]) == ExitCode.WEIGHTS
-    assert f"error: {home.sources_dir()} lacks" in capsys.readouterr().err
+    assert f"error: {places.sources_dir()} lacks" in capsys.readouterr().err
     assert made == []
 
 
 def test_sources_that_are_named_win_and_nothing_is_said_of_others(demo, made, capsys, monkeypatch):
-    write_sources(home.sources_dir())
+    write_sources(places.sources_dir())
     named = write_sources(Path("named"))
     assert main(["quantize", "--sources", "named", "-q"]) == ExitCode.OK
     monkeypatch.setenv("TINYV_SOURCES", "named")
@@ -388,9 +389,9 @@ def test_sources_that_are_named_win_and_nothing_is_said_of_others(demo, made, ca
 def test_the_miniatures_sources_give_their_name_also_when_they_are_named(demo, made, capsys):
     path = demo / "variant" / ".." / "sources"
     assert main(["quantize", "--sources", str(path), "--dry-run"]) == ExitCode.OK
-    assert made[0].output == home.variants_dir() / "miniature-4bit"
+    assert made[0].output == places.variants_dir() / "miniature-4bit"
     assert main(["quantize", "-o", "mine", "-q"]) == ExitCode.OK
-    assert made[1].output == home.variants_dir() / "mine"
+    assert made[1].output == places.variants_dir() / "mine"
     assert capsys.readouterr().err == ""
 
 
@@ -399,7 +400,7 @@ def test_where_there_are_no_sources_at_all_the_way_to_them_is_told(made, capsys)
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (
-        f"error: there are no sources in {home.sources_dir()}, and no other folder was named\n"
+        f"error: there are no sources in {places.sources_dir()}, and no other folder was named\n"
         "hint:  fetch them: `tinyv pull`; or name a folder: `tinyv quantize --sources DIR`\n"
     )
     assert made == []

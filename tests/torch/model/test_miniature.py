@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from tinyv_cli.app import main
-from tinyv_cli.variants import home, miniature
+from tinyv_cli.disk import places
+from tinyv_cli.variants import miniature
 
 LINE = "note: {} that comes with tinyv"
 
@@ -76,7 +77,7 @@ def test_its_sources_are_quantised_unnamed_into_a_variant_that_is_known_for_what
 ):
     before = list_files(demo.parent)
     assert main(["quantize", "-q", "-t", "1"]) == 0
-    folder = home.variants_dir() / "miniature-4bit"
+    folder = places.variants_dir() / "miniature-4bit"
     assert capsys.readouterr() == (f"{folder}\n", "")
     document, err = ask(capsys)
     assert document["model"] == "miniature-4bit"
@@ -87,7 +88,7 @@ def test_its_sources_are_quantised_unnamed_into_a_variant_that_is_known_for_what
 
 def test_sources_of_another_training_give_a_variant_that_nothing_is_said_of(demo, capsys):
     checkpoint = demo / "sources" / "TinyGPT-V_for_Stage3.pth"
-    own = shutil.copytree(demo / "sources", home.sources_dir())
+    own = shutil.copytree(demo / "sources", places.sources_dir())
     write_again(own / checkpoint.name)
     assert main(["quantize", "-q", "-t", "1"]) == 0
     document, err = ask(capsys)

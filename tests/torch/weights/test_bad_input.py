@@ -250,7 +250,7 @@ def test_a_disk_that_fills_up_leaves_nothing(after, sources, tmp_path, monkeypat
 def wait_for_file(output: Path, name: str, process: subprocess.Popen) -> None:
     """Returns as soon as a variant that is being made has a file of this name."""
     deadline = time.monotonic() + 120
-    while not any(output.parent.glob(f".{output.name}.building-*/{name}")):
+    while not any(output.parent.glob(f".{output.name}.tinyv-building/{name}")):
         assert process.poll() is None, "finished before it could be stopped"
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -316,7 +316,7 @@ def test_ctrl_c_stops_quantising_and_leaves_nothing(after, sources, tmp_path, mo
 
 
 def test_a_variant_set_aside_by_a_killed_process_is_put_back(sources, model, tmp_path):
-    aside = model.with_name(f".{model.name}.replaced-999999999")
+    aside = model.with_name(f".{model.name}.tinyv-replaced")
     model.rename(aside)
     words = ["quantize", "--sources", str(sources), "-o", str(model), "--max-error", "1e-9"]
     assert main([*words, "--force", "-q"]) == ExitCode.WEIGHTS

@@ -1,0 +1,55 @@
+"""One process at a time works on a place on disk; the system frees it should the process die."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from tinyv_cli.disk.places import locks_dir
+
+_LOOK_EVERY_S = 0.2
+
+
+@contextmanager
+def hold(place: Path, wait: Callable[[], None]) -> Iterator[None]:
+    """Holds a file or folder for this process, whether it exists or not.
+
+    Lock files lie with tinyv's own files and stay there, empty: one in the user's folder would be
+    a file that nobody asked for, and a lock file cannot be removed without a race.
+
+    Args:
+        place: what is worked on.
+        wait: is called once where another process holds it, and may raise instead of waiting.
+
+    Raises:
+        OSError: no lock file can be made.
+    """
+    lock = FileLock(_find_lock_file(place))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        wait()
+        lock.acquire(poll_interval=_LOOK_EVERY_S)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _find_lock_file(place: Path) -> Path:
+    """The lock file of a place; among temporary files where tinyv's own folder is read-only."""
+    name = hashlib.sha256(os.fsencode(os.path.realpath(place))).hexdigest()[:32] + ".lock"
+    folder = locks_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        is_writable = os.access(folder, os.W_OK)
+    except OSError:
+        is_writable = False
+    if not is_writable:
+        folder = Path(tempfile.gettempdir()) / f"tinyv-locks-{os.environ.get('USER', 'user')}"
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder / name

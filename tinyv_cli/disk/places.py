@@ -1,0 +1,46 @@
+"""Where tinyv keeps its own files on this computer; opens and makes none of them."""
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+
+def home_dir() -> Path:
+    """Where tinyv keeps its files: `TINYV_HOME`, else the user's data folder; it may not exist."""
+    chosen = os.environ.get("TINYV_HOME")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    return Path(platformdirs.user_data_dir("tinyv", appauthor=False))
+
+
+def variants_dir() -> Path:
+    """Where variants without a folder of their own lie."""
+    return home_dir() / "variants"
+
+
+def sources_dir() -> Path:
+    """Where sources are looked for when no folder of them is named."""
+    return home_dir() / "sources"
+
+
+def chats_dir() -> Path:
+    """Where saved conversations without a folder of their own lie."""
+    return home_dir() / "chats"
+
+
+def stamps_dir() -> Path:
+    """Where it is kept which files were hashed already."""
+    return home_dir() / "stamps"
+
+
+def locks_dir() -> Path:
+    """Where the files lie by which processes take turns."""
+    return home_dir() / "locks"
+
+
+def image_cache_dir() -> Path:
+    """Where image tokens are kept, which can be computed again: under `TINYV_HOME` if it is set."""
+    if os.environ.get("TINYV_HOME"):
+        return home_dir() / "cache" / "images"
+    return Path(platformdirs.user_cache_dir("tinyv", appauthor=False)) / "images"

@@ -1,0 +1,71 @@
+"""A file is written beside its place and moved there when it is whole; knows no content.
+
+Whatever moment the process is killed at, the place holds what it held before or all that is new.
+"""
+
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+
+
+@contextmanager
+def open_whole(path: Path, *, is_durable: bool = True) -> Iterator[IO[bytes]]:
+    """Opens a file that takes another one's place when the block ends without an error.
+
+    It is written under a random name in the same folder, so that nothing there is touched. Where
+    `path` is a link, the file that it leads to is replaced. Permissions stay those of the file
+    that was there; a new file has what the process's umask allows.
+
+    Args:
+        path: the place; its folder exists.
+        is_durable: whether content and name survive a power cut from the end of the block on.
+            What can be computed again does without: it costs milliseconds a file.
+
+    Raises:
+        OSError: it cannot be written; the place is as it was.
+    """
+    place = Path(os.path.realpath(path))
+    # A name of its own, since one derived from the place's could be longer than the system takes.
+    fresh = place.with_name(f".tinyv-{secrets.token_hex(8)}.tmp")
+    try:
+        with os.fdopen(os.open(fresh, _NEW_FILE, 0o666), "wb") as file:
+            yield file
+            file.flush()
+            if is_durable:
+                os.fsync(file.fileno())
+        with suppress(OSError):
+            fresh.chmod(stat.S_IMODE(place.stat().st_mode))
+        fresh.replace(place)
+        if is_durable:
+            sync_folder(place.parent)
+    finally:
+        with suppress(OSError):
+            fresh.unlink()
+
+
+def write_whole(path: Path, content: bytes | str, *, is_durable: bool = True) -> None:
+    """Writes a file as a whole or not at all; text is written as UTF-8.
+
+    Raises:
+        OSError: it cannot be written; the place is as it was.
+    """
+    with open_whole(path, is_durable=is_durable) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder survive a power cut, where the system can."""
+    if os.name == "nt":
+        return  # Windows opens no folder, and keeps names in a journal
+    with suppress(OSError):  # some network file systems refuse it
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
