@@ -97,7 +97,7 @@ def answer_question(arguments: AskArguments) -> None:
     if arguments.show_prompt or arguments.verbose:
         n_images = len(asked) if arguments.together else 1
         console.write_report(make_prompt(template, (), asked[0].question, n_images).text)
-    shown = FirstPicture(asked[0].pixels, not arguments.no_cache, memory.is_frugal)
+    shown = FirstPicture(asked[0].pixels, not arguments.no_cache, memory.is_offloaded)
     with open_session(variant, template, device, console, shown) as (session, backend):
         if arguments.together:
             session.show_pixels(*(each.pixels for each in asked))
@@ -251,9 +251,9 @@ def _plan(
     wanted = BackendOptions(
         arguments.device, arguments.threads, arguments.ctx_size, arguments.memory_budget
     )
-    takes_turns = len(asked) == 1
+    may_offload = len(asked) == 1
     device, memory = resolve_device(
-        variant, wanted, console, encodes=lambda: encodes("cuda"), takes_turns=takes_turns
+        variant, wanted, console, encodes=lambda: encodes("cuda"), may_offload=may_offload
     )
     check_variant(variant, console)
     n_images = len(asked) if arguments.together else 1
@@ -263,7 +263,7 @@ def _plan(
         count_positions(variant, max(prompts, key=len), arguments, arguments.ctx_size, n_images),
         arguments.memory_budget,
         encodes=encodes(device.device),
-        takes_turns=takes_turns,
+        may_offload=may_offload,
     )
     return device, memory
 

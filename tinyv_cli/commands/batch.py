@@ -88,7 +88,7 @@ class Work:
         variant: that answers.
         template: of its prompts.
         device: with `cpu` or a card.
-        is_frugal: whether the two sides of the model take turns in memory.
+        is_offloaded: whether the vision side is given back before the decoder is opened.
         keeps_images: whether image tokens are taken from the cache and kept there.
     """
 
@@ -97,7 +97,7 @@ class Work:
     variant: Variant
     template: Template
     device: "BackendOptions"
-    is_frugal: bool
+    is_offloaded: bool
     keeps_images: bool
 
 
@@ -184,7 +184,7 @@ def _plan_work(arguments: BatchArguments, prompt: str, n_pictures: int, console:
     wanted = BackendOptions(
         arguments.device, arguments.threads, arguments.ctx_size, arguments.memory_budget
     )
-    device, memory = resolve_device(variant, wanted, console, takes_turns=True)
+    device, memory = resolve_device(variant, wanted, console, may_offload=True)
     whole = make_prompt(template, (), prompt).text
     n_positions = count_positions(variant, whole, arguments, arguments.ctx_size, 1)
     memory = memory or plan_memory(variant, n_positions, arguments.memory_budget, encodes=True)
@@ -194,7 +194,7 @@ def _plan_work(arguments: BatchArguments, prompt: str, n_pictures: int, console:
         variant=variant,
         template=template,
         device=device,
-        is_frugal=memory.is_frugal,
+        is_offloaded=memory.is_offloaded,
         keeps_images=not arguments.no_cache and n_pictures <= _MAX_CACHED,
     )
 
@@ -254,7 +254,7 @@ def _answer(
     """Asks about pictures one after the other, and writes each line as soon as it is there."""
     started = perf_counter()
     n_cut = 0
-    size = _FRUGAL_BLOCK if work.is_frugal else len(pending)
+    size = _FRUGAL_BLOCK if work.is_offloaded else len(pending)
     with console.progress("answering", len(pending)) as bar:
         for begin in range(0, len(pending), size):
             # Closed whatever ends the loop, so that no thread outlives it.
@@ -287,9 +287,9 @@ def _answer_block(paths: Sequence[Path], work: Work, console: Console) -> Genera
 
     def begin(encoder: "BackendEncoder", device: str) -> None:
         cached = wrap_encoder(encoder, variant, device) if work.keeps_images else encoder
-        n_ahead = len(paths) if work.is_frugal else N_AHEAD
+        n_ahead = len(paths) if work.is_offloaded else N_AHEAD
         begun.append(PicturesAhead(cached, paths, variant.manifest.spec.vision.image_px, n_ahead))
-        if work.is_frugal:
+        if work.is_offloaded:
             begun[0].wait()
             encoder.close()
 

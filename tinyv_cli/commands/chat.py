@@ -61,7 +61,7 @@ def hold_conversation(arguments: ChatArguments) -> None:
     place, memory = _plan(variant, arguments, console)
     check_variant(variant, console)
     rooms = _Rooms(variant, template, place, console, memory, access, not arguments.no_cache)
-    ahead = SessionAhead(rooms.open_about, stays_open=not memory.is_frugal)
+    ahead = SessionAhead(rooms.open_about, stays_open=not memory.is_offloaded)
     with closing(ahead):
         conversation = Conversation(ahead, options)
         conversation.begin(picture)
@@ -89,7 +89,7 @@ class _Rooms:
         return open_session(self.variant, self.template, self.place, self.console, first)
 
     def _make_first(self, pixels: "np.ndarray") -> FirstPicture:
-        return FirstPicture(pixels, self.keeps_images, self.memory.is_frugal)
+        return FirstPicture(pixels, self.keeps_images, self.memory.is_offloaded)
 
 
 def _plan(
@@ -104,7 +104,7 @@ def _plan(
 
     budget_bytes = arguments.memory_budget
     wanted = BackendOptions(arguments.device, arguments.threads, arguments.ctx_size, budget_bytes)
-    place, memory = resolve_device(variant, wanted, console, takes_turns=True)
+    place, memory = resolve_device(variant, wanted, console, may_offload=True)
     if memory is not None:
         return place, memory
     try:

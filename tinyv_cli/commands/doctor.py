@@ -193,7 +193,7 @@ def describe_fit(variant: Variant, device: str, card_free_bytes: int | None) -> 
         plan = plan_memory(variant, length, None, encodes=True, card_free_bytes=card_free_bytes)
     except DeviceError as error:
         return fit | {"fits": False, "problem": error.problem}
-    found = {"fits": True, "needed_bytes": plan.needed_bytes, "takes_turns": plan.is_frugal}
+    found = {"fits": True, "needed_bytes": plan.needed_bytes, "takes_turns": plan.is_offloaded}
     return fit | found
 
 

@@ -48,7 +48,7 @@ def resolve_device(
     console: Console,
     *,
     encodes: Callable[[], bool] = lambda: True,
-    takes_turns: bool = False,
+    may_offload: bool = False,
 ) -> "tuple[BackendOptions, MemoryPlan | None]":
     """Chooses the device that a variant computes on, and says which where there was a choice.
 
@@ -57,7 +57,7 @@ def resolve_device(
         wanted: as it was typed; the device may be `auto`.
         console: takes the note.
         encodes: tells whether a picture must be encoded on a card; asked where there is one.
-        takes_turns: whether the vision side may be given back before the decoder is opened.
+        may_offload: whether the vision side may be given back before the decoder is opened.
 
     Returns:
         The same with `cpu` or a card, on a card with what its memory holds beside the CUDA
@@ -73,7 +73,7 @@ def resolve_device(
         wanted.memory_budget_bytes,
         context_length=wanted.context_length,
         encodes=encodes,
-        takes_turns=takes_turns,
+        may_offload=may_offload,
     )
     if choice.reason:
         console.write_note(choice.reason)
@@ -151,13 +151,13 @@ class FirstPicture:
     Attributes:
         pixels: (1, 3, S, S) float32, as `image.to_pixels` makes them.
         uses_cache: takes image tokens that were computed before, and keeps new ones.
-        is_frugal: is encoded before the decoder is opened, and the vision side given back between;
-            else both at once.
+        is_offloaded: is encoded before the decoder is opened, and the vision side given back
+            between; else both at once.
     """
 
     pixels: "np.ndarray"
     uses_cache: bool
-    is_frugal: bool
+    is_offloaded: bool
 
     def encode(self, encoder: "BackendEncoder", variant: Variant, device: str) -> "EncoderAhead":
         """Begins to encode it."""
@@ -166,7 +166,7 @@ class FirstPicture:
 
         cached = wrap_encoder(encoder, variant, device) if self.uses_cache else encoder
         ahead = EncoderAhead(cached, self.pixels)
-        if self.is_frugal:
+        if self.is_offloaded:
             ahead.wait()
             encoder.close()
         return ahead

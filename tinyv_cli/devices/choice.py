@@ -47,7 +47,7 @@ def choose_device(
     *,
     context_length: int | None = None,
     encodes: Callable[[], bool] = lambda: True,
-    takes_turns: bool = False,
+    may_offload: bool = False,
 ) -> Choice:
     """Finds out where a variant computes, before anything of it is opened.
 
@@ -57,7 +57,7 @@ def choose_device(
         budget_bytes: of the card's memory; None for what is free, 8 GiB at most.
         context_length: positions that keys and values have room for; None for the model's own.
         encodes: tells whether a picture must be encoded on a card; asked where there is one.
-        takes_turns: whether the vision side may be given back before the decoder is opened.
+        may_offload: whether the vision side may be given back before the decoder is opened.
 
     Raises:
         UsageError: there is no such device.
@@ -78,7 +78,7 @@ def choose_device(
             budget_bytes,
             encodes=encodes(),
             card_free_bytes=free_bytes,
-            takes_turns=takes_turns,
+            may_offload=may_offload,
         )
 
     return decide(variant, asked, look(asked, variant), plan)

@@ -52,12 +52,12 @@ class MemoryPlan:
 
     Attributes:
         needed_bytes: resident memory at the peak, estimated; on a card, of its memory.
-        is_frugal: whether the vision side is given back before the decoder is opened.
+        is_offloaded: whether the vision side is given back before the decoder is opened.
         limit_bytes: that it was planned within.
     """
 
     needed_bytes: int
-    is_frugal: bool
+    is_offloaded: bool
     limit_bytes: int
 
 
@@ -142,7 +142,7 @@ def plan_memory(
     *,
     encodes: bool,
     card_free_bytes: int | None = None,
-    takes_turns: bool = True,
+    may_offload: bool = True,
 ) -> MemoryPlan:
     """Finds out how an answer fits, and refuses what will not, before anything is loaded.
 
@@ -154,7 +154,7 @@ def plan_memory(
         encodes: whether a picture must be encoded.
         card_free_bytes: free on the card that answers, beside the CUDA context of this process;
             None where the CPU answers.
-        takes_turns: whether the vision side may be given back before the decoder is opened.
+        may_offload: whether the vision side may be given back before the decoder is opened.
 
     Raises:
         DeviceError: it does not fit, where sides may take turns not even so.
@@ -171,10 +171,10 @@ def plan_memory(
     left_behind = needs.left_behind if encodes else 0
     apart = needs.always + max(encoder, needs.decoder + left_behind)
     if together <= limit:
-        return MemoryPlan(together, is_frugal=False, limit_bytes=limit)
-    if takes_turns and apart <= limit:
-        return MemoryPlan(apart, is_frugal=True, limit_bytes=limit)
-    needed = apart if takes_turns else together
+        return MemoryPlan(together, is_offloaded=False, limit_bytes=limit)
+    if may_offload and apart <= limit:
+        return MemoryPlan(apart, is_offloaded=True, limit_bytes=limit)
+    needed = apart if may_offload else together
     if card_free_bytes is None:
         raise _make_refusal(variant, needed, limit, is_allowed=budget_bytes is not None)
     raise _make_card_refusal(variant, needed, limit, is_allowed=limit < there)

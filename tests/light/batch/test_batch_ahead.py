@@ -104,8 +104,8 @@ def test_where_memory_is_short_the_sides_of_the_model_take_turns(capsys, monkeyp
         return make_open_backend()(variant, options, lambda *_: None)
 
     monkeypatch.setattr(backends, "open_backend", open_backend)
-    frugal = MemoryPlan(0, is_frugal=True, limit_bytes=0)
-    monkeypatch.setattr(batch, "plan_memory", lambda *_, **__: frugal)
+    offloaded = MemoryPlan(0, is_offloaded=True, limit_bytes=0)
+    monkeypatch.setattr(batch, "plan_memory", lambda *_, **__: offloaded)
     monkeypatch.setattr(batch, "_FRUGAL_BLOCK", 3)
     run(capsys, *names, "what?", "--no-cache", output="frugal.jsonl")
     assert read_lines("frugal.jsonl") == expected

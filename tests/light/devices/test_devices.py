@@ -271,10 +271,10 @@ def test_on_a_card_too_small_for_both_sides_they_take_turns_where_they_may(full)
     together = plan(full, 24 << 30)
     budget = together.needed_bytes - 1
     turns = plan(full, 24 << 30, budget)
-    assert (together.is_frugal, turns.is_frugal) == (False, True)
+    assert (together.is_offloaded, turns.is_offloaded) == (False, True)
     assert turns.needed_bytes < together.needed_bytes - 2_000_000_000
     with pytest.raises(DeviceError, match="allowed"):
-        plan(full, 24 << 30, budget, takes_turns=False)
+        plan(full, 24 << 30, budget, may_offload=False)
     with pytest.raises(DeviceError, match="allowed"):
         plan(full, 24 << 30, turns.needed_bytes - 1)
 
