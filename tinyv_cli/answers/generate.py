@@ -191,6 +191,11 @@ class TrackedDecoder:
         self._keys: list[PositionKey] = []
         decoder.rewind(0)
 
+    @classmethod
+    def of(cls, decoder: Decoder) -> "TrackedDecoder":
+        """Returns a decoder with its record: itself where it has one, so that there is only one."""
+        return decoder if isinstance(decoder, cls) else cls(decoder)
+
     @property
     def context_length(self) -> int:
         """Positions there is room for."""

@@ -41,6 +41,13 @@ class EncoderAhead:
         """Waits for the thread, whatever comes of it."""
         self._thread.join()
 
+    def cancel(self) -> None:
+        """Lets the one picture be, which is under way already."""
+
+    def close(self) -> None:
+        """Waits for the thread, so that it does not outlive the encoder."""
+        self.wait()
+
     def _work(self) -> None:
         try:
             self._tokens = self._encoder.encode(self._pixels)

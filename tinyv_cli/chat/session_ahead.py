@@ -7,10 +7,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from tinyv_cli.backends.backend import Backend
+from tinyv_cli.engine import OpenEngine
 from tinyv_cli.session import Session
 
-Opened: TypeAlias = tuple[Session, Backend]
+Opened: TypeAlias = tuple[Session, OpenEngine]
 OpenAbout: TypeAlias = Callable[[np.ndarray | None], AbstractContextManager[Opened]]
 
 

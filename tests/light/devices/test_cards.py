@@ -163,7 +163,7 @@ def test_bench_counts_what_the_card_reads(cards, both, monkeypatch, capsys):
     monkeypatch.setattr(backends, "open_backend", open_for_bench)
     assert main(["bench", "-m", "both", "--device", "cuda:1", "--repeats", "1"]) == ExitCode.OK
     err = capsys.readouterr().err
-    assert "memory and its speed are the computer's, not the card's" in err
+    assert "memory and its speed are the computer's, not the GPU's" in err
     assert "\nboth, 4 bits, on cuda:1: " in err
     assert set(counted) == {"cuda"}
 
