@@ -87,7 +87,7 @@ def describe_machine(device: TorchDevice) -> Document:
     libraries = ("torch", "bitsandbytes", "transformers", "numpy")
     machine: Document = {name: version(name) for name in libraries}
     machine["python"] = platform.python_version()
-    if device.is_card:
+    if device.is_cuda:
         card = torch.cuda.get_device_properties(device.name)
         machine |= {"gpu": card.name, "gpu_bytes": card.total_memory, "cuda": torch.version.cuda}
         machine["capability"] = f"{card.major}.{card.minor}"
@@ -99,13 +99,13 @@ def run_alone(name: str, device: TorchDevice, measure: Callable[[], Document]) -
     sys.stderr.write(f"{name} …\n")
     gc.collect()
     device.free_memory()
-    if device.is_card:
+    if device.is_cuda:
         torch.cuda.reset_peak_memory_stats()
     try:
         figures = measure()
     except Exception as error:  # noqa: BLE001 - the other runs' figures are not lost with it
         figures = {"error": f"{type(error).__name__}: {error}"}
-    if device.is_card:
+    if device.is_cuda:
         figures["peak_allocated_gib"] = torch.cuda.max_memory_allocated() / GIB
         figures["peak_reserved_gib"] = torch.cuda.max_memory_reserved() / GIB
         free_bytes, total_bytes = torch.cuda.mem_get_info()
@@ -124,7 +124,7 @@ def measure_variants(
     """With graphs, which only a card has, and without, from the same files."""
     with TemporaryDirectory() as folder:
         files = write_files(Path(folder), spec, bits, vision_bits, device)
-        runs = [(name, True)] if device.is_card else []
+        runs = [(name, True)] if device.is_cuda else []
         runs.append((f"{name} without graphs", False))
         return [
             run_alone(run, device, partial(measure_variant, spec, files, graphs, device, asked))
@@ -142,7 +142,7 @@ def measure_variant(
     """Both sides at once, with the whole context: first tokens, decoding shallow and deep."""
     place, context_length = (device.name, device.dtype), spec.language.context_length
     started = time.perf_counter()
-    with device.tell_memory("loading the language model"):
+    with device.translate_errors("loading the language model"):
         language = load_language(files["cuda-language"], spec.language, *place)
         notes: list[str] = []  # whether recording failed
         decoder = StepDecoder(
@@ -227,7 +227,7 @@ def measure_s(work: Callable[[], object], device: TorchDevice) -> float:
     """Seconds until the device is done with it."""
     started = time.perf_counter()
     work()
-    if device.is_card:
+    if device.is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - started
 

@@ -11,12 +11,12 @@ import torch
 from tests.golden import CASES, GOLDEN, needs_golden
 from tests.torch.cuda.cuda_files import make_small_spec, write_variant
 from tinyv_cli.answers.generate import ImageTokens
-from tinyv_cli.backends.backend import Backend, BackendOptions, ignore_encoder
+from tinyv_cli.backends.backend import Backend, BackendOptions, prefetch_nothing
 from tinyv_cli.backends.cuda.torch_cuda import open_torch
 from tinyv_cli.backends.cuda.torch_decoder import FIRST_SPAN, StepDecoder
 from tinyv_cli.backends.cuda.torch_device import TorchDevice
 from tinyv_cli.backends.cuda.torch_weights import load_language
-from tinyv_cli.backends.prefetch import EncoderAhead
+from tinyv_cli.backends.prefetch import PrefetchingEncoder
 from tinyv_cli.errors import DeviceError
 from tinyv_cli.variants.manifest import Variant
 
@@ -41,7 +41,7 @@ def make_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Vari
 
 
 def open_on(device: str, variant: Variant, **options) -> Backend:
-    return open_torch(variant, BackendOptions(**options), ignore_encoder, device)
+    return open_torch(variant, BackendOptions(**options), prefetch_nothing, device)
 
 
 def relative(out: np.ndarray, expected: np.ndarray) -> float:
@@ -146,7 +146,7 @@ def test_a_picture_may_be_encoded_while_the_decoder_is_opened_and_recorded(make_
         backend = open_torch(
             make_files(4),
             BackendOptions(),
-            lambda encoder, _: ahead.append(EncoderAhead(encoder, make_pixels())),
+            lambda encoder, _: ahead.append(PrefetchingEncoder(encoder, make_pixels())),
         )
         backend.decoder.extend([(1, 2, 3)])
         backend.decoder.extend([(4,)])

@@ -13,5 +13,5 @@ if __name__ == "__main__":
     script = [RuntimeError("a bug")] if text == "BUG" else make_script(text)
     backends.open_backend = make_open_backend(script)
     nvidia_driver.read_driver = lambda: NO_DRIVER
-    nvidia_driver.has_card = lambda: False
+    nvidia_driver.has_gpu = lambda: False
     sys.exit(main(words))

@@ -13,12 +13,12 @@ from tinyv_cli.commands.opening import (
     resolve_template,
 )
 from tinyv_cli.console import Console
-from tinyv_cli.devices.names import is_card, to_kind
+from tinyv_cli.devices.names import is_cuda, to_kind
 from tinyv_cli.errors import InputError
 from tinyv_cli.options.report import BenchArguments
 from tinyv_cli.variants.home import resolve_variant
 from tinyv_cli.variants.manifest import Variant
-from tinyv_cli.variants.miniature import tell_miniature
+from tinyv_cli.variants.miniature import note_miniature
 
 if TYPE_CHECKING:
     from tinyv_cli.backends.backend import BackendOptions
@@ -48,7 +48,7 @@ def measure_variant(arguments: BenchArguments) -> None:
     if arguments.chart:
         check_target(arguments.chart)
     variant = resolve_variant(arguments.model)
-    tell_miniature(variant, console.write_note)
+    note_miniature(variant, console.write_note)
     wanted = BackendOptions(arguments.device, arguments.threads, arguments.ctx_size)
     device, _ = resolve_device(variant, wanted, console)
     check_variant(variant, console)
@@ -65,7 +65,7 @@ def _measure(
     arguments: BenchArguments, variant: Variant, device: "BackendOptions", console: Console
 ) -> dict[str, Any]:
     """Measures program, variant and machine, one after the other."""
-    from tinyv_cli.backends.threads import resolve_threads
+    from tinyv_cli.backends.backend import resolve_threads
     from tinyv_cli.benchmark.bandwidth import measure_bandwidth
     from tinyv_cli.benchmark.machine import describe_machine
     from tinyv_cli.benchmark.measure import count_bytes_per_token, measure, measure_start
@@ -85,7 +85,7 @@ def _measure(
         raise InputError(error.problem, hint) from error
     tell("memory")
     read_gb_s = measure_bandwidth(threads)
-    if is_card(device.device):
+    if is_cuda(device.device):
         console.write_note("memory and its speed are the computer's, not the card's")
     n_bytes = {
         depth: count_bytes_per_token(variant.manifest, depth, to_kind(device.device))

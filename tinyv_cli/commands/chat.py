@@ -25,7 +25,7 @@ from tinyv_cli.prompts.prompt import Template
 from tinyv_cli.variants.home import resolve_variant
 from tinyv_cli.variants.manifest import Variant
 from tinyv_cli.variants.memory import MemoryPlan, plan_memory
-from tinyv_cli.variants.miniature import tell_miniature
+from tinyv_cli.variants.miniature import note_miniature
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +57,7 @@ def hold_conversation(arguments: ChatArguments) -> None:
     template = resolve_template(variant, arguments.template)
     access = Access(arguments.allow_private, arguments.offline)
     picture = _open_picture(variant, access, arguments.picture) if arguments.picture else None
-    tell_miniature(variant, console.write_note)
+    note_miniature(variant, console.write_note)
     place, memory = _plan(variant, arguments, console)
     check_variant(variant, console)
     rooms = _Rooms(variant, template, place, console, memory, access, not arguments.no_cache)

@@ -35,7 +35,7 @@ from tinyv_cli.evaluation.questions import (
 from tinyv_cli.options.report import EvalArguments
 from tinyv_cli.variants.home import resolve_variant
 from tinyv_cli.variants.manifest import Variant
-from tinyv_cli.variants.miniature import tell_miniature
+from tinyv_cli.variants.miniature import note_miniature
 
 if TYPE_CHECKING:
     from tinyv_cli.backends.backend import BackendOptions
@@ -156,7 +156,7 @@ def _make_candidates(
     other = None if arguments.against is None else resolve_variant(arguments.against)
     if other:
         _check_comparable(variant, other)
-    tell_miniature(variant, console.write_note)
+    note_miniature(variant, console.write_note)
     device = _resolve_device(arguments, variant, console)
     is_same = other is not None and other.folder == variant.folder
     other_device = _resolve_device(arguments, other, console) if other and not is_same else device

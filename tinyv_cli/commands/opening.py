@@ -17,13 +17,13 @@ from tinyv_cli.variants.hashes import check_hashes
 from tinyv_cli.variants.home import list_variants
 from tinyv_cli.variants.manifest import MAKE_AGAIN, Variant
 from tinyv_cli.variants.memory import CUDA_CONTEXT_BYTES
-from tinyv_cli.variants.miniature import is_brought_along, tell_miniature, to_damage
+from tinyv_cli.variants.miniature import is_brought_along, note_miniature, to_damage
 
 if TYPE_CHECKING:
     import numpy as np
 
     from tinyv_cli.backends.backend import Backend, BackendEncoder, BackendOptions
-    from tinyv_cli.backends.prefetch import EncoderAhead
+    from tinyv_cli.backends.prefetch import PrefetchingEncoder
     from tinyv_cli.session import AnswerOptions, Session
     from tinyv_cli.variants.memory import MemoryPlan
 
@@ -99,7 +99,7 @@ def tell_variant(variant: Variant, asked: str | None, console: Console) -> None:
     """
     if asked is None and len(list_variants()) > 1:
         console.write_note(f"{variant.name} answers, the newest variant; `-m NAME` takes another")
-    tell_miniature(variant, console.write_note)
+    note_miniature(variant, console.write_note)
 
 
 def count_positions(
@@ -159,13 +159,15 @@ class FirstPicture:
     uses_cache: bool
     is_offloaded: bool
 
-    def encode(self, encoder: "BackendEncoder", variant: Variant, device: str) -> "EncoderAhead":
+    def encode(
+        self, encoder: "BackendEncoder", variant: Variant, device: str
+    ) -> "PrefetchingEncoder":
         """Begins to encode it."""
         from tinyv_cli.backends.image_cache import wrap_encoder
-        from tinyv_cli.backends.prefetch import EncoderAhead
+        from tinyv_cli.backends.prefetch import PrefetchingEncoder
 
         cached = wrap_encoder(encoder, variant, device) if self.uses_cache else encoder
-        ahead = EncoderAhead(cached, self.pixels)
+        ahead = PrefetchingEncoder(cached, self.pixels)
         if self.is_offloaded:
             ahead.wait()
             encoder.close()
@@ -194,7 +196,7 @@ def open_session(
     from tinyv_cli.session import Session
 
     tokenizer = Tokenizer(variant.path("tokenizer"))
-    started: list[EncoderAhead] = []
+    started: list[PrefetchingEncoder] = []
 
     def start_encoding(encoder: "BackendEncoder", device: str) -> None:
         if picture is not None:

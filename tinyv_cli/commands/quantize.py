@@ -130,7 +130,7 @@ def _resolve_vision_bits(arguments: QuantizeArguments, console: Console) -> int:
             "`--vision-bits` is for a GPU's files only",
             "use it with `--target cuda` or `--target all`",
         )
-    cards = () if arguments.target == "cpu" else read_driver().cards
+    cards = () if arguments.target == "cpu" else read_driver().gpus
     bits = choose_vision_bits(arguments.bits, cards[0].memory_bytes if cards else None)
     usual = choose_vision_bits(arguments.bits, None)
     if bits != usual:

@@ -12,9 +12,9 @@ from importlib.util import find_spec
 from typing import NoReturn
 
 from tinyv_cli.devices import driver as nvidia_driver
-from tinyv_cli.devices.driver import Driver, Obstacle
+from tinyv_cli.devices.driver import DeviceProblem, Driver
 from tinyv_cli.devices.findings import Findings, TorchFindings
-from tinyv_cli.devices.names import find_card_number, read_device, to_card_name
+from tinyv_cli.devices.names import find_cuda_number, read_device, to_cuda_name
 from tinyv_cli.errors import DeviceError
 from tinyv_cli.variants.manifest import Variant
 from tinyv_cli.variants.memory import MemoryPlan, plan_memory
@@ -77,7 +77,7 @@ def choose_device(
             n_positions,
             budget_bytes,
             encodes=encodes(),
-            card_free_bytes=free_bytes,
+            cuda_free_bytes=free_bytes,
             may_offload=may_offload,
         )
 
@@ -91,9 +91,9 @@ def look(asked: str, variant: Variant | None = None) -> Findings:
         asked: which card; `auto` means the first.
         variant: that is to answer; None looks as if it had files for CUDA.
     """
-    number = find_card_number(asked) or 0
+    number = find_cuda_number(asked) or 0
     driver = nvidia_driver.read_driver()
-    if number >= len(driver.cards) or (variant and "cuda" not in variant.devices):
+    if number >= len(driver.gpus) or (variant and "cuda" not in variant.devices):
         return Findings(driver, number=number)
     return Findings(driver, read_torch(number), number)
 
@@ -133,12 +133,12 @@ def decide(
     Raises:
         DeviceError: CUDA was asked for and is not usable, or nothing is.
     """
-    obstacle = find_obstacle(findings, variant)
+    obstacle = find_problem(findings, variant)
     if obstacle is None:
         try:
             choice = _take_cuda(variant, findings, plan(findings.torch.free_bytes))
         except DeviceError as error:
-            obstacle = Obstacle(error.problem, error.hint)
+            obstacle = DeviceProblem(error.problem, error.hint)
         else:
             return choice if asked == "auto" else replace(choice, reason=None)
     if asked != "auto" or _has_cuda_only(variant):
@@ -149,79 +149,79 @@ def decide(
 def _take_cuda(variant: Variant, findings: Findings, memory: MemoryPlan) -> Choice:
     """The card, and why."""
     reason = (
-        f"{variant.name} computes on the GPU, {findings.torch.card_name}: about "
+        f"{variant.name} computes on the GPU, {findings.torch.gpu_name}: about "
         f"{memory.needed_bytes / 1e9:.2f} GB of its memory are needed, "
         f"{memory.limit_bytes / 1e9:.2f} may be taken"
     )
-    return Choice(to_card_name(findings.number), reason, memory)
+    return Choice(to_cuda_name(findings.number), reason, memory)
 
 
 def _pass_card_over(variant: Variant) -> Choice:
     """The CPU, for which alone there are files; a card that stays idle is worth a line."""
-    if nvidia_driver.has_card():
+    if nvidia_driver.has_gpu():
         return _turn_to_cpu(variant, _explain_missing_files(variant))
     return Choice("cpu")
 
 
-def _turn_to_cpu(variant: Variant, obstacle: Obstacle) -> Choice:
+def _turn_to_cpu(variant: Variant, obstacle: DeviceProblem) -> Choice:
     """The CPU, and why not the card."""
     reason = f"{variant.name} computes on the CPU: {obstacle.problem}; {obstacle.hint}"
     return Choice("cpu", reason)
 
 
-def find_obstacle(findings: Findings, variant: Variant | None = None) -> Obstacle | None:
+def find_problem(findings: Findings, variant: Variant | None = None) -> DeviceProblem | None:
     """What stands between this computer and CUDA, the cheapest thing to find out first.
 
     Args:
         findings: of this computer and one card.
         variant: that is to answer; None leaves out whether its files are for CUDA.
     """
-    if findings.driver.obstacle:
-        return findings.driver.obstacle
-    if findings.number >= len(findings.driver.cards):
+    if findings.driver.problem:
+        return findings.driver.problem
+    if findings.number >= len(findings.driver.gpus):
         return _explain_missing_card(findings)
     if variant and "cuda" not in variant.devices:
         return _explain_missing_files(variant)
     return _find_torch_obstacle(findings.torch, findings.driver)
 
 
-def _explain_missing_card(findings: Findings) -> Obstacle:
+def _explain_missing_card(findings: Findings) -> DeviceProblem:
     """A number that no card has."""
-    cards = findings.driver.cards
-    names = ", ".join(f"cuda:{number} {card.name}" for number, card in enumerate(cards))
-    problem = f"there is no card cuda:{findings.number}, the driver sees {len(cards)}: {names}"
-    return Obstacle(problem, "use one of them")
+    gpus = findings.driver.gpus
+    names = ", ".join(f"cuda:{number} {card.name}" for number, card in enumerate(gpus))
+    problem = f"there is no card cuda:{findings.number}, the driver sees {len(gpus)}: {names}"
+    return DeviceProblem(problem, "use one of them")
 
 
-def _explain_missing_files(variant: Variant) -> Obstacle:
+def _explain_missing_files(variant: Variant) -> DeviceProblem:
     """A variant for the CPU alone."""
     problem = f"{variant.name} has no files for CUDA"
-    return Obstacle(problem, f"make a variant that has: {_MAKE_CUDA_FILES}")
+    return DeviceProblem(problem, f"make a variant that has: {_MAKE_CUDA_FILES}")
 
 
-def _find_torch_obstacle(torch: TorchFindings, driver: Driver) -> Obstacle | None:
+def _find_torch_obstacle(torch: TorchFindings, driver: Driver) -> DeviceProblem | None:
     """What torch lacks."""
     name = f"torch {torch.version}"
     if torch.version is None:
-        return Obstacle("torch is not installed, which CUDA needs", f"install it: {_INSTALL}")
+        return DeviceProblem("torch is not installed, which CUDA needs", f"install it: {_INSTALL}")
     if torch.import_error:
         problem = f"{name} cannot be imported: {torch.import_error}"
-        return Obstacle(problem, "install it again: `pip install --force-reinstall torch`")
+        return DeviceProblem(problem, "install it again: `pip install --force-reinstall torch`")
     if torch.cuda is None:
-        return Obstacle(f"{name} is built without CUDA", _OTHER_TORCH)
+        return DeviceProblem(f"{name} is built without CUDA", _OTHER_TORCH)
     if torch.refusal:
         problem = f"{name}, built with CUDA {torch.cuda}, cannot use the driver, "
         problem += f"which runs CUDA {driver.cuda}: {torch.refusal}"
-        return Obstacle(problem, f"update the driver, or take an older torch: {_OTHER_TORCH}")
+        return DeviceProblem(problem, f"update the driver, or take an older torch: {_OTHER_TORCH}")
     if not has_kernels(torch.capability, torch.architectures):
         problem = (
-            f"{name} has no kernels for {torch.card_name} ({to_architecture(torch.capability)}), "
+            f"{name} has no kernels for {torch.gpu_name} ({to_architecture(torch.capability)}), "
         )
         problem += f"only for {', '.join(torch.architectures) or 'none'}"
-        return Obstacle(problem, f"take a torch that has them: {_OTHER_TORCH}")
+        return DeviceProblem(problem, f"take a torch that has them: {_OTHER_TORCH}")
     if torch.bitsandbytes_problem:
         hint = "install it: `pip install --force-reinstall bitsandbytes`"
-        return Obstacle(torch.bitsandbytes_problem, hint)
+        return DeviceProblem(torch.bitsandbytes_problem, hint)
     return None
 
 
@@ -233,7 +233,7 @@ def to_architecture(capability: tuple[int, int]) -> str:
 def has_kernels(capability: tuple[int, int], architectures: tuple[str, ...]) -> bool:
     """Whether kernels for these architectures run on a card.
 
-    Machine code (`sm_`) runs on cards of the same major number and the same minor one or a higher,
+    Machine code (`sm_`) runs on gpus of the same major number and the same minor one or a higher,
     with an `a` behind it on that very architecture alone. What is compiled when it is loaded
     (`compute_`) runs on every later card.
 
@@ -266,7 +266,7 @@ def _has_cuda_only(variant: Variant) -> bool:
     return variant.devices == ("cuda",)
 
 
-def _refuse(obstacle: Obstacle, variant: Variant) -> NoReturn:
+def _refuse(obstacle: DeviceProblem, variant: Variant) -> NoReturn:
     """Raises what is missing, with the CPU as the other way out where the variant has it."""
     if _has_cuda_only(variant):
         other = "make a variant for the CPU: `tinyv quantize --target cpu`"

@@ -1,4 +1,4 @@
-"""The NVIDIA driver becomes a list of cards, without torch; takes no memory of a card.
+"""The NVIDIA driver becomes a list of gpus, without torch; takes no memory of a card.
 
 The driver's own library is asked, which comes with the driver and with nothing else.
 """
@@ -19,7 +19,7 @@ _LIBRARY = "libcuda.so.1"
 
 
 @dataclass(frozen=True)
-class Obstacle:
+class DeviceProblem:
     """Why something cannot be used, and what can be done about it.
 
     Attributes:
@@ -32,7 +32,7 @@ class Obstacle:
 
 
 @dataclass(frozen=True)
-class Card:
+class Gpu:
     """A graphics card as the driver sees it.
 
     Attributes:
@@ -52,17 +52,17 @@ class Driver:
 
     Attributes:
         cuda: the newest CUDA that it runs, as `12.4`; None where there is no driver.
-        cards: those that this process may use, in their order.
-        obstacle: why there is no card; None where there is one.
+        gpus: those that this process may use, in their order.
+        problem: why there is no card; None where there is one.
     """
 
     cuda: str | None
-    cards: tuple[Card, ...]
-    obstacle: Obstacle | None
+    gpus: tuple[Gpu, ...]
+    problem: DeviceProblem | None
 
 
 def read_driver(load: Callable[[str], Any] = ctypes.CDLL, platform: str = sys.platform) -> Driver:
-    """Asks the driver for its cards; whatever fails is an obstacle, not an error.
+    """Asks the driver for its gpus; whatever fails is an obstacle, not an error.
 
     Args:
         load: opens a library by its name, and raises OSError where there is none.
@@ -86,7 +86,7 @@ def read_driver(load: Callable[[str], Any] = ctypes.CDLL, platform: str = sys.pl
         return _make_none(f"{name} is no NVIDIA driver: {error}", "install the driver again")
 
 
-def has_card(
+def has_gpu(
     root: Path = Path("/"),
     platform: str = sys.platform,
     load: Callable[[str], Any] = ctypes.CDLL,
@@ -105,7 +105,7 @@ def has_card(
     Guide, "CUDA Environment Variables".
     """
     if platform != "linux":
-        return bool(read_driver(load, platform).cards)
+        return bool(read_driver(load, platform).gpus)
     first, _, _ = os.environ.get(_VISIBLE, "0").partition(",")
     if first.strip() in ("", "-1"):  # what comes behind a number that no card has is not read
         return False
@@ -126,7 +126,7 @@ def _can_load(load: Callable[[str], Any]) -> bool:
 
 
 def _make_none(problem: str, hint: str) -> Driver:
-    return Driver(None, (), Obstacle(problem, hint))
+    return Driver(None, (), DeviceProblem(problem, hint))
 
 
 def _ask(library: Any) -> Driver:  # noqa: ANN401  # functions of C have no type
@@ -140,7 +140,9 @@ def _ask(library: Any) -> Driver:  # noqa: ANN401  # functions of C have no type
         library.cuGetErrorString(status, ctypes.byref(text))
         reason = (text.value or b"no reason given").decode("ascii", "replace")
         problem = f"the NVIDIA driver does not start: {reason} (error {status})"
-        return Driver(cuda, (), Obstacle(problem, "restart the computer, or update the driver"))
+        return Driver(
+            cuda, (), DeviceProblem(problem, "restart the computer, or update the driver")
+        )
     n_cards = ctypes.c_int()
     if status == 0:
         library.cuDeviceGetCount(ctypes.byref(n_cards))
@@ -149,17 +151,19 @@ def _ask(library: Any) -> Driver:  # noqa: ANN401  # functions of C have no type
     return Driver(cuda, tuple(_read_card(library, i) for i in range(n_cards.value)), None)
 
 
-def _explain_no_card(visible: str | None) -> Obstacle:
+def _explain_no_card(visible: str | None) -> DeviceProblem:
     """A driver without a card: hidden, or not there."""
     if visible is not None:
-        return Obstacle(f"{_VISIBLE} is '{visible}' and hides every GPU", f"`unset {_VISIBLE}`")
-    return Obstacle(
+        return DeviceProblem(
+            f"{_VISIBLE} is '{visible}' and hides every GPU", f"`unset {_VISIBLE}`"
+        )
+    return DeviceProblem(
         "the NVIDIA driver sees no GPU",
         "look whether `nvidia-smi` lists one (in a container: `docker run --gpus all`)",
     )
 
 
-def _read_card(library: Any, index: int) -> Card:  # noqa: ANN401
+def _read_card(library: Any, index: int) -> Gpu:  # noqa: ANN401
     """One card by its place."""
     device, memory = ctypes.c_int(), ctypes.c_size_t()
     name = ctypes.create_string_buffer(_NAME_BYTES)
@@ -173,4 +177,4 @@ def _read_card(library: Any, index: int) -> Card:  # noqa: ANN401
         return number.value
 
     capability = read_attribute(_CAPABILITY_MAJOR), read_attribute(_CAPABILITY_MINOR)
-    return Card(name.value.decode("utf-8", "replace"), memory.value, capability)
+    return Gpu(name.value.decode("utf-8", "replace"), memory.value, capability)

@@ -15,7 +15,7 @@ class TorchFindings:
         import_error: why it cannot be imported; None where it can.
         refusal: why it reaches no card; None where it reaches one.
         architectures: that it brings kernels for, as `sm_86` or `compute_90`.
-        card_name: as the card's maker calls it.
+        gpu_name: as the card's maker calls it.
         capability: the card's architecture, (8, 6) is `sm_86`.
         free_bytes: of the card's memory, beside the context that asking has made.
         bitsandbytes_problem: why its kernels are missing; None where they are not.
@@ -26,7 +26,7 @@ class TorchFindings:
     import_error: str | None = None
     refusal: str | None = None
     architectures: tuple[str, ...] = ()
-    card_name: str = ""
+    gpu_name: str = ""
     capability: tuple[int, int] = (0, 0)
     free_bytes: int = 0
     bitsandbytes_problem: str | None = None

@@ -14,28 +14,28 @@ def read_device(text: str) -> str:
     Raises:
         UsageError: it is no device's name.
     """
-    number = find_card_number(text)
+    number = find_cuda_number(text)
     if number is not None:
-        return to_card_name(number)
+        return to_cuda_name(number)
     if text not in ("auto", "cpu"):
         raise UsageError(f"there is no device {text}", f"use `--device` with {ALLOWED_DEVICES}")
     return text
 
 
-def find_card_number(device: str) -> int | None:
+def find_cuda_number(device: str) -> int | None:
     """The number of the card that a name stands for, as CUDA counts; None where it is no card's."""
     found = _CARD.fullmatch(device)
     return int(found[1] or 0) if found else None
 
 
-def to_card_name(number: int) -> str:
+def to_cuda_name(number: int) -> str:
     """The one name of a card: 0 → `cuda`, 1 → `cuda:1`."""
     return f"cuda:{number}" if number else "cuda"
 
 
-def is_card(device: str) -> bool:
+def is_cuda(device: str) -> bool:
     """Whether a name stands for a card."""
-    return find_card_number(device) is not None
+    return find_cuda_number(device) is not None
 
 
 def to_kind(device: str) -> str:
@@ -43,4 +43,4 @@ def to_kind(device: str) -> str:
 
     A number says little of a card: it changes with `CUDA_VISIBLE_DEVICES`, and with the computer.
     """
-    return "cuda" if is_card(device) else device
+    return "cuda" if is_cuda(device) else device

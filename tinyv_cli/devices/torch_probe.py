@@ -39,7 +39,7 @@ def probe_torch(number: int) -> TorchFindings:
         version=version,
         cuda=cuda,
         architectures=tuple(torch.cuda.get_arch_list()),
-        card_name=torch.cuda.get_device_name(number),
+        gpu_name=torch.cuda.get_device_name(number),
         capability=capability,
         free_bytes=free_bytes,
         bitsandbytes_problem=_find_bitsandbytes_problem(),

@@ -79,7 +79,7 @@ def is_miniature(variant: Variant) -> bool:
     )
 
 
-def tell_miniature(variant: Variant, notify: Callable[[str], None]) -> None:
+def note_miniature(variant: Variant, notify: Callable[[str], None]) -> None:
     """Says in one line that the miniature answers, what it can do and how to get the real one.
 
     Args:

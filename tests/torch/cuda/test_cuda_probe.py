@@ -47,13 +47,13 @@ def test_the_card_that_was_asked_for_is_described(card):
         version=torch.__version__,
         cuda="12.6",
         architectures=("sm_80", "sm_90"),
-        card_name="NVIDIA Toy 8G",
+        gpu_name="NVIDIA Toy 8G",
         capability=(8, 6),
         free_bytes=7 << 30,
     )
     assert probe_torch(0) == first
     assert probe_torch(1) == replace(
-        first, card_name="NVIDIA Toy 6G", capability=(7, 5), free_bytes=5 << 30
+        first, gpu_name="NVIDIA Toy 6G", capability=(7, 5), free_bytes=5 << 30
     )
 
 

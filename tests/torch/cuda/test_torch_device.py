@@ -64,7 +64,7 @@ def test_a_card_without_a_budget_or_smaller_than_it_is_taken_whole(
 @EVERY_CARD
 def test_memory_that_ran_out_is_told_with_the_figures_of_that_card(name, number, limits):
     device = TorchDevice(name, 4 * GB)
-    with pytest.raises(DeviceError) as caught, device.tell_memory("reading the prompt"):
+    with pytest.raises(DeviceError) as caught, device.translate_errors("reading the prompt"):
         raise torch.OutOfMemoryError
     taken, free, total = (f"{(number + 1) * each:.2f}" for each in (1, 5, 10))
     assert caught.value.problem == (
@@ -81,9 +81,15 @@ def test_cards_before_turing_multiply_no_int8(limits):
 def test_memory_that_cublas_did_not_find_is_told_alike_and_other_errors_are_not(limits):
     device = TorchDevice("cuda")
     problem = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
-    with pytest.raises(DeviceError, match="ran out"), device.tell_memory("reading the prompt"):
+    with (
+        pytest.raises(DeviceError, match="ran out"),
+        device.translate_errors("reading the prompt"),
+    ):
         raise RuntimeError(problem)
-    with pytest.raises(RuntimeError, match="illegal"), device.tell_memory("reading the prompt"):
+    with (
+        pytest.raises(RuntimeError, match="illegal"),
+        device.translate_errors("reading the prompt"),
+    ):
         raise RuntimeError("an illegal memory access was encountered")
 
 
@@ -91,6 +97,9 @@ def test_the_cpu_has_no_limit_and_no_figures(limits):
     device = TorchDevice("cpu", 1)
     device.limit_memory()
     assert limits == []
-    with pytest.raises(DeviceError) as caught, device.tell_memory("encoding the picture"):
+    with (
+        pytest.raises(DeviceError) as caught,
+        device.translate_errors("encoding the picture"),
+    ):
         raise torch.OutOfMemoryError
     assert caught.value.problem == "the GPU's memory ran out while encoding the picture"

@@ -5,15 +5,15 @@ import torch
 
 from quantize.plan import Plan, make_plan
 from quantize.recipe import RECIPES
-from tests.torch.cuda.card_trace import MetaCard, count_started, make_language, trace_peak
+from tests.torch.cuda.memory_trace import MetaGpu, count_started, make_language, trace_peak
 from tinyv_cli.backends.cuda.torch_decoder import FIRST_SPAN, StepDecoder
 from tinyv_cli.backends.cuda.torch_modules import Int8WeightLinear
 from tinyv_cli.model.tinygptv import make_empty_model
 from tinyv_cli.spec import make_full_spec
 from tinyv_cli.variants.memory import (
-    card_table_bytes,
-    estimate_card_decoder_bytes,
-    estimate_card_encoder_bytes,
+    cuda_table_bytes,
+    estimate_cuda_decoder_bytes,
+    estimate_cuda_encoder_bytes,
 )
 
 GIB = 2**30
@@ -26,7 +26,7 @@ EVERY_BITS = pytest.mark.parametrize("bits", [4, 8])
 
 def open_decoder(bits: int) -> tuple[StepDecoder, int]:
     """The decoder on the meta device, and the bytes that it took beside its weights."""
-    card = MetaCard()
+    card = MetaGpu()
     language = make_language(SPEC.language, bits, card)
     with trace_peak() as peak:
         decoder = StepDecoder(language, CONTEXT, card, use_graphs=False)
@@ -41,7 +41,7 @@ def trace_prompt(decoder: StepDecoder, n_positions: int) -> int:
 
 
 def trace_picture(bits: int = 16) -> int:
-    card = MetaCard()
+    card = MetaGpu()
     model, side = make_empty_model(SPEC).half(), SPEC.vision.image_px
     for name, module in list(model.vision.layers.named_modules()):
         if bits == 8 and isinstance(module, torch.nn.Linear):
@@ -60,7 +60,7 @@ def plan(bits: int, vision_bits: int = 16) -> Plan:
 @EVERY_BITS
 def test_what_a_prompt_works_in_is_what_is_planned_for_it(bits):
     decoder, taken_bytes = open_decoder(bits)
-    planned_bytes = estimate_card_decoder_bytes(SPEC, card_table_bytes(SPEC.language), CONTEXT)
+    planned_bytes = estimate_cuda_decoder_bytes(SPEC, cuda_table_bytes(SPEC.language), CONTEXT)
     traced_bytes = taken_bytes + trace_prompt(decoder, CONTEXT) + UNPACKED_BYTES[bits]
     assert traced_bytes <= planned_bytes <= 1.05 * traced_bytes
     # Without keys and values, which are nearly all of it:
@@ -75,7 +75,7 @@ def test_a_long_prompt_takes_little_more_than_a_chunk_of_it():
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_what_a_picture_works_in_is_what_is_planned_for_it(bits):
-    planned_bytes, traced_bytes = estimate_card_encoder_bytes(SPEC, 0), trace_picture(bits)
+    planned_bytes, traced_bytes = estimate_cuda_encoder_bytes(SPEC, 0), trace_picture(bits)
     assert traced_bytes <= planned_bytes <= 2 * traced_bytes
 
 
@@ -102,7 +102,7 @@ def test_both_sides_and_a_full_context_fit_what_is_allowed_at_these_bits(bits, a
     decoder, taken_bytes = open_decoder(bits)
     working_bytes = max(trace_prompt(decoder, CONTEXT) + UNPACKED_BYTES[bits], trace_picture())
     files_bytes = sum(part.size_bytes for part in plan(bits).parts)
-    weights_bytes = files_bytes - card_table_bytes(SPEC.language)
+    weights_bytes = files_bytes - cuda_table_bytes(SPEC.language)
     whole_bytes = weights_bytes + taken_bytes + working_bytes
     assert 0.8 * allowed_gib < whole_bytes / GIB < 0.95 * allowed_gib
 

@@ -11,9 +11,9 @@ from tests.light.devices.toy_cuda import (
     NO_DRIVER,
     SMALLER,
     TORCH,
-    TWO_CARDS,
-    put_cards,
+    TWO_GPUS,
     put_driver,
+    put_gpus,
     write_cuda_variant,
 )
 from tests.light.evaluation.toy_evaluation import EchoDecoder, run, write_questions
@@ -21,7 +21,7 @@ from tests.light.toy_decoder import ScriptedDecoder, ToyEncoder
 from tests.light.toy_variant import make_script
 from tinyv_cli.app import main
 from tinyv_cli.backends import opening as backends
-from tinyv_cli.backends.backend import Backend, BackendOptions, ignore_encoder
+from tinyv_cli.backends.backend import Backend, BackendOptions, prefetch_nothing
 from tinyv_cli.backends.image_cache import has_tokens, wrap_encoder
 from tinyv_cli.backends.opening import open_backend
 from tinyv_cli.benchmark import bandwidth
@@ -35,7 +35,7 @@ from tinyv_cli.variants.memory import CUDA_CONTEXT_BYTES
 @pytest.fixture
 def cards(monkeypatch):
     """Two cards; returns the numbers of those that torch is asked of."""
-    return put_cards(monkeypatch, TWO_CARDS, TORCH, SMALLER)
+    return put_gpus(monkeypatch, TWO_GPUS, TORCH, SMALLER)
 
 
 @pytest.fixture
@@ -48,10 +48,10 @@ def opened(monkeypatch):
     """Devices that were opened, of a runtime that says where it is."""
     names = []
 
-    def open_toy(variant, options, meanwhile=ignore_encoder):
+    def open_toy(variant, options, on_encoder=prefetch_nothing):
         names.append(options.device)
         encoder = ToyEncoder()
-        meanwhile(encoder, options.device)
+        on_encoder(encoder, options.device)
         decoder = ScriptedDecoder(make_script("a cat") * 3)
         return Backend(encoder, decoder, options.device, 0.1)
 
@@ -89,7 +89,7 @@ def test_a_card_asked_for_by_its_number_meets_the_obstacles_in_the_same_order(
 ):
     with pytest.raises(DeviceError, match="bits4 has no files for CUDA"):
         choose_device(home.resolve_variant("bits4"), "cuda:1")
-    put_cards(monkeypatch, TWO_CARDS, TORCH, replace(SMALLER, architectures=("sm_86",)))
+    put_gpus(monkeypatch, TWO_GPUS, TORCH, replace(SMALLER, architectures=("sm_86",)))
     with pytest.raises(DeviceError, match=r"has no kernels for NVIDIA Toy 6G \(sm_75\)"):
         choose_device(both, "cuda:1")
     assert choose_device(both, "cuda").device == "cuda"
@@ -112,7 +112,7 @@ def test_ask_opens_the_card_and_counts_its_memory(cards, both, opened, monkeypat
 def test_the_backend_is_told_which_card(both, monkeypatch):
     told = []
 
-    def open_torch(variant, options, meanwhile, device):
+    def open_torch(variant, options, on_encoder, device):
         told.append(device)
 
     heavy = SimpleNamespace(open_torch=open_torch)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests.light.devices.toy_cuda import DRIVER, NO_DRIVER, TORCH, put_cards, write_cuda_variant
+from tests.light.devices.toy_cuda import DRIVER, NO_DRIVER, TORCH, put_gpus, write_cuda_variant
 from tests.light.evaluation.toy_evaluation import run, write_questions
 from tests.light.toy_variant import make_open_backend, make_script
 from tinyv_cli.app import main
@@ -18,17 +18,19 @@ from tinyv_cli.backends.image_cache import has_tokens, wrap_encoder
 from tinyv_cli.backends.opening import open_backend
 from tinyv_cli.devices import choice as devices
 from tinyv_cli.devices import driver as nvidia_driver
-from tinyv_cli.devices.choice import choose_device, find_obstacle, has_kernels
-from tinyv_cli.devices.driver import Driver, Obstacle
+from tinyv_cli.devices.choice import choose_device, find_problem, has_kernels
+from tinyv_cli.devices.driver import DeviceProblem, Driver
 from tinyv_cli.devices.findings import Findings, TorchFindings
 from tinyv_cli.disk import places
 from tinyv_cli.errors import DeviceError, ExitCode, UsageError
 from tinyv_cli.spec import make_full_spec
 from tinyv_cli.variants import home
 from tinyv_cli.variants.manifest import FileEntry
-from tinyv_cli.variants.memory import CARD_BUDGET_BYTES, CUDA_CONTEXT_BYTES, plan_memory
+from tinyv_cli.variants.memory import CUDA_BUDGET_BYTES, CUDA_CONTEXT_BYTES, plan_memory
 
-HIDDEN = Driver("12.4", (), Obstacle("CUDA_VISIBLE_DEVICES is '' and hides every GPU", "unset it"))
+HIDDEN = Driver(
+    "12.4", (), DeviceProblem("CUDA_VISIBLE_DEVICES is '' and hides every GPU", "unset it")
+)
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def card(monkeypatch):
     """Puts a driver and a torch in place; returns how often torch was asked."""
 
     def put(driver=DRIVER, torch=TORCH):
-        return put_cards(monkeypatch, driver, torch)
+        return put_gpus(monkeypatch, driver, torch)
 
     return put
 
@@ -83,7 +85,7 @@ def test_numbers_of_three_digits_are_read_as_nvidia_writes_them():
     assert not has_kernels((10, 0), ("sm_120",))
 
 
-OBSTACLES = {
+PROBLEMS = {
     "there is no NVIDIA driver": (NO_DRIVER, TORCH, "install one"),
     "CUDA_VISIBLE_DEVICES is ''": (HIDDEN, TORCH, "unset it"),
     "torch is not installed": (DRIVER, TorchFindings(None), "pip install 'tinyv[cuda]'"),
@@ -115,9 +117,9 @@ OBSTACLES = {
 }
 
 
-@pytest.mark.parametrize("problem", OBSTACLES)
+@pytest.mark.parametrize("problem", PROBLEMS)
 def test_cuda_that_was_asked_for_is_refused_with_what_is_missing(problem, card, both, capsys):
-    driver, torch, hint = OBSTACLES[problem]
+    driver, torch, hint = PROBLEMS[problem]
     card(driver, torch)
     command = ["ask", "cat.png", "what?", "-m", "both", "--device", "cuda"]
     assert main(command) == ExitCode.DEVICE
@@ -129,9 +131,9 @@ def test_cuda_that_was_asked_for_is_refused_with_what_is_missing(problem, card, 
     assert second.endswith(", or use `--device cpu`")
 
 
-@pytest.mark.parametrize("problem", OBSTACLES)
+@pytest.mark.parametrize("problem", PROBLEMS)
 def test_auto_takes_the_cpu_and_says_why(problem, card, both):
-    driver, torch, hint = OBSTACLES[problem]
+    driver, torch, hint = PROBLEMS[problem]
     card(driver, torch)
     choice = choose_device(both, "auto")
     assert (choice.device, choice.memory) == ("cpu", None)
@@ -142,9 +144,9 @@ def test_auto_takes_the_cpu_and_says_why(problem, card, both):
 
 
 @pytest.mark.parametrize("asked", ["auto", "cuda"])
-@pytest.mark.parametrize("problem", OBSTACLES)
+@pytest.mark.parametrize("problem", PROBLEMS)
 def test_a_variant_for_cuda_alone_has_no_other_device(problem, asked, card, cuda_only):
-    driver, torch, hint = OBSTACLES[problem]
+    driver, torch, hint = PROBLEMS[problem]
     card(driver, torch)
     with pytest.raises(DeviceError) as caught:
         choose_device(cuda_only, asked)
@@ -234,7 +236,7 @@ def test_torch_that_is_not_installed_or_damaged_is_found_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "tinyv_cli.devices.torch_probe", probe)
     found = devices.read_torch(0)
     assert found == TorchFindings("2.9.0", import_error="libc10.so: cannot open")
-    assert "libc10.so" in find_obstacle(Findings(DRIVER, found)).problem
+    assert "libc10.so" in find_problem(Findings(DRIVER, found)).problem
 
 
 @pytest.fixture
@@ -247,7 +249,7 @@ def full(both):
 
 def plan(variant, free_bytes, budget_bytes=None, n_positions=2048, **changes):
     changes = {"encodes": True, **changes}
-    return plan_memory(variant, n_positions, budget_bytes, card_free_bytes=free_bytes, **changes)
+    return plan_memory(variant, n_positions, budget_bytes, cuda_free_bytes=free_bytes, **changes)
 
 
 def test_a_card_needs_its_files_its_context_and_keys_and_values_in_float16(full):
@@ -261,7 +263,7 @@ def test_a_card_needs_its_files_its_context_and_keys_and_values_in_float16(full)
 
 
 def test_a_card_is_filled_to_8_gib_at_most_and_to_what_is_free(full):
-    assert plan(full, 24 << 30).limit_bytes == CARD_BUDGET_BYTES
+    assert plan(full, 24 << 30).limit_bytes == CUDA_BUDGET_BYTES
     assert plan(full, 6 << 30).limit_bytes == (6 << 30) + CUDA_CONTEXT_BYTES
     assert plan(full, 24 << 30, 12 << 30).limit_bytes == 12 << 30
     assert plan(full, 6 << 30, 12 << 30).limit_bytes == (6 << 30) + CUDA_CONTEXT_BYTES
@@ -341,7 +343,7 @@ def test_bench_measures_on_the_card(device, card, both, seen, monkeypatch, capsy
     card()
     opened = []
 
-    def open_nothing(variant, options, meanwhile):
+    def open_nothing(variant, options, on_encoder):
         opened.append(options.device)
         raise DeviceError("enough was seen", "stop")
 

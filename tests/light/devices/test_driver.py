@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tinyv_cli.devices import driver as nvidia_driver
-from tinyv_cli.devices.driver import Card, Driver, has_card, read_driver
+from tinyv_cli.devices.driver import Driver, Gpu, has_gpu, read_driver
 
 
 class ToyLibrary:
@@ -49,7 +49,7 @@ class ToyLibrary:
 
 
 def test_the_driver_tells_its_cards_without_torch():
-    cards = Card("NVIDIA A", 8 << 30, (8, 6)), Card("NVIDIA B", 6 << 30, (7, 5))
+    cards = Gpu("NVIDIA A", 8 << 30, (8, 6)), Gpu("NVIDIA B", 6 << 30, (7, 5))
     asked = []
     driver = read_driver(lambda name: asked.append(name) or ToyLibrary(cards), "linux")
     assert driver == Driver("12.4", cards, None)
@@ -62,32 +62,32 @@ def test_a_library_that_is_not_there_is_no_driver():
         raise OSError(name)
 
     driver = read_driver(load, "linux")
-    assert (driver.cuda, driver.cards) == (None, ())
-    assert "there is no NVIDIA driver: libcuda.so.1" in driver.obstacle.problem
-    assert "macOS" in read_driver(load, "darwin").obstacle.problem
+    assert (driver.cuda, driver.gpus) == (None, ())
+    assert "there is no NVIDIA driver: libcuda.so.1" in driver.problem.problem
+    assert "macOS" in read_driver(load, "darwin").problem.problem
 
 
 def test_a_library_that_is_another_one_is_no_driver():
     other = ctypes.CDLL(None) if sys.platform != "win32" else object()
     driver = read_driver(lambda _: other, "linux")
-    assert driver.cards == ()
-    assert "is no NVIDIA driver" in driver.obstacle.problem
+    assert driver.gpus == ()
+    assert "is no NVIDIA driver" in driver.problem.problem
 
 
 @pytest.mark.parametrize("status", [0, 100])
 def test_a_driver_without_a_card_says_whether_it_is_hidden(status, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     none = read_driver(lambda _: ToyLibrary(status=status), "linux")
-    assert (none.cuda, none.obstacle.problem) == ("12.4", "the NVIDIA driver sees no GPU")
+    assert (none.cuda, none.problem.problem) == ("12.4", "the NVIDIA driver sees no GPU")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     hidden = read_driver(lambda _: ToyLibrary(status=status), "linux")
-    assert hidden.obstacle.problem == "CUDA_VISIBLE_DEVICES is '7' and hides every GPU"
-    assert "unset CUDA_VISIBLE_DEVICES" in hidden.obstacle.hint
+    assert hidden.problem.problem == "CUDA_VISIBLE_DEVICES is '7' and hides every GPU"
+    assert "unset CUDA_VISIBLE_DEVICES" in hidden.problem.hint
 
 
 def test_a_driver_that_does_not_start_gives_its_own_reason():
     driver = read_driver(lambda _: ToyLibrary(status=803), "linux")
-    assert driver.obstacle.problem == (
+    assert driver.problem.problem == (
         "the NVIDIA driver does not start: system has unsupported display driver (error 803)"
     )
 
@@ -105,7 +105,7 @@ def computer(tmp_path, monkeypatch):
         for name in ("dev/null", "dev/nvidiactl", "dev/nvidia-uvm", *names):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).touch()
-        return has_card(tmp_path, "linux", lambda _: open_silent_library(has_library))
+        return has_gpu(tmp_path, "linux", lambda _: open_silent_library(has_library))
 
     return tell
 
@@ -139,6 +139,6 @@ def test_a_card_that_is_hidden_is_none(visible, is_there, computer, monkeypatch)
 
 def test_elsewhere_the_driver_is_asked(tmp_path, monkeypatch):
     monkeypatch.setattr(nvidia_driver, "read_driver", read_driver)
-    card = Card("NVIDIA A", 8 << 30, (8, 6))
-    assert has_card(tmp_path, "win32", lambda _: ToyLibrary((card,)))
-    assert not has_card(tmp_path, "win32", lambda _: ToyLibrary())
+    card = Gpu("NVIDIA A", 8 << 30, (8, 6))
+    assert has_gpu(tmp_path, "win32", lambda _: ToyLibrary((card,)))
+    assert not has_gpu(tmp_path, "win32", lambda _: ToyLibrary())

@@ -24,7 +24,7 @@ from tinyv_cli.model.phi import PhiLanguage
 from tinyv_cli.spec import LanguageSpec
 
 
-class MetaCard(TorchDevice):
+class MetaGpu(TorchDevice):
     """The meta device with the dtype of a card, and without its streams and graphs."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class MetaCard(TorchDevice):
         self.dtype = torch.float16
 
 
-def make_language(spec: LanguageSpec, bits: int, card: MetaCard) -> PhiLanguage:
+def make_language(spec: LanguageSpec, bits: int, card: MetaGpu) -> PhiLanguage:
     """The language model as a variant of 4 or 8 bits is loaded; its embeddings are zeros."""
     language = make_empty_language(spec)
     for name, module in list(language.named_modules()):
@@ -44,7 +44,7 @@ def make_language(spec: LanguageSpec, bits: int, card: MetaCard) -> PhiLanguage:
     return finish_language(language, language.state_dict(), card.dtype)
 
 
-def make_linear(linear: nn.Linear, bits: int, card: MetaCard) -> nn.Module:
+def make_linear(linear: nn.Linear, bits: int, card: MetaGpu) -> nn.Module:
     n_rows, n_columns = shape = linear.weight.shape
     bias = linear.bias.to(card.dtype)
     if bits == 8:
