@@ -1,7 +1,7 @@
-"""Prints one JSON document of how fast a card decodes at full size, under a cap of 8 GiB.
+"""Prints one JSON document of how fast a GPU decodes at full size, under a cap of 8 GiB.
 
 Run by hand where there is a GPU: `python tests/bench/cuda.py`. Weights are random, made on the
-card, written as quantising writes them (5 GB of a temporary folder at a time) and loaded as an
+GPU, written as quantising writes them (5 GB of a temporary folder at a time) and loaded as an
 answer loads them. Beside NF4 and int8 stands transformers' own `generate` with bitsandbytes' NF4 on
 a Phi-2 of the same shape, in the same run. `--size tiny --device cpu` shows that the program runs.
 """
@@ -88,14 +88,14 @@ def describe_machine(device: TorchDevice) -> Document:
     machine: Document = {name: version(name) for name in libraries}
     machine["python"] = platform.python_version()
     if device.is_cuda:
-        card = torch.cuda.get_device_properties(device.name)
-        machine |= {"gpu": card.name, "gpu_bytes": card.total_memory, "cuda": torch.version.cuda}
-        machine["capability"] = f"{card.major}.{card.minor}"
+        gpu = torch.cuda.get_device_properties(device.name)
+        machine |= {"gpu": gpu.name, "gpu_bytes": gpu.total_memory, "cuda": torch.version.cuda}
+        machine["capability"] = f"{gpu.major}.{gpu.minor}"
     return machine
 
 
 def run_alone(name: str, device: TorchDevice, measure: Callable[[], Document]) -> Document:
-    """Measures with nothing else on the card; what cannot run says why instead of figures."""
+    """Measures with nothing else on the GPU; what cannot run says why instead of figures."""
     sys.stderr.write(f"{name} …\n")
     gc.collect()
     device.free_memory()
@@ -121,7 +121,7 @@ def measure_variants(
     device: TorchDevice,
     asked: argparse.Namespace,
 ) -> list[Document]:
-    """With graphs, which only a card has, and without, from the same files."""
+    """With graphs, which only a GPU has, and without, from the same files."""
     with TemporaryDirectory() as folder:
         files = write_files(Path(folder), spec, bits, vision_bits, device)
         runs = [(name, True)] if device.is_cuda else []

@@ -13,7 +13,7 @@ from tests.light.toy_tokenizer import ADDED, MERGES
 from tinyv_cli.app import main
 from tinyv_cli.backends import opening as backends
 from tinyv_cli.backends.backend import Backend, prefetch_nothing
-from tinyv_cli.devices import driver as nvidia_driver
+from tinyv_cli.devices import driver
 
 STOP_ID = 258  # of a toy variant
 BOX = "<p>a cat</p> {<10><20><50><60>}"
@@ -67,7 +67,7 @@ class ToyRuntimes:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
-    nvidia_driver.read_driver = lambda: NO_DRIVER
-    nvidia_driver.has_gpu = lambda: False
+    driver.read_driver = lambda: NO_DRIVER
+    driver.has_gpu = lambda: False
     backends.open_backend = ToyRuntimes().open_backend
     sys.exit(main(sys.argv[1:]))

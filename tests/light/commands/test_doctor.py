@@ -21,7 +21,6 @@ from tests.light.devices.toy_cuda import (
 from tinyv_cli.app import main
 from tinyv_cli.backends.cpu import onnx_sessions
 from tinyv_cli.commands import doctor
-from tinyv_cli.devices import driver as nvidia_driver
 from tinyv_cli.devices.driver import DeviceProblem
 from tinyv_cli.disk import places
 from tinyv_cli.errors import ExitCode
@@ -144,7 +143,7 @@ def test_all_cards_are_listed_and_one_is_looked_at(computer, capsys):
 def test_a_card_that_is_not_there_ends_with_5_and_no_product(computer, capsys):
     multiplied = computer(TWO_GPUS)
     out, err = report(capsys, "--device", "cuda:2", code=ExitCode.DEVICE)
-    problem = "there is no card cuda:2, the driver sees 2: cuda:0 NVIDIA Toy 8G, cuda:1 NVIDIA Toy"
+    problem = "there is no GPU cuda:2, the driver sees 2: cuda:0 NVIDIA Toy 8G, cuda:1 NVIDIA Toy"
     assert f"cuda:2 is not usable: {problem}" in out
     assert err.startswith(f"error: {problem}")
     assert err.endswith("hint:  use one of them, or use `--device cpu`\n")
@@ -228,7 +227,7 @@ def test_without_a_card_that_works_nothing_is_said_about_its_memory(computer, ca
 
 
 def test_asked_for_the_cpu_it_looks_at_no_card(computer, capsys, monkeypatch):
-    monkeypatch.setattr(nvidia_driver, "read_driver", None)
+    monkeypatch.setattr("tinyv_cli.devices.driver.read_driver", None)
     document, _ = examine(capsys, "--device", "cpu")
     assert document["cuda"] is None
     assert document["cpu"]["threads"] >= 1

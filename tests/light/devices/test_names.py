@@ -39,7 +39,7 @@ def test_anything_else_is_refused_with_what_is_allowed(typed):
     assert find_cuda_number(typed) is None
 
 
-def test_a_card_is_told_from_what_is_none():
+def test_a_gpu_is_told_from_what_is_none():
     assert [find_cuda_number(to_cuda_name(number)) for number in (0, 1, 9)] == [0, 1, 9]
     names = ("cpu", "auto", "cuda", "cuda:1", "toy")
     assert [each for each in names if is_cuda(each)] == ["cuda", "cuda:1"]

@@ -1,4 +1,4 @@
-"""What a card needs and does at the published size, traced on the meta device."""
+"""What a GPU needs and does at the published size, traced on the meta device."""
 
 import pytest
 import torch
@@ -26,10 +26,10 @@ EVERY_BITS = pytest.mark.parametrize("bits", [4, 8])
 
 def open_decoder(bits: int) -> tuple[StepDecoder, int]:
     """The decoder on the meta device, and the bytes that it took beside its weights."""
-    card = MetaGpu()
-    language = make_language(SPEC.language, bits, card)
+    gpu = MetaGpu()
+    language = make_language(SPEC.language, bits, gpu)
     with trace_peak() as peak:
-        decoder = StepDecoder(language, CONTEXT, card, use_graphs=False)
+        decoder = StepDecoder(language, CONTEXT, gpu, use_graphs=False)
     return decoder, peak.now_bytes
 
 
@@ -41,14 +41,14 @@ def trace_prompt(decoder: StepDecoder, n_positions: int) -> int:
 
 
 def trace_picture(bits: int = 16) -> int:
-    card = MetaGpu()
+    gpu = MetaGpu()
     model, side = make_empty_model(SPEC).half(), SPEC.vision.image_px
     for name, module in list(model.vision.layers.named_modules()):
         if bits == 8 and isinstance(module, torch.nn.Linear):
             codes, scales = module.weight.to(torch.int8), module.weight[:, 0].float()
             model.vision.layers.set_submodule(name, Int8WeightLinear(codes, scales, module.bias))
     with trace_peak() as peak:
-        model.encode(torch.empty(1, 3, side, side, dtype=card.dtype, device=card.name))
+        model.encode(torch.empty(1, 3, side, side, dtype=gpu.dtype, device=gpu.name))
     return peak.peak_bytes
 
 
@@ -81,7 +81,7 @@ def test_what_a_picture_works_in_is_what_is_planned_for_it(bits):
 
 @EVERY_BITS
 @pytest.mark.parametrize("span", [FIRST_SPAN, CONTEXT])
-def test_a_step_asks_nothing_of_the_card_and_takes_next_to_nothing(bits, span):
+def test_a_step_asks_nothing_of_the_gpu_and_takes_next_to_nothing(bits, span):
     decoder, _ = open_decoder(bits)
     with trace_peak() as peak:
         decoder._run(span)  # the meta device has no numbers that could be asked for

@@ -1,4 +1,4 @@
-"""A variant's CUDA files in torch on the CPU: what a card computes, but for kernels and graphs."""
+"""A variant's CUDA files in torch on the CPU: what a GPU computes, but for kernels and graphs."""
 
 from collections.abc import Callable
 from pathlib import Path
