@@ -17,7 +17,7 @@ from tinyv_cli.variants.hashes import check_hashes
 from tinyv_cli.variants.home import list_variants
 from tinyv_cli.variants.manifest import MAKE_AGAIN, Variant
 from tinyv_cli.variants.memory import CUDA_CONTEXT_BYTES
-from tinyv_cli.variants.miniature import is_brought_along, note_miniature, to_damage
+from tinyv_cli.variants.miniature import is_miniature_folder, note_miniature, to_damage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +37,7 @@ def check_variant(variant: Variant, console: Console) -> None:
     try:
         check_hashes(variant.folder, variant.manifest.files, console.progress)
     except WeightsError as error:
-        if is_brought_along(variant.folder):
+        if is_miniature_folder(variant.folder):
             raise to_damage(error) from error
         raise
 
