@@ -19,7 +19,7 @@ from tinyv_cli.variants.hashes import check_hashes
 from tinyv_cli.variants.home import list_variants, resolve_variant
 from tinyv_cli.variants.manifest import MAKE_AGAIN, Variant
 from tinyv_cli.variants.memory import CUDA_CONTEXT_BYTES, MemoryPlan, plan_memory
-from tinyv_cli.variants.miniature import is_brought_along, tell_miniature, to_damage
+from tinyv_cli.variants.miniature import is_miniature_folder, note_miniature, to_damage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Notify = Callable[[str], None]  # takes one line for the user
 
 
-class PrefetchingEncoder(Protocol):
+class Prefetcher(Protocol):
     """An encoder that has begun with pictures before it is asked for their tokens."""
 
     def encode(self, pixels: "np.ndarray") -> "np.ndarray":
@@ -124,7 +124,7 @@ class Engine(FoundVariant):
     @contextmanager
     def open(
         self,
-        prefetch: "Callable[[ImageEncoder], PrefetchingEncoder] | None" = None,
+        prefetch: "Callable[[ImageEncoder], Prefetcher] | None" = None,
         *,
         caches_images: bool = False,
     ) -> "Iterator[OpenEngine]":
@@ -146,7 +146,7 @@ class Engine(FoundVariant):
         from tinyv_cli.backends.opening import open_backend
 
         tokenizer = Tokenizer(self.variant.path("tokenizer"))
-        begun: list[PrefetchingEncoder] = []
+        begun: list[Prefetcher] = []
 
         def begin(encoder: "BackendEncoder", device: str) -> None:
             if prefetch is not None:
@@ -238,7 +238,7 @@ def find_variant(model: str | None, template: str | None = None) -> FoundVariant
     notes: list[str] = []
     if model is None and len(list_variants()) > 1:
         notes.append(f"{variant.name} answers, the newest variant; `-m NAME` takes another")
-    tell_miniature(variant, notes.append)
+    note_miniature(variant, notes.append)
     return FoundVariant(variant, TEMPLATES[name], notes=tuple(notes))
 
 
@@ -280,7 +280,7 @@ def plan_engine(
     try:
         check_hashes(variant.folder, variant.manifest.files, progress)
     except WeightsError as error:
-        raise to_damage(error) if is_brought_along(variant.folder) else error from error
+        raise to_damage(error) if is_miniature_folder(variant.folder) else error from error
     budget_bytes = wanted.memory_budget_bytes
     if choice.memory:  # torch is held to it, and the CUDA context comes on top
         budget_bytes = choice.memory.limit_bytes - CUDA_CONTEXT_BYTES

@@ -7,7 +7,7 @@ import numpy as np
 from tinyv_cli.answers.generate import ImageEncoder
 
 
-class EncoderAhead:
+class PrefetchingEncoder:
     """Begins to encode one picture at once, and has it when it is asked for; encodes others too.
 
     Args:

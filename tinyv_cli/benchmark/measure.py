@@ -23,7 +23,7 @@ from tinyv_cli.engine import Engine, OpenEngine
 from tinyv_cli.pictures.image import to_pixels
 from tinyv_cli.session import AnswerOptions
 from tinyv_cli.variants.manifest import Manifest
-from tinyv_cli.variants.memory import cache_bytes, card_table_bytes, read_peak_rss_bytes
+from tinyv_cli.variants.memory import cache_bytes, cuda_table_bytes, read_peak_rss_bytes
 
 QUESTION = "[caption] describe this picture"
 
@@ -210,8 +210,8 @@ def count_bytes_per_token(manifest: Manifest, depth: int, device: str = "cpu") -
     """
     spec = manifest.spec.language
     if device == "cuda":
-        weights = manifest.count_bytes("cuda-language") - card_table_bytes(spec)
-        row_bytes = card_table_bytes(spec) // spec.vocab_size
+        weights = manifest.count_bytes("cuda-language") - cuda_table_bytes(spec)
+        row_bytes = cuda_table_bytes(spec) // spec.vocab_size
         return weights + row_bytes + cache_bytes(spec, depth) // 2
     row_bytes = manifest.count_bytes("embeddings", "embeddings-scales") // spec.vocab_size
     return manifest.count_bytes("decoder-data") + row_bytes + cache_bytes(spec, depth)

@@ -60,7 +60,7 @@ def answer_question(arguments: AskArguments) -> None:
         DeviceError: the device cannot run it.
         KeyboardInterrupt: Ctrl-C, after what was said until then has been written.
     """
-    from tinyv_cli.backends.prefetch import EncoderAhead
+    from tinyv_cli.backends.prefetch import PrefetchingEncoder
 
     console = Console(quiet=arguments.quiet)
     request = _read_request(arguments)
@@ -77,7 +77,7 @@ def answer_question(arguments: AskArguments) -> None:
         console.write_report(prompt.text)
     first = asked[0].pixels
     with engine.open(
-        lambda encoder: EncoderAhead(encoder, first), caches_images=not arguments.no_cache
+        lambda encoder: PrefetchingEncoder(encoder, first), caches_images=not arguments.no_cache
     ) as opened:
         session = opened.start_session()
         several = len(asked) > 1 and not arguments.together

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tinyv_cli.console import Console
-from tinyv_cli.devices.names import is_card, to_kind
+from tinyv_cli.devices.names import is_cuda, to_kind
 from tinyv_cli.engine import Demand, Engine, find_variant, plan_engine
 from tinyv_cli.errors import InputError
 from tinyv_cli.options.report import BenchArguments
@@ -64,7 +64,7 @@ def measure_variant(arguments: BenchArguments) -> None:
 
 def _measure(engine: Engine, plan: "Plan", console: Console) -> dict[str, Any]:
     """Measures program, variant and machine, one after the other."""
-    from tinyv_cli.backends.threads import resolve_threads
+    from tinyv_cli.backends.backend import resolve_threads
     from tinyv_cli.benchmark.bandwidth import measure_bandwidth
     from tinyv_cli.benchmark.machine import describe_machine
     from tinyv_cli.benchmark.measure import count_bytes_per_token, measure, measure_start
@@ -86,7 +86,7 @@ def _measure(engine: Engine, plan: "Plan", console: Console) -> dict[str, Any]:
     note("memory")
     read_gb_s = measure_bandwidth(threads)
     device = engine.options.device
-    if is_card(device):
+    if is_cuda(device):
         console.write_note("memory and its speed are the computer's, not the GPU's")
     n_bytes = {
         depth: count_bytes_per_token(manifest, depth, to_kind(device))

@@ -63,9 +63,9 @@ def hold_conversation(arguments: ChatArguments) -> None:
     @contextmanager
     def open_about(pixels: "np.ndarray | None") -> "Iterator[Opened]":
         """Opens a session about a picture, or about none."""
-        from tinyv_cli.backends.prefetch import EncoderAhead
+        from tinyv_cli.backends.prefetch import PrefetchingEncoder
 
-        prefetch = None if pixels is None else lambda encoder: EncoderAhead(encoder, pixels)
+        prefetch = None if pixels is None else lambda encoder: PrefetchingEncoder(encoder, pixels)
         with engine.open(prefetch, caches_images=not arguments.no_cache) as opened:
             session = opened.start_session()
             if pixels is not None:
