@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from tinyv_cli.answers.reply import Answer, Reply
     from tinyv_cli.backends.backend import Backend, BackendOptions
     from tinyv_cli.drawing.on_terminal import Screen
-    from tinyv_cli.prompts.request import Request
+    from tinyv_cli.prompts.request import AskRequest
     from tinyv_cli.session import AnswerOptions, Grammar, Session
     from tinyv_cli.variants.memory import MemoryPlan
 
@@ -110,7 +110,7 @@ def answer_question(arguments: AskArguments) -> None:
             _draw(room, each, answer)
 
 
-def _read_words(arguments: AskArguments) -> "Request":
+def _read_words(arguments: AskArguments) -> "AskRequest":
     """Pictures and question, both still words; what no model is needed for is checked.
 
     Raises:
@@ -169,7 +169,7 @@ def _make_grammar(arguments: AskArguments, variant: Variant) -> "Grammar | None"
     return constrained.make_schema_grammar(tokenizer, schema)
 
 
-def _open_pictures(request: "Request", arguments: AskArguments, variant: Variant) -> list[Asked]:
+def _open_pictures(request: "AskRequest", arguments: AskArguments, variant: Variant) -> list[Asked]:
     """Reads the pictures, and asks about each.
 
     Raises:
@@ -193,7 +193,7 @@ def _open_pictures(request: "Request", arguments: AskArguments, variant: Variant
     return asked
 
 
-def _check_order(request: "Request") -> None:
+def _check_order(request: "AskRequest") -> None:
     """Tells picture and question that were exchanged, or a question without quotes.
 
     Raises:
@@ -221,12 +221,12 @@ def _may_be_picture(word: str) -> bool:
     return False
 
 
-def _check_drawing(request: "Request", arguments: AskArguments) -> "Screen | None":
+def _check_drawing(request: "AskRequest", arguments: AskArguments) -> "Screen | None":
     """Refuses what could not be drawn or shown in the end; returns where to show."""
     if arguments.draw is not None:
-        from tinyv_cli.drawing.on_picture import check_target
+        from tinyv_cli.drawing.on_picture import check_drawing_path
 
-        check_target(arguments.draw, Path(request.pictures[0]))
+        check_drawing_path(arguments.draw, Path(request.pictures[0]))
     if not arguments.show:
         return None
     from tinyv_cli.drawing.on_terminal import resolve_screen
