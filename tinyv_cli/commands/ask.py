@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from tinyv_cli.answers.reply import Answer, Reply
     from tinyv_cli.drawing.on_terminal import Screen
-    from tinyv_cli.prompts.request import Request
+    from tinyv_cli.prompts.request import AskRequest
     from tinyv_cli.session import AnswerOptions, Grammar
 
 
@@ -95,7 +95,7 @@ def answer_question(arguments: AskArguments) -> None:
             _draw(console, each, reply.answer, arguments.draw, screen)
 
 
-def _read_request(arguments: AskArguments) -> "Request":
+def _read_request(arguments: AskArguments) -> "AskRequest":
     """Tells pictures and question apart, both still words, and checks how flags go together.
 
     Raises:
@@ -155,7 +155,7 @@ def _make_grammar(arguments: AskArguments, variant: Variant) -> "Grammar | None"
 
 
 def _open_pictures(
-    request: "Request", corners: Corners | None, arguments: AskArguments, image_px: int
+    request: "AskRequest", corners: Corners | None, arguments: AskArguments, image_px: int
 ) -> list[Asked]:
     """Reads the pictures, and makes the question about each.
 
@@ -178,7 +178,7 @@ def _open_pictures(
     return asked
 
 
-def _check_order(request: "Request") -> None:
+def _check_order(request: "AskRequest") -> None:
     """Tells picture and question that were exchanged, or a question without quotes.
 
     Raises:
@@ -206,12 +206,12 @@ def _may_be_picture(word: str) -> bool:
     return False
 
 
-def _check_drawing(request: "Request", arguments: AskArguments) -> "Screen | None":
+def _check_drawing(request: "AskRequest", arguments: AskArguments) -> "Screen | None":
     """Refuses what could not be drawn or shown in the end; returns where to show."""
     if arguments.draw is not None:
-        from tinyv_cli.drawing.on_picture import check_target
+        from tinyv_cli.drawing.on_picture import check_drawing_path
 
-        check_target(arguments.draw, Path(request.pictures[0]))
+        check_drawing_path(arguments.draw, Path(request.pictures[0]))
     if not arguments.show:
         return None
     from tinyv_cli.drawing.on_terminal import resolve_screen
