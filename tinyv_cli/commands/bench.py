@@ -39,14 +39,14 @@ def measure_variant(arguments: BenchArguments) -> None:
         KeyboardInterrupt: Ctrl-C; nothing is written.
     """
     from tinyv_cli.backends.backend import BackendOptions
-    from tinyv_cli.benchmark.chart import check_target, draw_chart, write_chart
+    from tinyv_cli.benchmark.chart import check_chart, draw_chart, write_chart
     from tinyv_cli.benchmark.report import read_earlier
 
     started = time.perf_counter()
     console = Console(quiet=arguments.quiet)
     earlier = read_earlier(arguments.against) if arguments.against else None
     if arguments.chart:
-        check_target(arguments.chart)
+        check_chart(arguments.chart)
     variant = resolve_variant(arguments.model)
     tell_miniature(variant, console.write_note)
     wanted = BackendOptions(arguments.device, arguments.threads, arguments.ctx_size)
@@ -69,7 +69,7 @@ def _measure(
     from tinyv_cli.benchmark.bandwidth import measure_bandwidth
     from tinyv_cli.benchmark.machine import describe_machine
     from tinyv_cli.benchmark.measure import count_bytes_per_token, measure, measure_start
-    from tinyv_cli.benchmark.report import make_document
+    from tinyv_cli.benchmark.report import make_bench_document
 
     # A moving bar is drawn by a thread of its own, which would take time from what is timed.
     def tell(what: str) -> None:
@@ -91,7 +91,7 @@ def _measure(
         depth: count_bytes_per_token(variant.manifest, depth, to_kind(device.device))
         for depth in measured.decode_tok_s
     }
-    figures = make_document(measured, start_s, read_gb_s, n_bytes)
+    figures = make_bench_document(measured, start_s, read_gb_s, n_bytes)
     about = {"model": variant.name, "bits": variant.manifest.bits}
     return {**about, **figures, "machine": describe_machine(threads)}
 

@@ -77,7 +77,7 @@ def to_line(document: object) -> bytes:
         return (json.dumps(document, allow_nan=False) + "\n").encode()
 
 
-def find_obstacle(path: Path) -> str | None:
+def find_write_error(path: Path) -> str | None:
     """Why a file cannot be appended to; None where it can. Leaves no new file behind."""
     is_new = not path.exists()
     try:
