@@ -34,7 +34,7 @@ def measure_variant(arguments: BenchArguments) -> None:
         DeviceError: the device cannot run it, or the chart cannot be written.
         KeyboardInterrupt: Ctrl-C; nothing is written.
     """
-    from tinyv_cli.benchmark.chart import check_target, draw_chart, write_chart
+    from tinyv_cli.benchmark.chart import check_chart, draw_chart, write_chart
     from tinyv_cli.benchmark.measure import Plan
     from tinyv_cli.benchmark.report import read_earlier
     from tinyv_cli.benchmark.spread import Repeats
@@ -43,7 +43,7 @@ def measure_variant(arguments: BenchArguments) -> None:
     console = Console(quiet=arguments.quiet)
     earlier = read_earlier(arguments.against) if arguments.against else None
     if arguments.chart:
-        check_target(arguments.chart)
+        check_chart(arguments.chart)
     n = arguments.repeats
     plan = Plan(Repeats(_N_REPEATS, _FIGURE_S) if n is None else Repeats(n))
     engine = plan_engine(
@@ -68,7 +68,7 @@ def _measure(engine: Engine, plan: "Plan", console: Console) -> dict[str, Any]:
     from tinyv_cli.benchmark.bandwidth import measure_bandwidth
     from tinyv_cli.benchmark.machine import describe_machine
     from tinyv_cli.benchmark.measure import count_bytes_per_token, measure, measure_start
-    from tinyv_cli.benchmark.report import make_document
+    from tinyv_cli.benchmark.report import make_bench_document
 
     manifest = engine.variant.manifest
 
@@ -92,7 +92,7 @@ def _measure(engine: Engine, plan: "Plan", console: Console) -> dict[str, Any]:
         depth: count_bytes_per_token(manifest, depth, to_kind(device))
         for depth in measured.decode_tok_s
     }
-    figures = make_document(measured, start_s, read_gb_s, n_bytes)
+    figures = make_bench_document(measured, start_s, read_gb_s, n_bytes)
     about = {"model": engine.variant.name, "bits": manifest.bits}
     return {**about, **figures, "machine": describe_machine(threads)}
 
