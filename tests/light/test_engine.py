@@ -13,7 +13,7 @@ from tests.light.evaluation.toy_evaluation import write_questions
 from tests.light.toy_decoder import ToyDecoder
 from tinyv_cli.app import main
 from tinyv_cli.backends import opening as backends
-from tinyv_cli.backends.backend import Backend, BackendOptions, ignore_encoder
+from tinyv_cli.backends.backend import Backend, BackendOptions, prefetch_nothing
 from tinyv_cli.engine import Demand, find_variant, plan_engine
 from tinyv_cli.errors import ExitCode, UsageError
 from tinyv_cli.variants.memory import MemoryPlan
@@ -100,7 +100,7 @@ class CountedRuntimes(ToyRuntimes):
         self.most_alive = 0
         self._decoders = []
 
-    def open_backend(self, variant, options, meanwhile=ignore_encoder):
+    def open_backend(self, variant, options, meanwhile=prefetch_nothing):
         meanwhile(self.encoder, self.device)
         self.events.append("open")
         decoder = EchoDecoder(300, options.context_length or 2048)
@@ -178,7 +178,7 @@ def make_engine(notify=lambda _: None):
 def test_sessions_that_take_turns_answer_as_each_alone(place, monkeypatch):
     """The toy's answers depend on every position cached, so a stale one would show."""
 
-    def open_backend(variant, options, meanwhile=ignore_encoder):
+    def open_backend(variant, options, meanwhile=prefetch_nothing):
         return Backend(ToyRuntimes().encoder, ToyDecoder(300), "toy", 0.1)
 
     monkeypatch.setattr(backends, "open_backend", open_backend)
