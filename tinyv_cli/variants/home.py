@@ -59,10 +59,15 @@ def resolve_variant(name_or_path: str | None) -> Variant:
         folder = Path(wanted)
     if paths.exists(folder):
         return read_variant(folder)
-    own = miniature.read_miniature() if wanted == miniature.NAME else None
-    if own is None:
-        raise _make_unknown_error(wanted)
-    return own
+    if wanted == miniature.NAME and (own := miniature.read_miniature()):
+        return own
+    names = [each.name for each in list_named_variants()]
+    hint = f"`tinyv list` shows the variants, or {HOW_TO_MAKE_ONE}" if names else HOW_TO_MAKE_ONE
+    if not is_bare_name(wanted):
+        raise WeightsError(f"there is no folder {wanted}", hint)
+    if close := get_close_matches(wanted, names, n=1):
+        hint = f"did you mean `-m {close[0]}`?"
+    raise WeightsError(f"there is no variant '{wanted}' in {variants_dir()}", hint)
 
 
 def list_variants() -> list[Variant | DamagedVariant]:
@@ -118,14 +123,3 @@ def _read_newest() -> Variant:
     if own is None:
         raise WeightsError(f"there is no variant in {variants_dir()}", HOW_TO_MAKE_ONE)
     return own
-
-
-def _make_unknown_error(wanted: str) -> WeightsError:
-    """Names the nearest variant, else where they are listed, else how to make one."""
-    is_name = is_bare_name(wanted)
-    place = f"variant '{wanted}' in {variants_dir()}" if is_name else f"folder {wanted}"
-    names = [each.name for each in list_named_variants()]
-    hint = f"`tinyv list` shows the variants, or {HOW_TO_MAKE_ONE}" if names else HOW_TO_MAKE_ONE
-    if is_name and (close := get_close_matches(wanted, names, n=1)):
-        hint = f"did you mean `-m {close[0]}`?"
-    return WeightsError(f"there is no {place}", hint)

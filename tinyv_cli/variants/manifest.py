@@ -201,26 +201,21 @@ def read_variant(folder: Path) -> Variant:
         raise make_read_error(folder / MANIFEST_NAME, error) from error
     manifest = Manifest.from_json(text, str(folder / MANIFEST_NAME))
     for entry in manifest.files:
-        _check_file(folder, entry)
+        path = folder / entry.path
+        try:
+            size_bytes = path.stat().st_size
+        except FileNotFoundError as error:
+            raise WeightsError(f"{path} is missing", MAKE_AGAIN) from error
+        except OSError as error:
+            raise make_read_error(path, error) from error
+        if not path.is_file():
+            raise WeightsError(f"{path} is not a file", MAKE_AGAIN)
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise WeightsError(f"{path} is a link that leads out of its folder", MAKE_AGAIN)
+        if size_bytes != entry.size_bytes:
+            problem = f"{path} has {size_bytes} bytes, its manifest says {entry.size_bytes}"
+            raise WeightsError(problem, MAKE_AGAIN)
     return Variant(folder.absolute(), folder.absolute().name, manifest)
-
-
-def _check_file(folder: Path, entry: FileEntry) -> None:
-    """Raises a `WeightsError` unless a file of this size lies where the manifest says."""
-    path = folder / entry.path
-    try:
-        size_bytes = path.stat().st_size
-    except FileNotFoundError as error:
-        raise WeightsError(f"{path} is missing", MAKE_AGAIN) from error
-    except OSError as error:
-        raise make_read_error(path, error) from error
-    if not path.is_file():
-        raise WeightsError(f"{path} is not a file", MAKE_AGAIN)
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise WeightsError(f"{path} is a link that leads out of its folder", MAKE_AGAIN)
-    if size_bytes != entry.size_bytes:
-        problem = f"{path} has {size_bytes} bytes, its manifest says {entry.size_bytes}"
-        raise WeightsError(problem, MAKE_AGAIN)
 
 
 def make_read_error(path: Path, error: OSError) -> WeightsError:
