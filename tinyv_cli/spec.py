@@ -1,4 +1,4 @@
-"""The model's numbers, frozen; knows no tensor, no file and no runtime.
+"""The model's numbers, frozen.
 
 Letters for dimensions, used in shape comments throughout:
 
@@ -32,17 +32,17 @@ class VisionSpec:
 
     @property
     def n_patches(self) -> int:
-        """Patches in a picture."""
+        """Returns the number of patches in a picture."""
         return (self.image_px // self.patch_px) ** 2
 
     @property
     def n_tokens(self) -> int:
-        """Features of a picture: the class token, then one a patch."""
+        """Returns the number of features of a picture: the class token, then one a patch."""
         return 1 + self.n_patches
 
     @property
     def head_width(self) -> int:
-        """Channels of one attention head."""
+        """Returns the channels of one attention head."""
         return self.width // self.n_heads
 
 
@@ -60,11 +60,11 @@ class QFormerSpec:
 
     @property
     def head_width(self) -> int:
-        """Channels of one attention head."""
+        """Returns the channels of one attention head."""
         return self.width // self.n_heads
 
     def has_cross_attention(self, layer: int) -> bool:
-        """Tells whether a layer looks at the features."""
+        """Checks whether a layer attends to the features."""
         return layer % self.cross_attention_every == 0
 
 
@@ -85,7 +85,7 @@ class LanguageSpec:
 
     @property
     def head_width(self) -> int:
-        """Channels of one attention head."""
+        """Returns the channels of one attention head."""
         return self.width // self.n_heads
 
 
@@ -100,7 +100,7 @@ class ModelSpec:
     language: LanguageSpec = LanguageSpec()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Returns plain values for JSON."""
         return asdict(self)
 
     @classmethod
@@ -120,17 +120,17 @@ class ModelSpec:
 
 
 def image_px_of_stage(stage: int) -> int:
-    """Side of the square picture that a stage was trained on, in pixels."""
+    """Returns the side of the square picture that a stage was trained on, in pixels."""
     return 448 if stage == 4 else 224
 
 
 def make_full_spec(stage: int) -> ModelSpec:
-    """TinyGPT-V at its published size."""
+    """Makes the numbers of TinyGPT-V at its published size."""
     return ModelSpec(stage=stage, vision=VisionSpec(image_px=image_px_of_stage(stage)))
 
 
 def make_tiny_spec(stage: int) -> ModelSpec:
-    """The same network at a size where a test takes milliseconds; head widths are the real ones."""
+    """Makes numbers so small that a test takes milliseconds; head widths are the real ones."""
     return replace(
         make_full_spec(stage),
         vision=VisionSpec(
