@@ -13,8 +13,7 @@ Source: arXiv 2312.16862 and the published configuration files; the values are t
 classes below.
 """
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -98,25 +97,6 @@ class ModelSpec:
     qformer: QFormerSpec = QFormerSpec()
     projection_width: int = 4096
     language: LanguageSpec = LanguageSpec()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain values for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "ModelSpec":
-        """Reads what `to_dict` wrote.
-
-        Raises:
-            KeyError, TypeError: a part or a number is missing or unknown.
-        """
-        return cls(
-            stage=values["stage"],
-            vision=VisionSpec(**values["vision"]),
-            qformer=QFormerSpec(**values["qformer"]),
-            projection_width=values["projection_width"],
-            language=LanguageSpec(**values["language"]),
-        )
 
 
 def image_px_of_stage(stage: int) -> int:
