@@ -14,7 +14,7 @@ from tinyv_cli.spec import LanguageSpec
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """What the user asked of the machine, as a backend is opened with it.
+    """Device, threads, context and memory that a backend is opened with.
 
     Attributes:
         device: `cpu`, `cuda` or `cuda:1`; `auto` until `choose_device` has chosen one.
@@ -50,15 +50,15 @@ class Backend:
     _close: Callable[[], None] = field(default=lambda: None, repr=False)
 
     def close(self) -> None:
-        """Gives memory and mapped files back."""
+        """Frees memory and mapped files."""
         self._close()
 
 
 class BackendEncoder(ImageEncoder, Protocol):
-    """An encoder that can give its memory back."""
+    """An encoder whose memory can be freed."""
 
     def close(self) -> None:
-        """Gives memory and files back; the next picture opens them again."""
+        """Frees memory and files; the next picture opens them again."""
 
 
 OnEncoder = Callable[[BackendEncoder, str], None]  # is given the encoder and its device

@@ -53,7 +53,7 @@ def read_miniature() -> Variant | None:
 
 
 def to_damage(error: WeightsError) -> WeightsError:
-    """Gives an error about the miniature's files the way out that they have."""
+    """Makes an error about the miniature's files, with their own way out."""
     return WeightsError(error.problem, INSTALL_AGAIN)
 
 

@@ -29,7 +29,7 @@ _WARM_UPS = 2  # runs before recording, in which libraries take their workspaces
 
 
 class StepInput:
-    """What a step reads, in one piece of memory, so that one copy brings it to a GPU.
+    """The inputs of a step, in one piece of memory, so that one copy brings it to a GPU.
 
     Attributes:
         whole: (8 + 4 · D,) uint8, the memory.

@@ -14,7 +14,7 @@ _OUT_OF_MEMORY = "CUBLAS_STATUS_ALLOC_FAILED"  # torch's error where cuBLAS find
 
 
 class TorchDevice:
-    """Where a variant runs in torch.
+    """A torch device with a memory budget and a lock.
 
     Attributes:
         name: as torch takes it.
@@ -57,7 +57,7 @@ class TorchDevice:
         torch.cuda.set_per_process_memory_fraction(share, self.number)
 
     def free_memory(self) -> None:
-        """Gives back to a GPU what torch keeps for later."""
+        """Returns to a GPU the memory that torch keeps for later."""
         if self.is_cuda:
             torch.cuda.empty_cache()
 
