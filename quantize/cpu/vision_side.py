@@ -14,7 +14,7 @@ from quantize.measure.probes import EncodedProbes, make_pictures
 from quantize.measure.reference import compute_image_tokens
 from quantize.recipe import INT8_PER_CHANNEL, Recipe
 from tinyv_cli.backends.cpu.onnx_cpu import OnnxEncoder
-from tinyv_cli.backends.cpu.onnx_sessions import open_sessions
+from tinyv_cli.backends.cpu.onnx_sessions import open_graphs
 from tinyv_cli.pictures.image import to_pixels
 from weights.reading.checkpoint import MergedWeights
 
@@ -54,5 +54,5 @@ def write_vision_side(
 def _encode(writer: PartWriter, pixels: list[np.ndarray]) -> np.ndarray:
     """What the written graphs make of pictures, (P, Q, D)."""
     paths: list[Path] = [writer.folder / name for name in writer.plan.graphs("vision")]
-    encoder = OnnxEncoder(lambda: open_sessions(paths, writer.threads))
+    encoder = OnnxEncoder(lambda: open_graphs(paths, writer.threads))
     return np.concatenate([encoder.encode(each) for each in pixels])
