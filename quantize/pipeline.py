@@ -112,7 +112,7 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
     _check_target(target, options)
     with open_weights(files) as weights, build_beside(target) as building:
         plan = _plan(weights, options)
-        free_bytes = shutil.disk_usage(target.parent).free
+        free_bytes = shutil.disk_usage(building).free
         if free_bytes < plan.disk_bytes:
             raise DeviceError(
                 f"{target.parent} has {free_bytes / 1e9:.1f} GB free, the variant needs "
