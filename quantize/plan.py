@@ -18,11 +18,11 @@ from quantize.recipe import EMBEDDINGS, FLOAT16_BITS, Recipe, Rounding
 from tinyv_cli.spec import ModelSpec
 from tinyv_cli.variants.manifest import list_graph_roles, make_graph_role
 from tinyv_cli.variants.memory import (
-    CARD_BASE_BYTES,
+    CUDA_BASE_BYTES,
     PartSizes,
     estimate_bytes,
-    estimate_card_decoder_bytes,
-    estimate_card_encoder_bytes,
+    estimate_cuda_decoder_bytes,
+    estimate_cuda_encoder_bytes,
 )
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -141,8 +141,8 @@ def make_plan(
         peaks.append(decoder.size_bytes + 2 * largest_bytes)
     if cuda_parts:
         language, vision = cuda_parts
-        cuda_run_bytes = CARD_BASE_BYTES + estimate_card_encoder_bytes(spec, vision.size_bytes)
-        cuda_run_bytes += estimate_card_decoder_bytes(spec, language.size_bytes, n_positions)
+        cuda_run_bytes = CUDA_BASE_BYTES + estimate_cuda_encoder_bytes(spec, vision.size_bytes)
+        cuda_run_bytes += estimate_cuda_decoder_bytes(spec, language.size_bytes, n_positions)
         # Likewise without a GPU, and its codes in float32: 4.0 and 4.9 GB at 4 and 8 bits.
         peaks.append(language.size_bytes + 3 * largest_bytes)
     parts = (*cpu_parts, *cuda_parts)

@@ -56,3 +56,8 @@ class DeviceError(TinyvError):
     """The device, its memory or its disk cannot do what was asked."""
 
     exit_code = ExitCode.DEVICE
+
+
+def describe_os_error(error: OSError) -> str:
+    """Returns the system's reason in lower case, as messages quote it."""
+    return (error.strerror or str(error)).lower()

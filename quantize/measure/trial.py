@@ -20,7 +20,7 @@ from tinyv_cli.backends.backend import (
     Backend,
     BackendEncoder,
     BackendOptions,
-    ignore_encoder,
+    prefetch_nothing,
 )
 from tinyv_cli.backends.opening import open_backend
 from tinyv_cli.pictures.image import to_pixels
@@ -188,7 +188,7 @@ def open_cuda(
     spec, path = variant.manifest.spec, variant.path(VISION_ROLE)
     load_vision_side(path, spec, "meta", torch.float16)
     tokens = compute_image_tokens(spec, StoredTensors(path).read, np.concatenate(pixels))
-    return open_torch(variant, options, ignore_encoder, device="cpu"), tokens
+    return open_torch(variant, options, prefetch_nothing, device="cpu"), tokens
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from tinyv_cli.batch.settings import (
     resolve_settings,
     tell_differences,
 )
-from tinyv_cli.disk.json_lines import JsonLines, find_obstacle, to_line
+from tinyv_cli.disk.json_lines import JsonLines, explain_unwritable, to_line
 from tinyv_cli.disk.typed_json import read_object
 from tinyv_cli.errors import DeviceError, UsageError
 
@@ -114,7 +114,7 @@ def open_output(path: Path, settings: Settings, *, fresh: bool, retries: bool) -
     """
     if path.exists() and not path.is_file():
         raise UsageError(f"{path} is no file to keep lines in", f"{_ANOTHER}, or `-o -` for stdout")
-    obstacle = find_obstacle(path) or find_obstacle(resolve_settings(path))
+    obstacle = explain_unwritable(path) or explain_unwritable(resolve_settings(path))
     if obstacle:
         raise DeviceError(f"{path} cannot be written: {obstacle}", _ANOTHER)
     with open_settings(path) as kept:

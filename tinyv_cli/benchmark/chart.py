@@ -16,7 +16,7 @@ _N_GRID = 4
 _WHOLE_FROM = 40  # tokens a second that need no digits after the point
 
 
-def check_target(path: Path) -> None:
+def check_chart(path: Path) -> None:
     """Looks whether a chart can be meant to lie there, before anything is measured.
 
     Raises:

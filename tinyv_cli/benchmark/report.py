@@ -83,7 +83,7 @@ class Line:
         return f"{value:.1f}" if self.more_is_better else f"{value:.3f}"
 
 
-def make_document(
+def make_bench_document(
     measured: Measured,
     start_s: Spread,
     read_gb_s: Spread,
@@ -174,7 +174,7 @@ def to_report(document: Mapping[str, Any], earlier: Mapping[str, Any] | None) ->
     """The table for people.
 
     Args:
-        document: as `make_document` makes it.
+        document: as `make_bench_document` makes it.
         earlier: adds what was measured then, now divided by then, and which is better: the same
             where the earlier value lies within this run's spread.
     """

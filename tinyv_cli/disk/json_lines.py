@@ -1,4 +1,4 @@
-"""JSON documents are appended to a file, a line each, and read again after a kill.
+"""JSON documents are appended to a file, one a line, and read again after a kill.
 
 A killed run leaves whole lines and at most one broken one at the end, which the next line replaces.
 """
@@ -8,6 +8,8 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+from tinyv_cli.errors import describe_os_error
 
 
 class JsonLines:
@@ -22,10 +24,10 @@ class JsonLines:
         self._n_sound_bytes: int | None = None  # where a broken end is to be cut off
 
     def read(self, take: Callable[[bytes], bool]) -> bytes:
-        """Gives one whole line after the other away, until there is none or one is refused.
+        """Hands over one whole line after the other, until there is none or one is refused.
 
         Args:
-            take: is given a line with its newline; tells whether it makes sense.
+            take: is given a line with its newline; returns whether it can be used.
 
         Returns:
             The line that was refused and all that follows; the next `append` cuts it off.
@@ -70,15 +72,15 @@ class JsonLines:
 
 
 def to_line(document: object) -> bytes:
-    """One line of UTF-8; escaped where it holds what UTF-8 cannot, as names of files may."""
+    """Writes a document as one line of UTF-8; escapes what UTF-8 cannot hold (names of files)."""
     try:
         return (json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n").encode()
     except UnicodeEncodeError:
         return (json.dumps(document, allow_nan=False) + "\n").encode()
 
 
-def find_obstacle(path: Path) -> str | None:
-    """Why a file cannot be appended to; None where it can. Leaves no new file behind."""
+def explain_unwritable(path: Path) -> str | None:
+    """Returns why a file cannot be appended to, None where it can; leaves no new file behind."""
     is_new = not path.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,5 +89,5 @@ def find_obstacle(path: Path) -> str | None:
         if is_new:
             path.unlink()
     except OSError as error:
-        return (error.strerror or str(error)).lower()
+        return describe_os_error(error)
     return None

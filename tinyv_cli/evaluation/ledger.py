@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from tinyv_cli.disk.json_lines import JsonLines, find_obstacle
+from tinyv_cli.disk.json_lines import JsonLines, explain_unwritable
 from tinyv_cli.disk.places import home_dir
 from tinyv_cli.disk.typed_json import read_object, to_dataclass
 from tinyv_cli.errors import DeviceError
@@ -104,9 +104,9 @@ def resolve_ledger(questions: Path, key: str) -> Path:
     """
     name = f"{questions.stem}.eval-{key}.jsonl"
     beside, at_home = questions.parent / name, home_dir() / "evaluations" / name
-    if find_obstacle(beside) is None:
+    if explain_unwritable(beside) is None:
         return beside
-    obstacle = find_obstacle(at_home)
+    obstacle = explain_unwritable(at_home)
     if obstacle is None:
         return at_home
     raise DeviceError(

@@ -100,7 +100,7 @@ def full_variant(place):
 def test_where_both_sides_do_not_fit_at_once_one_follows_the_other(full_variant):
     whole = plan_memory(full_variant, 100, 8 * 10**9, encodes=True)
     apart = plan_memory(full_variant, 100, whole.needed_bytes - 1, encodes=True)
-    assert (whole.is_frugal, apart.is_frugal) == (False, True)
+    assert (whole.is_offloaded, apart.is_offloaded) == (False, True)
     assert apart.needed_bytes < whole.needed_bytes - 1_000_000_000
     with pytest.raises(DeviceError, match="needs about"):
         plan_memory(full_variant, 100, apart.needed_bytes - 1, encodes=True)
@@ -110,7 +110,7 @@ def test_a_picture_seen_before_takes_no_vision_side(full_variant):
     seen = plan_memory(full_variant, 100, 8 * 10**9, encodes=False)
     new = plan_memory(full_variant, 100, 8 * 10**9, encodes=True)
     assert seen.needed_bytes < new.needed_bytes - 1_100_000_000
-    assert not seen.is_frugal
+    assert not seen.is_offloaded
 
 
 def test_estimates_at_the_published_size_are_within_15_percent_of_what_was_measured(full_variant):
@@ -134,9 +134,9 @@ def test_ask_gives_the_vision_side_back_before_it_opens_the_decoder(place, ask, 
         def close(self):
             events.append("close")
 
-    def open_backend(variant, options, meanwhile):
+    def open_backend(variant, options, on_encoder):
         encoder = TellingEncoder()
-        meanwhile(encoder, "toy")
+        on_encoder(encoder, "toy")
         events.append("open the decoder")
         decoder = ScriptedDecoder(make_script("a cat"))
         return Backend(encoder, decoder, "toy", 0.1, encoder.close)
