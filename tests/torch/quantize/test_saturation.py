@@ -9,8 +9,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from quantize.cpu.data_file import DataFile
-from quantize.cpu.graph import GraphWriter
+from quantize.cpu.graph import DataFile, GraphWriter
 from quantize.recipe import INT8_PER_CHANNEL, Recipe
 from tinyv_cli.backends.cpu import onnx_sessions
 from tinyv_cli.backends.cpu.onnx_sessions import adds_wrongly, open_graph
@@ -40,7 +39,7 @@ def test_the_probe_is_one_product_that_would_be_cut_off():
 
 
 def write_linear(path: Path) -> torch.Tensor:
-    """A linear of the fast kind whose codes are as large as they can be; gives its matrix."""
+    """Writes a per-channel linear whose codes are as large as can be; returns its matrix."""
     matrix = torch.randn(96, 256).sign()
     tensors = {"m.weight": matrix, "m.bias": torch.zeros(96)}
     recipe = Recipe(8, (("m.weight", INT8_PER_CHANNEL),))
@@ -56,7 +55,7 @@ def write_linear(path: Path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("wrongly", [None, True])
-def test_the_fast_kind_is_exact_where_every_sum_is_as_large_as_can_be(
+def test_per_channel_products_are_exact_where_every_sum_is_as_large_as_can_be(
     wrongly, tmp_path, monkeypatch
 ):
     if wrongly is not None:  # as on a processor without VNNI: the runtime takes other instructions
