@@ -1,8 +1,8 @@
 """A picture and boxes become a picture with labelled boxes, and a file; finds no boxes itself.
 
 Frames are bright with a black rim on both sides, so that one of the two stands out against any
-picture; labels are black on a plate of the frame's colour. Colours differ from box to box, so that a
-label that had to move away is still recognised.
+picture; labels are black on a plate of the frame's colour. Colours differ from box to box, so that
+a label that had to move away is still recognised.
 """
 
 import math
