@@ -119,18 +119,9 @@ def make_answer_options(
     Raises:
         UsageError: a value is out of its range.
     """
-    from tinyv_cli.answers.sampling import SamplingOptions
     from tinyv_cli.session import AnswerOptions
 
-    sampling = SamplingOptions(
-        temperature=arguments.temp,
-        top_p=arguments.top_p,
-        top_k=arguments.top_k,
-        min_p=arguments.min_p,
-        repetition_penalty=arguments.repeat_penalty,
-        seed=arguments.seed,
-    )
-    return AnswerOptions(arguments.max_tokens, sampling, tuple(stop or ()))
+    return AnswerOptions(arguments.max_tokens, arguments.make_sampling(), tuple(stop or ()))
 
 
 def resolve_template(variant: Variant, wanted: str | None) -> Template:
