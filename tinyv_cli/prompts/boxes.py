@@ -1,4 +1,4 @@
-"""Boxes written in an answer become rectangles in 0-1 coordinates, and are written back as text.
+"""Boxes written in an answer become rectangles in 0-1 coordinates, and these text or JSON again.
 
 The notation is `{<x1><y1><x2><y2>}`, whole numbers 0-100 of the picture's width and height; several
 boxes are joined by `<delim>`, a phrase goes before those that belong to it: `<p>a cat</p> {<…>}`.
@@ -7,6 +7,7 @@ boxes are joined by `<delim>`, a phrase goes before those that belong to it: `<p
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 FULL_SCALE = 100  # the number that stands for the whole width or height
 
@@ -88,6 +89,31 @@ def write_box(box: Box) -> str:
     x1, x2 = _round_apart(box.x1, box.x2)
     y1, y2 = _round_apart(box.y1, box.y2)
     return f"{{<{x1}><{y1}><{x2}><{y2}>}}"
+
+
+def boxes_to_json(boxes: Sequence[Box], width: int, height: int) -> list[dict[str, Any]]:
+    """Lists boxes in shares and in pixels of the picture that the user gave.
+
+    The picture is squashed to a square for the model, so that shares are the same before and after;
+    pixels are those of the picture as it is seen upright, after the turn that EXIF asks for.
+
+    Args:
+        boxes: in the answer's order, which is kept.
+        width: of the upright picture, in pixels.
+        height: likewise.
+
+    Returns:
+        For each box `label` (empty for none), `box` (x1, y1, x2, y2 in 0-1) and `pixels` (the same
+        edges in whole pixels; the right and lower one lie behind the last pixel inside).
+    """
+    return [
+        {
+            "label": box.label,
+            "box": [box.x1, box.y1, box.x2, box.y2],
+            "pixels": list(box.to_pixels(width, height)),
+        }
+        for box in boxes
+    ]
 
 
 def compute_iou(one: Box, other: Box) -> float:
