@@ -52,6 +52,7 @@ def find_pictures(
         elif matches := glob.has_magic(word) and sorted(glob.glob(word, recursive=True)):  # noqa: PTH207
             named = matches
         else:
+            # Refused before the model is opened: it is mostly a prompt without quotes.
             kind = "nothing matches" if glob.has_magic(word) else "there is no file or folder"
             raise InputError(
                 f"{kind} {word}", "check it; the prompt is one word, in quotes, and the last"

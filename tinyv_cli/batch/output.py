@@ -42,10 +42,11 @@ class Output:
         """
         self._lines = JsonLines(path, _to_entry)
         self.answers = self._lines.entries
-        if len(self._lines.rest.splitlines()) > 1:  # those behind it are the user's and stay
+        # `eval` drops what follows, since its file is its own; these lines are the user's.
+        if len(self._lines.rest.splitlines()) > 1:
             number = self._lines.n_lines + 1
             raise UsageError(
-                f"line {number} of {path} is none of tinyv batch",
+                f"line {number} of {path} was not written by tinyv batch",
                 f"remove it: `sed -i {number}d {shlex.quote(str(path))}`, or {_START_AGAIN}",
             )
 
@@ -94,7 +95,7 @@ def open_output(path: Path, settings: Settings, *, fresh: bool, retries: bool) -
         )
 
     if path.exists() and not path.is_file():
-        raise UsageError(f"{path} is no file to keep lines in", f"{_ANOTHER}, or `-o -` for stdout")
+        raise UsageError(f"{path} is not a regular file", f"{_ANOTHER}, or `-o -` for stdout")
     with ExitStack() as held:
         try:
             held.enter_context(hold(path, refuse))
@@ -110,7 +111,7 @@ def open_output(path: Path, settings: Settings, *, fresh: bool, retries: bool) -
                 write_settings(path, settings)
             elif before is None:
                 raise UsageError(
-                    f"{path} is there already, and no settings beside it tell how it was made",
+                    f"{path} is there already, without settings that say how it was made",
                     f"{_ANOTHER}, or {_START_AGAIN}",
                 )
             elif differences := format_differences(before, settings):
@@ -139,7 +140,8 @@ def _check_is_ours(path: Path) -> None:
         if first:
             _to_entry(read_object(first))
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is none of tinyv batch", f"remove it, or {_ANOTHER}") from error
+        problem = f"{path} was not written by tinyv batch"
+        raise UsageError(problem, f"remove it, or {_ANOTHER}") from error
 
 
 def _to_entry(line: dict[str, Any]) -> tuple[Path, str | None]:

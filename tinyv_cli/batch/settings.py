@@ -1,4 +1,4 @@
-"""What decides over the answers of a batch is kept beside them, and compared when it goes on."""
+"""Settings of a batch are kept beside its answers, and compared when it goes on."""
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path

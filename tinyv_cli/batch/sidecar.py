@@ -1,4 +1,4 @@
-"""Answers go into text files beside their pictures; what somebody else wrote there stays."""
+"""Answers go into text files beside their pictures; other texts there stay."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -50,7 +50,10 @@ def check_sidecars(
 
 
 def restore_sidecars(pictures: Iterable[Path], answers: Mapping[Path, str | None]) -> None:
-    """Writes the texts that a killed run did not get to, or that were not wanted before."""
+    """Writes the texts that a killed run did not get to, or that were not wanted before.
+
+    A text follows its line, so that a kill between them is mended here.
+    """
     for picture in pictures:
         answer = answers.get(identify(picture))
         if answer is not None and not resolve_sidecar(picture).exists():

@@ -62,8 +62,8 @@ def write_chart(chart: Image.Image, path: Path) -> None:
         with open_whole(path) as file:
             chart.save(file, "PNG")
     except OSError as error:
-        reason = describe_os_error(error)
-        raise DeviceError(f"cannot write {path}: {reason}", "use `--chart` elsewhere") from error
+        problem = f"cannot write {path}: {describe_os_error(error)}"
+        raise DeviceError(problem, "use `--chart` elsewhere") from error
 
 
 def _draw_panel(

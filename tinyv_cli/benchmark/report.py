@@ -57,11 +57,14 @@ class Line:
 
     @property
     def more_is_better(self) -> bool:
-        """Whether the larger of two values is the better one."""
+        """Returns whether the larger of two values is the better one."""
         return self.name.endswith(("tok_s", "gb_s"))
 
     def find(self, document: Mapping[str, Any]) -> float | None:
-        """Finds the value in a document of this or an earlier run; None where there is none."""
+        """Finds the value in a document of this or an earlier run; None where there is none.
+
+        Documents of other versions may have measured more, or less.
+        """
         value: object = self.find_spread(document).get("median")
         if self.key is None:
             value = document.get(self.name, value)
@@ -153,7 +156,7 @@ def find_nearest(figures: Mapping[int, Spread], wanted: int) -> int:
 
 
 def read_earlier(path: Path) -> dict[str, Any]:
-    """Reads the document of an earlier run.
+    """Reads the document of an earlier run; untrusted: the headline's figures are validated.
 
     Raises:
         InputError: the file cannot be read, or is no such document.
@@ -161,8 +164,8 @@ def read_earlier(path: Path) -> dict[str, Any]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        reason = describe_os_error(error)
-        raise InputError(f"cannot read {path}: {reason}", HOW_TO_KEEP_ONE) from error
+        problem = f"cannot read {path}: {describe_os_error(error)}"
+        raise InputError(problem, HOW_TO_KEEP_ONE) from error
     try:
         document = read_object(content)
         for name, value in asdict(to_dataclass(Headline, document)).items():
@@ -238,7 +241,7 @@ def _to_text_keys(figures: Mapping[int, Spread]) -> dict[str, dict[str, Any]]:
 
 
 def _is_figure(value: object) -> TypeGuard[float]:
-    """Whether this is a number that can be measured: finite and above zero."""
+    """Returns whether this is a number that can be measured: finite and above zero."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return math.isfinite(value) and value > 0

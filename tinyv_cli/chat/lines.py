@@ -34,7 +34,7 @@ def answer_lines(
         TinyvError: a question cannot be answered; those before it are.
         KeyboardInterrupt: Ctrl-C, after what was said until then has been written.
     """
-    is_told = False
+    was_noted = False
     for number, line in enumerate(stream or (), 1):
         try:
             question = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
@@ -45,9 +45,9 @@ def answer_lines(
             ) from error
         if not question:
             continue
-        if question.startswith("/") and not is_told:
+        if question.startswith("/") and not was_noted:
             console.write_note(f"'{question}' is asked; commands are for a terminal")
-            is_told = True
+            was_noted = True
         n_turns = len(conversation.turns)
         try:
             conversation.ask(question, lambda _: None)

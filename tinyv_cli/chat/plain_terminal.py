@@ -16,7 +16,7 @@ _TURN_S = 0.1  # of waiting for a line
 
 
 def is_plain() -> bool:
-    """Whether the terminal says that it can only show lines."""
+    """Returns whether the terminal says that it can only show lines."""
     return os.environ.get("TERM", "").lower() in {"dumb", "unknown"}
 
 

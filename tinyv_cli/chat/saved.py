@@ -104,7 +104,10 @@ def read_chat(path: Path) -> SavedChat:
 
 
 class Outputs:
-    """Files that one conversation writes; others are never written over."""
+    """Files that one conversation wrote or was loaded from; others are never written over.
+
+    `/draw cat.png` about cat.png is refused, and `/save` with a name of last week.
+    """
 
     def __init__(self) -> None:
         self._own: set[Path] = set()
@@ -117,7 +120,7 @@ class Outputs:
         """Checks that a file may be written.
 
         Raises:
-            InputError: it belongs to somebody else, or is a folder.
+            InputError: it is not the conversation's own, or a folder.
         """
         if path.absolute() in self._own:
             return
@@ -130,7 +133,7 @@ class Outputs:
         """Writes a file as a whole or not at all.
 
         Raises:
-            InputError: it is somebody else's, or cannot be written.
+            InputError: as `check` does, or it cannot be written.
         """
         self.check(path)
         try:

@@ -113,11 +113,11 @@ def to_question(entry: str) -> str | None:
 
 
 def is_quoted(entry: str) -> bool:
-    """Whether an entry begins with quotes, so that it may have several lines."""
+    """Returns whether an entry begins with quotes, so that it may have several lines."""
     return entry.lstrip().startswith(QUOTES)
 
 
 def is_open(entry: str) -> bool:
-    """Whether more lines belong to an entry: its quotes are not closed."""
+    """Returns whether more lines belong to an entry: its quotes are not closed."""
     inner = entry.strip().removeprefix(QUOTES)
     return is_quoted(entry) and not inner.endswith(QUOTES)

@@ -80,8 +80,7 @@ def read_question_file(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path}", hint) from error
     except OSError as error:
-        reason = describe_os_error(error)
-        raise InputError(f"{path} cannot be read: {reason}", hint) from error
+        raise InputError(f"{path} cannot be read: {describe_os_error(error)}", hint) from error
 
 
 def check_pictures(questions: Sequence[Question]) -> None:

@@ -118,9 +118,8 @@ def is_right(task: str, answer: str, reference: str) -> bool:
 def agree(task: str, one: str, other: str) -> bool:
     """Compares two answers: they agree with the same text, or where each is right by the other.
 
-    Letters alone would not do: a hundredth at the edge of a box had made the miniature's boxes
-    agree in 63 % at 4 bits and 88 % at 8. Answers that name nothing (a caption without a thing, a
-    place without a box) agree only to the letter, so that two kinds of nonsense do not.
+    A hundredth at the edge of a box is no difference. Answers that name nothing (a caption without
+    a thing, a place without a box) agree only to the letter, so that two kinds of nonsense do not.
 
     Args:
         task: one of `TASKS`; decides what of an answer counts.

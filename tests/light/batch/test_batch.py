@@ -285,7 +285,8 @@ def test_a_line_in_the_middle_that_makes_no_sense_is_refused(capsys):
     first, second = Path("out.jsonl").read_text().splitlines(keepends=True)
     Path("out.jsonl").write_text(f"{first}{{}}\n{second}")
     err = run(capsys, "cat.png", "dog.png", "what?", code=ExitCode.USAGE)
-    assert "error: line 2 of out.jsonl is none of tinyv batch\nhint:  remove it: `sed -i 2d" in err
+    assert "error: line 2 of out.jsonl was not written by tinyv batch\n" in err
+    assert "hint:  remove it: `sed -i 2d" in err
     assert len(Path("out.jsonl").read_text().splitlines()) == 3
 
 
@@ -320,7 +321,7 @@ def test_a_full_disk_while_a_batch_begins_is_no_bug(capsys, monkeypatch):
 def test_an_output_that_cannot_be_written_is_said_first(capsys, monkeypatch, place):
     forbid_opening(monkeypatch)
     (place / "folder").mkdir()
-    assert "is no file to keep lines in" in run(
+    assert "is not a regular file" in run(
         capsys, "cat.png", "what?", code=ExitCode.USAGE, output="folder"
     )
     err = run(capsys, "cat.png", "what?", code=ExitCode.DEVICE, output="cat.png/out.jsonl")
