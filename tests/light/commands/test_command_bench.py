@@ -258,7 +258,7 @@ def test_a_disk_that_fills_up_leaves_the_chart_of_before(tmp_path, monkeypatch):
 
     (tmp_path / "rates.png").write_bytes(b"earlier")
     monkeypatch.setattr(Image.Image, "save", fill_up)
-    with pytest.raises(DeviceError, match="rates.png: no space left on device"):
+    with pytest.raises(DeviceError, match=r"rates\.png: no space left on device"):
         write_chart(Image.new("RGB", (8, 8)), tmp_path / "rates.png")
     assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"earlier"]
 
