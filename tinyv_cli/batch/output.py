@@ -17,7 +17,7 @@ from tinyv_cli.batch.settings import (
     read_settings,
     write_settings,
 )
-from tinyv_cli.disk.json_lines import JsonLines, find_write_error
+from tinyv_cli.disk.json_lines import JsonLines, explain_unwritable
 from tinyv_cli.disk.lock import hold
 from tinyv_cli.disk.typed_json import read_object
 from tinyv_cli.errors import DeviceError, UsageError, describe_os_error
@@ -99,7 +99,7 @@ def open_output(path: Path, settings: Settings, *, fresh: bool, retries: bool) -
     with ExitStack() as held:
         try:
             held.enter_context(hold(path, refuse))
-            problem = find_write_error(path)
+            problem = explain_unwritable(path)
             if problem is not None:
                 raise DeviceError(f"{path} cannot be written: {problem}", _ANOTHER)
             before = read_settings(path)

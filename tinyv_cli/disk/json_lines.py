@@ -111,7 +111,7 @@ def to_line(document: object) -> bytes:
         return (json.dumps(document, allow_nan=False) + "\n").encode()
 
 
-def find_write_error(path: Path) -> str | None:
+def explain_unwritable(path: Path) -> str | None:
     """Returns why a file cannot be appended to, None where it can; leaves no new file behind."""
     is_new = not path.exists()
     try:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tinyv_cli.disk.json_lines import JsonLines, find_write_error
+from tinyv_cli.disk.json_lines import JsonLines, explain_unwritable
 from tinyv_cli.disk.places import home_dir
 from tinyv_cli.disk.typed_json import to_dataclass
 from tinyv_cli.errors import DeviceError
@@ -85,9 +85,9 @@ def resolve_ledger(questions: Path, key: str) -> Path:
     """
     name = f"{questions.stem}.eval-{key}.jsonl"
     beside, at_home = questions.parent / name, home_dir() / "evaluations" / name
-    if find_write_error(beside) is None:
+    if explain_unwritable(beside) is None:
         return beside
-    problem = find_write_error(at_home)
+    problem = explain_unwritable(at_home)
     if problem is None:
         return at_home
     raise DeviceError(
