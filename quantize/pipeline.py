@@ -20,7 +20,7 @@ from quantize.measure.trial import Trial
 from quantize.plan import TARGETS, TOKENIZER, Plan, make_plan
 from quantize.recipe import FLOAT16_BITS, RECIPES, Recipe
 from tinyv_cli.answers.tokenizer import Tokenizer, derive_stop_ids
-from tinyv_cli.backends.threads import resolve_threads
+from tinyv_cli.backends.backend import resolve_threads
 from tinyv_cli.disk.staging import build_beside, move_in
 from tinyv_cli.errors import DeviceError, UsageError, WeightsError
 from tinyv_cli.progress import Progress

@@ -18,11 +18,11 @@ from quantize.recipe import EMBEDDINGS, FLOAT16_BITS, Recipe, Rounding
 from tinyv_cli.spec import ModelSpec
 from tinyv_cli.variants.manifest import list_graph_roles, make_graph_role
 from tinyv_cli.variants.memory import (
-    CARD_BASE_BYTES,
+    CUDA_BASE_BYTES,
     PartSizes,
     estimate_bytes,
-    estimate_card_decoder_bytes,
-    estimate_card_encoder_bytes,
+    estimate_cuda_decoder_bytes,
+    estimate_cuda_encoder_bytes,
 )
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -189,8 +189,8 @@ def _plan_cuda_parts(shapes: Shapes, recipe: CudaRecipe) -> tuple[PlannedPart, .
 def _estimate_card_bytes(spec: ModelSpec, parts: Iterable[PlannedPart]) -> int:
     """Both sides on a card at once, with a cache of the whole context."""
     language, vision = (part.size_bytes for part in parts)
-    decoder = estimate_card_decoder_bytes(spec, language, spec.language.context_length)
-    return CARD_BASE_BYTES + estimate_card_encoder_bytes(spec, vision) + decoder
+    decoder = estimate_cuda_decoder_bytes(spec, language, spec.language.context_length)
+    return CUDA_BASE_BYTES + estimate_cuda_encoder_bytes(spec, vision) + decoder
 
 
 def _plan_part(name: str, shapes: Shapes, recipe: Recipe) -> PlannedPart:

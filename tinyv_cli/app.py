@@ -149,7 +149,7 @@ def _describe_version() -> str:
     from tinyv_cli.devices.driver import read_driver
 
     runs_on = f"Python {python_version()}, onnxruntime {version('onnxruntime')}"
-    devices = ", ".join(["cpu", *(card.name for card in read_driver().cards)])
+    devices = ", ".join(["cpu", *(card.name for card in read_driver().gpus)])
     return f"tinyv {version('tinyv')} ({runs_on}; {devices})"
 
 

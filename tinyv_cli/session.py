@@ -3,6 +3,7 @@
 A `Session` is one conversation: it joins prompt, tokenizer, image encoder and decoder.
 """
 
+import weakref
 from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -96,14 +97,14 @@ class Session:
         """Starts a conversation in which nothing was said.
 
         Args:
-            runtime: used by this session alone.
+            runtime: may serve other sessions too, one answer at a time.
             tokenizer: of the same variant.
             template: how prompts are laid out.
             notify: takes one line for the user.
             stop_ids: end an answer; None takes those of the tokenizer.
         """
         self._encoder = runtime.encoder
-        self._decoder = TrackedDecoder(runtime.decoder)
+        self._decoder = TrackedDecoder.of(runtime.decoder)
         self._tokenizer = tokenizer
         self._template = template
         self._notify = notify
@@ -113,7 +114,9 @@ class Session:
         self._images: dict[str, ImageTokens] = {}  # those that were encoded
         self._turns: list[Turn] = []
         self._n_left_out = 0  # oldest text turns that no longer fit the context
-        self._reply: Reply | None = None
+        # A reply holds its session. Were it held in turn, the two would keep the decoder's
+        # gigabytes alive until the garbage collector comes by.
+        self._reply: weakref.ref[Reply] | None = None
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -173,8 +176,9 @@ class Session:
         # What a grammar asks for may hold the mark, as a JSON document's text can.
         marks = () if options.grammar else (STOP_MARK, *options.stop)
         draft = Draft(question, StopText(marks), started)
-        self._reply = Reply(self._write(draft, options), draft, self._record)
-        return self._reply
+        reply = Reply(self._write(draft, options), draft, self._record)
+        self._reply = weakref.ref(reply)
+        return reply
 
     def _write(self, draft: Draft, options: AnswerOptions) -> Generator[str, None, FinishReason]:
         """Yields the answer's text as it becomes sure; returns why it ends."""
@@ -247,9 +251,10 @@ class Session:
         self._n_left_out = draft.n_left_out
 
     def _close_reply(self) -> None:
-        """Ends a reply that nobody listens to any more."""
-        if self._reply is not None:
-            self._reply.close()
+        """Ends an unfinished reply; one that was dropped has ended already."""
+        reply = self._reply() if self._reply else None
+        if reply is not None:
+            reply.close()
 
 
 def _tell_left_out(n: int, has_picture: bool) -> str:

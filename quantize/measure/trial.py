@@ -20,7 +20,7 @@ from tinyv_cli.backends.backend import (
     Backend,
     BackendEncoder,
     BackendOptions,
-    ignore_encoder,
+    prefetch_nothing,
 )
 from tinyv_cli.backends.opening import open_backend
 from tinyv_cli.pictures.image import to_pixels
@@ -185,7 +185,7 @@ def open_cuda(
         backend = open_torch(variant, options, encode)
         return backend, np.concatenate(image_tokens)
     tokens = _encode_by_layers(variant, np.concatenate(pixels))
-    return open_torch(variant, options, ignore_encoder, device="cpu"), tokens
+    return open_torch(variant, options, prefetch_nothing, device="cpu"), tokens
 
 
 def _encode_by_layers(variant: Variant, pixels: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Prints one JSON document of how fast a card decodes at full size, under a cap of 8 GiB.
+"""Prints one JSON document of how fast a GPU decodes at full size, under a cap of 8 GiB.
 
 Run by hand where there is a GPU: `python tests/bench/cuda.py`. Weights are random, made on the
-card, written as quantising writes them (5 GB of a temporary folder at a time) and loaded as an
+GPU, written as quantising writes them (5 GB of a temporary folder at a time) and loaded as an
 answer loads them. Beside NF4 and int8 stands transformers' own `generate` with bitsandbytes' NF4 on
 a Phi-2 of the same shape, in the same run. `--size tiny --device cpu` shows that the program runs.
 """
@@ -87,25 +87,25 @@ def describe_machine(device: TorchDevice) -> Document:
     libraries = ("torch", "bitsandbytes", "transformers", "numpy")
     machine: Document = {name: version(name) for name in libraries}
     machine["python"] = platform.python_version()
-    if device.is_card:
-        card = torch.cuda.get_device_properties(device.name)
-        machine |= {"gpu": card.name, "gpu_bytes": card.total_memory, "cuda": torch.version.cuda}
-        machine["capability"] = f"{card.major}.{card.minor}"
+    if device.is_cuda:
+        gpu = torch.cuda.get_device_properties(device.name)
+        machine |= {"gpu": gpu.name, "gpu_bytes": gpu.total_memory, "cuda": torch.version.cuda}
+        machine["capability"] = f"{gpu.major}.{gpu.minor}"
     return machine
 
 
 def run_alone(name: str, device: TorchDevice, measure: Callable[[], Document]) -> Document:
-    """Measures with nothing else on the card; what cannot run says why instead of figures."""
+    """Measures with nothing else on the GPU; what cannot run says why instead of figures."""
     sys.stderr.write(f"{name} …\n")
     gc.collect()
     device.free_memory()
-    if device.is_card:
+    if device.is_cuda:
         torch.cuda.reset_peak_memory_stats()
     try:
         figures = measure()
     except Exception as error:  # noqa: BLE001 - the other runs' figures are not lost with it
         figures = {"error": f"{type(error).__name__}: {error}"}
-    if device.is_card:
+    if device.is_cuda:
         figures["peak_allocated_gib"] = torch.cuda.max_memory_allocated() / GIB
         figures["peak_reserved_gib"] = torch.cuda.max_memory_reserved() / GIB
         free_bytes, total_bytes = torch.cuda.mem_get_info()
@@ -121,10 +121,10 @@ def measure_variants(
     device: TorchDevice,
     asked: argparse.Namespace,
 ) -> list[Document]:
-    """With graphs, which only a card has, and without, from the same files."""
+    """With graphs, which only a GPU has, and without, from the same files."""
     with TemporaryDirectory() as folder:
         files = write_files(Path(folder), spec, bits, vision_bits, device)
-        runs = [(name, True)] if device.is_card else []
+        runs = [(name, True)] if device.is_cuda else []
         runs.append((f"{name} without graphs", False))
         return [
             run_alone(run, device, partial(measure_variant, spec, files, graphs, device, asked))
@@ -142,7 +142,7 @@ def measure_variant(
     """Both sides at once, with the whole context: first tokens, decoding shallow and deep."""
     place, context_length = (device.name, device.dtype), spec.language.context_length
     started = time.perf_counter()
-    with device.tell_memory("loading the language model"):
+    with device.translate_errors("loading the language model"):
         language = load_language(files["cuda-language"], spec.language, *place)
         notes: list[str] = []  # whether recording failed
         decoder = StepDecoder(
@@ -227,7 +227,7 @@ def measure_s(work: Callable[[], object], device: TorchDevice) -> float:
     """Seconds until the device is done with it."""
     started = time.perf_counter()
     work()
-    if device.is_card:
+    if device.is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - started
 

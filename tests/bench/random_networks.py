@@ -28,7 +28,7 @@ def make_numbers(name: str, shape: torch.Size, device: TorchDevice) -> torch.Ten
 def write_files(
     folder: Path, spec: ModelSpec, bits: int, vision_bits: int, device: TorchDevice
 ) -> dict[str, Path]:
-    """Writes a variant's files for a card, as quantising writes them; role → path.
+    """Writes a variant's files for a GPU, as quantising writes them; role → path.
 
     Each tensor is made and rounded on the device.
     """

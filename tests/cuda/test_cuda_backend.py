@@ -1,4 +1,4 @@
-"""A variant on a card: what the same code gives on the CPU, by kernels and recorded steps."""
+"""A variant on a GPU: what the same code gives on the CPU, by kernels and recorded steps."""
 
 import gc
 from collections.abc import Callable
@@ -11,12 +11,12 @@ import torch
 from tests.golden import CASES, GOLDEN, needs_golden
 from tests.torch.cuda.cuda_files import make_small_spec, write_variant
 from tinyv_cli.answers.generate import ImageTokens
-from tinyv_cli.backends.backend import Backend, BackendOptions, ignore_encoder
+from tinyv_cli.backends.backend import Backend, BackendOptions, prefetch_nothing
 from tinyv_cli.backends.cuda.torch_cuda import open_torch
 from tinyv_cli.backends.cuda.torch_decoder import FIRST_SPAN, StepDecoder
 from tinyv_cli.backends.cuda.torch_device import TorchDevice
 from tinyv_cli.backends.cuda.torch_weights import load_language
-from tinyv_cli.backends.prefetch import EncoderAhead
+from tinyv_cli.backends.prefetch import PrefetchingEncoder
 from tinyv_cli.errors import DeviceError
 from tinyv_cli.variants.manifest import Variant
 
@@ -24,7 +24,7 @@ SPEC = make_small_spec()
 EVERY_BITS = pytest.mark.parametrize("bits", [4, 8])
 MIB = 2**20
 
-# ‖card − CPU‖ / ‖CPU‖ of logits. Branches in float16 on the CPU are off by 0.001.
+# ‖GPU − CPU‖ / ‖CPU‖ of logits. Branches in float16 on the CPU are off by 0.001.
 BOUNDS = {4: 0.01, 8: 0.01}
 
 
@@ -41,7 +41,7 @@ def make_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Vari
 
 
 def open_on(device: str, variant: Variant, **options) -> Backend:
-    return open_torch(variant, BackendOptions(**options), ignore_encoder, device)
+    return open_torch(variant, BackendOptions(**options), prefetch_nothing, device)
 
 
 def relative(out: np.ndarray, expected: np.ndarray) -> float:
@@ -58,7 +58,7 @@ def make_pixels(n: int = 1) -> np.ndarray:
 
 
 @EVERY_BITS
-def test_a_card_gives_the_logits_of_the_cpu(bits, make_files):
+def test_a_gpu_gives_the_logits_of_the_cpu(bits, make_files):
     prompt, ids = make_ids(50, 1), make_ids(20, 2)
     decoders = [open_on(device, make_files(bits)).decoder for device in ("cuda", "cpu")]
     logits = [
@@ -69,14 +69,14 @@ def test_a_card_gives_the_logits_of_the_cpu(bits, make_files):
 
 
 @pytest.mark.parametrize("vision_bits", [8, 16])
-def test_a_card_gives_the_image_tokens_of_the_cpu(vision_bits, tmp_path):
+def test_a_gpu_gives_the_image_tokens_of_the_cpu(vision_bits, tmp_path):
     variant = write_variant(tmp_path / "v", SPEC, 4, vision_bits)
-    on_card, on_cpu = (open_on(device, variant).encoder for device in ("cuda", "cpu"))
-    assert relative(on_card.encode(make_pixels(2)), on_cpu.encode(make_pixels(2))) < 0.01
+    on_gpu, on_cpu = (open_on(device, variant).encoder for device in ("cuda", "cpu"))
+    assert relative(on_gpu.encode(make_pixels(2)), on_cpu.encode(make_pixels(2))) < 0.01
 
 
 @EVERY_BITS
-def test_weights_take_on_a_card_what_their_file_takes_without_the_embeddings(bits, make_files):
+def test_weights_take_on_a_gpu_what_their_file_takes_without_the_embeddings(bits, make_files):
     before_bytes, path = torch.cuda.memory_allocated(), make_files(bits).path("cuda-language")
     language = load_language(path, SPEC.language, "cuda", torch.float16)
     taken_bytes = torch.cuda.memory_allocated() - before_bytes
@@ -86,7 +86,7 @@ def test_weights_take_on_a_card_what_their_file_takes_without_the_embeddings(bit
 
 
 @EVERY_BITS
-def test_the_first_card_by_its_number_is_the_card(bits, make_files):
+def test_the_first_gpu_by_its_number_is_the_gpu(bits, make_files):
     logits = [
         open_on(name, make_files(bits)).decoder.extend([make_ids(20, 9)])
         for name in ("cuda", "cuda:0")
@@ -146,7 +146,7 @@ def test_a_picture_may_be_encoded_while_the_decoder_is_opened_and_recorded(make_
         backend = open_torch(
             make_files(4),
             BackendOptions(),
-            lambda encoder, _: ahead.append(EncoderAhead(encoder, make_pixels())),
+            lambda encoder, _: ahead.append(PrefetchingEncoder(encoder, make_pixels())),
         )
         backend.decoder.extend([(1, 2, 3)])
         backend.decoder.extend([(4,)])

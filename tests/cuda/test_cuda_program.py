@@ -1,4 +1,4 @@
-"""The program on a card: doctor, a variant made for it, questions, and memory that does not fit."""
+"""The program on a GPU: doctor, a variant made for it, questions, and memory that does not fit."""
 
 import json
 from pathlib import Path
@@ -22,14 +22,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def variant(home: Path, capsys: pytest.CaptureFixture) -> str:
-    """The miniature with files for a card alone."""
+    """The miniature with files for a GPU alone."""
     words = ["quantize", "--sources", str(DEMO / "sources"), "--target", "cuda", "-o", "v", "-q"]
     assert main(words) == 0
     capsys.readouterr()
     return "v"
 
 
-def test_doctor_finds_the_card_usable_and_computes_a_product_on_it(home, capsys):
+def test_doctor_finds_the_gpu_usable_and_computes_a_product_on_it(home, capsys):
     assert main(["doctor", "--device", "cuda", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["cuda"]
     assert found["is_usable"]
@@ -39,14 +39,14 @@ def test_doctor_finds_the_card_usable_and_computes_a_product_on_it(home, capsys)
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "auto"])
-def test_a_question_is_answered_on_the_card(device, variant, capsys):
+def test_a_question_is_answered_on_the_gpu(device, variant, capsys):
     assert main(["ask", CAT, QUESTION, "-m", variant, "--device", device, "--no-cache"]) == 0
     out, err = capsys.readouterr()
     assert out in CATS
     assert ("computes on the GPU" in err) == (device == "auto")
 
 
-def test_the_card_says_where_it_computed_and_what_it_took(variant, capsys):
+def test_the_gpu_says_where_it_computed_and_what_it_took(variant, capsys):
     assert main(["ask", CAT, QUESTION, "-m", variant, "--device", "cuda", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert f"{document['answer']}\n" in CATS

@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.light.toy_decoder import ScriptedDecoder, ToyEncoder
 from tests.light.toy_tokenizer import make_tokenizer
-from tinyv_cli.backends.backend import Backend, ignore_encoder
+from tinyv_cli.backends.backend import Backend, prefetch_nothing
 from tinyv_cli.spec import make_tiny_spec
 from tinyv_cli.variants.manifest import FORMAT_VERSION, FileEntry, Manifest, MeasuredErrors
 
@@ -70,7 +70,7 @@ def make_script(text, stop=True):
 def make_open_backend(script, seen=None):
     """An `open_backend` whose decoder follows a script; notes what it was asked in `seen`."""
 
-    def open_backend(variant, options, meanwhile=ignore_encoder):
+    def open_backend(variant, options, meanwhile=prefetch_nothing):
         if seen is not None:
             seen.update(variant=variant, options=options)
         decoder = ScriptedDecoder(script, options.context_length or 2048)

@@ -85,7 +85,7 @@ def _no_miniature(tmp_path_factory: pytest.TempPathFactory):
     """Tests see no miniature unless they put one in its place."""
     nowhere = tmp_path_factory.mktemp("installation") / "demo"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(miniature, "demo_dir", lambda: nowhere)
+        patch.setattr(miniature, "miniature_dir", lambda: nowhere)
         yield
 
 

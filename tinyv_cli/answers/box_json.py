@@ -1,4 +1,4 @@
-"""Boxes become what JSON says of them; reads no answer and no picture."""
+"""Boxes become the objects that JSON output lists; reads no answer and no picture."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ def boxes_to_json(boxes: Sequence[Box], width: int, height: int) -> list[dict[st
 
     Returns:
         For each box `label` (empty for none), `box` (x1, y1, x2, y2 in 0-1) and `pixels` (the same
-        edges in whole pixels; the right and lower edge lie behind the last pixel inside).
+        edges in whole pixels; the right and lower one lie behind the last pixel inside).
     """
     return [
         {

@@ -1,12 +1,11 @@
-"""Choices or a JSON Schema become a mask of tokens that an answer may go on with; knows no model.
+"""Choices or a JSON Schema become a mask of the tokens that may come next; runs no model.
 
-Which tokens fit is llguidance's work, loaded only when an answer is constrained. What is added
-here is the end: after each token a way to complete the answer is looked for, and a token after
-which it could no longer be completed in time is exchanged for the first one on the way before.
+llguidance, loaded only when an answer is constrained, computes which tokens fit. Added here is that
+an answer comes to its end: after each token a way to complete the answer is looked for, and a token
+after which it could no longer be completed in time is replaced by the first one of the way before.
 """
 
 import itertools
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,17 +14,18 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from tinyv_cli.answers.tokenizer import Tokenizer
-from tinyv_cli.errors import InputError, UsageError
+from tinyv_cli.disk.typed_json import read_object
+from tinyv_cli.errors import InputError, UsageError, describe_os_error
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLTokenizer
+    from llguidance import LLMatcher
 
 # Finds text that completes an answer, given its bytes so far, a matcher that stands there and may
 # be moved, and the id of each byte; None where it finds none.
 Completer: TypeAlias = "Callable[[bytes, LLMatcher, dict[int, int]], bytes | None]"
 
-# A schema of its own may set these; any other value would let answers through that it forbids,
-# or white space without end.
+# A schema may set these itself, so they are fixed here: any other value would let through answers
+# that the schema forbids, or white space without end (one more thing to go on with for ever).
 _JSON_OPTIONS = {
     "whitespace_flexible": False,
     "item_separator": ", ",
@@ -35,7 +35,8 @@ _JSON_OPTIONS = {
 }
 
 # What ends a JSON value soonest comes first; then what a number, date, pattern or a character that
-# was begun may ask for. Inside a string, its end comes before everything.
+# was begun may ask for (its continuation bytes). Inside a string, its end comes before everything:
+# `}` is allowed there too, and would be taken for ever.
 _CLOSING_ORDER = (
     b'}]",@.:TZ0123456789-abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSUVWXY /_+\x80\xa0\x90'
 )
@@ -46,7 +47,7 @@ _SCHEMA_HINT = """try a plain one: `--schema '{"enum": ["yes", "no"]}'`"""
 
 
 def split_choices(text: str) -> tuple[str, ...]:
-    """`yes, no` → ("yes", "no"): the choices between commas, without white space around them.
+    """Splits `yes, no` at its commas into ("yes", "no"), without white space around them.
 
     Raises:
         UsageError: one is empty, or given twice.
@@ -62,34 +63,51 @@ def split_choices(text: str) -> tuple[str, ...]:
 
 
 def read_schema(word: str) -> str:
-    """A file's name, or the JSON itself, becomes the text of a JSON Schema.
+    """Returns the text of a JSON Schema, given that text itself or the name of its file.
 
     Raises:
         InputError: there is no such file, it cannot be read or is not a JSON object.
     """
     text, name = word, "the schema"
     if not word.lstrip().startswith("{"):
-        name = word
+        name = f"schema {word}"
         try:
             text = Path(word).read_text("utf-8")
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-            raise InputError(f"schema {word} cannot be read: {reason}", _SCHEMA_HINT) from error
+            not_text = "it is not UTF-8 text"
+            reason = describe_os_error(error) if isinstance(error, OSError) else not_text
+            raise InputError(f"{name} cannot be read: {reason}", _SCHEMA_HINT) from error
     try:
-        schema = json.loads(text)
+        read_object(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{name} is not JSON: {error}", _SCHEMA_HINT) from error
-    if not isinstance(schema, dict):
-        raise InputError(f"{name} is not a JSON object", _SCHEMA_HINT)
+        raise InputError(f"{name} cannot be used: {error}", _SCHEMA_HINT) from error
     return text
 
 
-class Grammar:
-    """What answers may be; each answer begins its own `Constrained`.
+class _TokenTable:
+    """A tokenizer as llguidance asks for it; what ends an answer is an id of its own.
+
+    Tokens are `Tokenizer.to_bytes`, llguidance's only view of them, so both cannot disagree.
+    """
+
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.eos_token_id = tokenizer.vocab_size
+        self.special_token_ids = (tokenizer.vocab_size,)
+        self.tokens = (*map(tokenizer.to_bytes, range(tokenizer.vocab_size)), b"\xff<end>")
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        return self._tokenizer.encode(text.decode() if isinstance(text, bytes) else text)
+
+
+class AnswerGrammar:
+    """The set of answers that are allowed; each answer begins its own `GrammarConstraint`.
 
     Args:
         tokenizer: of the variant that answers.
-        text: as llguidance takes grammars.
+        text: a grammar in llguidance's notation.
         complete: finds an end for an answer.
 
     Raises:
@@ -97,23 +115,25 @@ class Grammar:
     """
 
     def __init__(self, tokenizer: Tokenizer, text: str, complete: Completer) -> None:
-        from llguidance import LLMatcher
+        from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
         self.tokenizer = tokenizer
         self.complete = complete
-        self.byte_ids = _find_byte_ids(tokenizer)
-        self._matcher = LLMatcher(_make_library_tokenizer(tokenizer), text, log_level=0)
+        pieces = ((tokenizer.to_bytes(id), id) for id in reversed(range(tokenizer.vocab_size)))
+        self.byte_ids = {piece[0]: id for piece, id in pieces if len(piece) == 1}
+        library_tokenizer = LLTokenizer(TokenizerWrapper(_TokenTable(tokenizer)))
+        self._matcher = LLMatcher(library_tokenizer, text, log_level=0)
         if self._matcher.is_error():
             reason = " ".join(self._matcher.get_error().split())
             raise InputError(f"the schema cannot be kept to: {reason}", _SCHEMA_HINT)
 
-    def start(self) -> "Constrained":
+    def start(self) -> "GrammarConstraint":
         """Begins an answer."""
-        return Constrained(self, self._matcher.deep_copy())
+        return GrammarConstraint(self, self._matcher.deep_copy())
 
 
-def make_choice_grammar(tokenizer: Tokenizer, choices: Sequence[str]) -> Grammar:
-    """Answers that are one of the choices, after at most one space.
+def make_choice_grammar(tokenizer: Tokenizer, choices: Sequence[str]) -> AnswerGrammar:
+    """Makes the grammar of answers that are one of the choices, after at most one space.
 
     Args:
         tokenizer: of the variant that answers.
@@ -121,6 +141,7 @@ def make_choice_grammar(tokenizer: Tokenizer, choices: Sequence[str]) -> Grammar
     """
     from llguidance import LLMatcher
 
+    # A template that ends without a space makes ` yes` likelier than `yes`.
     pattern = " ?(" + "|".join(map(re.escape, choices)) + ")"
     encoded = [each.encode() for each in choices]
 
@@ -129,15 +150,15 @@ def make_choice_grammar(tokenizer: Tokenizer, choices: Sequence[str]) -> Grammar
         rests = [each[len(begun) :] for each in encoded if each.startswith(begun)]
         return min(rests, key=len, default=None)
 
-    return Grammar(tokenizer, LLMatcher.grammar_from_regex(pattern), complete)
+    return AnswerGrammar(tokenizer, LLMatcher.grammar_from_regex(pattern), complete)
 
 
-def make_schema_grammar(tokenizer: Tokenizer, schema: str) -> Grammar:
-    """Answers that are a JSON document on one line which a JSON Schema allows.
+def make_schema_grammar(tokenizer: Tokenizer, schema: str) -> AnswerGrammar:
+    """Makes the grammar of answers that are a JSON document on one line which a schema allows.
 
     Args:
         tokenizer: of the variant that answers.
-        schema: a JSON object, as `read_schema` gives it.
+        schema: a JSON object, as `read_schema` returns it.
 
     Raises:
         InputError: it is no schema, nothing can satisfy it, or it has a keyword whose keeping
@@ -147,13 +168,30 @@ def make_schema_grammar(tokenizer: Tokenizer, schema: str) -> Grammar:
 
     text = LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_OPTIONS)  # type: ignore[arg-type]
 
-    return Grammar(tokenizer, text, _close_json)
+    def complete(said: bytes, matcher: "LLMatcher", byte_ids: dict[int, int]) -> bytes | None:
+        """Looks for a short end of the document, taking what closes most at every step."""
+        found = b""
+        while not matcher.is_accepting():
+            step = matcher.compute_ff_bytes()  # what the grammar forces
+            if not step:
+                n_quotes = sum(bool(quote) for quote in _QUOTE.findall(said + found))
+                order = b'"' + _CLOSING_ORDER if n_quotes % 2 else _CLOSING_ORDER
+                fits = (byte for byte in order if matcher.validate_tokens([byte_ids[byte]]))
+                step = bytes(itertools.islice(fits, 1))
+            if not step or len(found) + len(step) > _MAX_CLOSING_BYTES:
+                return None
+            if not matcher.consume_tokens([byte_ids[byte] for byte in step]):
+                return None
+            found += step
+        return found
+
+    return AnswerGrammar(tokenizer, text, complete)
 
 
-class Constrained:
+class GrammarConstraint:
     """One answer on its way through a grammar; a `generate.Constraint`."""
 
-    def __init__(self, grammar: Grammar, matcher: "LLMatcher") -> None:
+    def __init__(self, grammar: AnswerGrammar, matcher: "LLMatcher") -> None:
         self._grammar = grammar
         self._tokenizer = grammar.tokenizer
         self._matcher = matcher
@@ -177,13 +215,13 @@ class Constrained:
         return self._is_cut
 
     def begin(self, n_left: int) -> None:
-        """Looks whether an answer fits.
+        """Checks that an answer fits.
 
         Args:
             n_left: tokens there is room for.
 
         Raises:
-            InputError: the shortest that was found has more.
+            InputError: the shortest that was found is longer.
         """
         self._way = self._find_way()
         if self._way is not None and len(self._way) > n_left:
@@ -195,7 +233,7 @@ class Constrained:
             )
 
     def allow(self) -> np.ndarray:
-        """Tokens the answer can go on with, (V,) bool; those that end it are not among them.
+        """Returns a mask of the tokens that may come next, (V,) bool; those that end it are False.
 
         Raises:
             InputError: the grammar has become too large to follow.
@@ -205,7 +243,7 @@ class Constrained:
         return bias[: self._tokenizer.vocab_size] > 0
 
     def take(self, token: int, n_left: int) -> int | None:
-        """Goes on with a token, or with another where the answer could not be completed after it.
+        """Appends a token, or another one where the answer could not be completed after it.
 
         Args:
             token: one of those allowed.
@@ -243,75 +281,20 @@ class Constrained:
         return token
 
     def _find_way(self) -> list[int] | None:
-        """Ids that would complete the answer: of the text found, as the tokenizer divides it."""
+        """Returns ids that would complete the answer, as the tokenizer divides the text found."""
         if self._matcher.is_accepting():
             return []
         rest = self._grammar.complete(self._said, self._matcher.deep_copy(), self._grammar.byte_ids)
         if rest is None:
             return None
-        ids = self._encode(rest)
-        if self._matcher.validate_tokens(ids) == len(ids):
-            return ids
-        return None
-
-    def _encode(self, rest: bytes) -> list[int]:
-        """Ids of text that may begin inside a character."""
+        # The text may begin inside a character, whose bytes are tokens by themselves.
         n_begun = next((i for i, byte in enumerate(rest) if byte & 0xC0 != 0x80), len(rest))
-        begun = [self._grammar.byte_ids[byte] for byte in rest[:n_begun]]
-        return begun + self._tokenizer.encode(rest[n_begun:].decode())
+        ids = [self._grammar.byte_ids[byte] for byte in rest[:n_begun]]
+        ids += self._tokenizer.encode(rest[n_begun:].decode())
+        return ids if self._matcher.validate_tokens(ids) == len(ids) else None
 
     def _check(self) -> None:
-        """Refuses to go on where the library has given up.
-
-        Raises:
-            InputError: it has.
-        """
+        """Raises an `InputError` where the library has given up."""
         if self._matcher.is_error():
             reason = " ".join(self._matcher.get_error().split())
             raise InputError(f"the form asked for is too large to follow: {reason}", _SCHEMA_HINT)
-
-
-def _close_json(said: bytes, matcher: "LLMatcher", byte_ids: dict[int, int]) -> bytes | None:
-    """Looks for a short end of a JSON document, taking what closes most at every step."""
-    found = b""
-    while not matcher.is_accepting():
-        step = matcher.compute_ff_bytes()
-        if not step:
-            order = b'"' + _CLOSING_ORDER if _ends_in_string(said + found) else _CLOSING_ORDER
-            fits = (byte for byte in order if matcher.validate_tokens([byte_ids[byte]]))
-            step = bytes(itertools.islice(fits, 1))
-        if not step or len(found) + len(step) > _MAX_CLOSING_BYTES:
-            return None
-        if not matcher.consume_tokens([byte_ids[byte] for byte in step]):
-            return None
-        found += step
-    return found
-
-
-def _ends_in_string(text: bytes) -> bool:
-    """Whether JSON text that begins outside a string ends inside one."""
-    return sum(bool(quote) for quote in _QUOTE.findall(text)) % 2 == 1
-
-
-def _find_byte_ids(tokenizer: Tokenizer) -> dict[int, int]:
-    """The id of each byte that is a token by itself."""
-    pieces = ((tokenizer.to_bytes(id), id) for id in reversed(range(tokenizer.vocab_size)))
-    return {piece[0]: id for piece, id in pieces if len(piece) == 1}
-
-
-def _make_library_tokenizer(tokenizer: Tokenizer) -> "LLTokenizer":
-    """Tells llguidance what each id stands for; what ends an answer is an id of its own."""
-    from llguidance import LLTokenizer, TokenizerWrapper
-
-    class Described:
-        """A tokenizer as llguidance asks for it."""
-
-        eos_token_id = tokenizer.vocab_size
-        bos_token_id = None
-        tokens = (*map(tokenizer.to_bytes, range(tokenizer.vocab_size)), b"\xff<end>")
-        special_token_ids = (tokenizer.vocab_size,)
-
-        def __call__(self, text: str | bytes) -> list[int]:
-            return tokenizer.encode(text.decode() if isinstance(text, bytes) else text)
-
-    return LLTokenizer(TokenizerWrapper(Described()))

@@ -1,7 +1,7 @@
-"""Prompt segments become new token ids, one forward pass each; knows ids and embeddings only.
+"""Prompt segments become new token ids, one forward pass each; works on ids, never on text.
 
-Here too are the two interfaces that a backend implements, and the record of what a decoder holds,
-by which a later prompt is computed only from where it differs.
+It also declares the two interfaces that a backend implements, and records what a decoder
+holds, so that a later prompt is computed only from where it differs.
 """
 
 from collections.abc import Collection, Generator, Sequence
@@ -35,7 +35,7 @@ class ImageTokens:
 
 Segment: TypeAlias = tuple[int, ...] | ImageTokens
 
-# What stands at one position: a token's id, or a picture's key and the row of its embeddings.
+# The content of one position: a token's id, or a picture's key and the row of its embeddings.
 PositionKey: TypeAlias = int | tuple[str, int]
 
 
@@ -65,7 +65,7 @@ class ImageEncoder(Protocol):
 
 
 class Constraint(Protocol):
-    """What one answer may be; it is told each token, and knows with which ones it can go on."""
+    """Restricts one answer: is given each token, and returns which ones may come next."""
 
     @property
     def is_complete(self) -> bool:
@@ -80,13 +80,13 @@ class Constraint(Protocol):
         """Whether it was brought to an end for want of room."""
 
     def begin(self, n_left: int) -> None:
-        """Refuses an answer that cannot fit into `n_left` tokens, with an `InputError`."""
+        """Raises an `InputError` if no answer fits into `n_left` tokens."""
 
     def allow(self) -> np.ndarray:
-        """Tokens that may follow, stop ids aside: bool, (V,) or shorter where none is beyond."""
+        """Returns the mask of tokens that may follow, stop ids aside: bool, at most (V,)."""
 
     def take(self, token: int, n_left: int) -> int | None:
-        """Goes on with an allowed token, or with another one where room gets short.
+        """Appends an allowed token, or another one where room gets short.
 
         Args:
             token: the one chosen.
@@ -148,39 +148,34 @@ def generate(
         if constraint is not None and constraint.is_finished:
             return "length" if constraint.is_cut else "stop"
         if n_left == 0:
-            _check_complete(constraint, len(generated))
+            if constraint is not None and not constraint.is_complete:
+                raise InputError(
+                    f"the answer did not come to its end within {len(generated)} tokens",
+                    f"allow more: `-n {2 * len(generated)}`; a full context is made larger by "
+                    "`--ctx-size`",
+                )
             return "length"
         logits = decoder.extend([(token,)])
 
 
 def _narrow(logits: np.ndarray, constraint: Constraint, stop_ids: Collection[int]) -> np.ndarray:
-    """Logits (V,), minus infinity where a token may not follow; a stop id ends what is complete."""
+    """Sets logits (V,) to minus infinity where a token may not follow.
+
+    Stop ids are let through only where the answer is complete: `###` may stand inside a string.
+    """
     allowed = np.zeros(len(logits), np.bool_)
     follows = constraint.allow()[: len(logits)]
     allowed[: len(follows)] = follows
     ends = [id for id in stop_ids if id < len(logits)]
     if constraint.is_complete:
         allowed[ends] = True
-    elif np.delete(allowed, ends).any():  # else the text asked for holds one of them
+    elif np.delete(allowed, ends).any():  # else the form forces one of them: ` ###` in its text
         allowed[ends] = False
     return np.where(allowed, logits, np.float32(-np.inf))
 
 
-def _check_complete(constraint: Constraint | None, n_tokens: int) -> None:
-    """Refuses an answer that ended before it was complete.
-
-    Raises:
-        InputError: it did.
-    """
-    if constraint is not None and not constraint.is_complete:
-        raise InputError(
-            f"the answer did not come to its end within {n_tokens} tokens",
-            f"allow more: `-n {2 * n_tokens}`; a full context is made larger by `--ctx-size`",
-        )
-
-
 class TrackedDecoder:
-    """A decoder that knows what stands at each position it holds; itself a `Decoder`.
+    """A decoder with a record of what stands at each position it holds; itself a `Decoder`.
 
     The record never claims more than is cached, also when an interruption falls between the
     cache's change and the record's.
@@ -190,6 +185,11 @@ class TrackedDecoder:
         self._decoder = decoder
         self._keys: list[PositionKey] = []
         decoder.rewind(0)
+
+    @classmethod
+    def of(cls, decoder: Decoder) -> "TrackedDecoder":
+        """Returns a decoder with its record: itself where it has one, so that there is only one."""
+        return decoder if isinstance(decoder, cls) else cls(decoder)
 
     @property
     def context_length(self) -> int:
@@ -215,30 +215,42 @@ class TrackedDecoder:
     def rewind_to_common(self, segments: Sequence[Segment]) -> tuple[list[Segment], int]:
         """Forgets all but the beginning that the cache shares with a prompt.
 
-        At least the prompt's last position is left to compute, since its logits are wanted.
+        At least the prompt's last position is left to compute, since its logits are wanted. A
+        picture is never split but computed again whole.
 
         Args:
             segments: a whole prompt, from the first position on.
 
         Returns:
-            What is left to `extend`, and how many positions are kept.
+            The segments left to `extend`, and the number of positions kept.
         """
         wanted = to_position_keys(segments)
         n_usable = min(len(self._keys), self.length, len(wanted) - 1)
         pairs = zip(self._keys[:n_usable], wanted, strict=False)
-        n_common = next((i for i, (held, new) in enumerate(pairs) if held != new), n_usable)
-        rest, n_kept = _split_segments(segments, n_common)
+        n_kept = next((i for i, (held, new) in enumerate(pairs) if held != new), n_usable)
+        rest: list[Segment] = []
+        start = 0
+        for segment in segments:
+            end = start + len(segment)
+            if start < n_kept < end:
+                if isinstance(segment, ImageTokens):
+                    n_kept = start
+                else:
+                    segment, start = segment[n_kept - start :], n_kept
+            if start >= n_kept:
+                rest.append(segment)
+            start = end
         self.rewind(n_kept)
         return rest, n_kept
 
 
 def count_positions(segments: Sequence[Segment]) -> int:
-    """Positions that segments take in the cache."""
+    """Counts the positions that segments take in the cache."""
     return sum(len(segment) for segment in segments)
 
 
 def to_position_keys(segments: Sequence[Segment]) -> list[PositionKey]:
-    """What stands at each position of segments laid end to end."""
+    """Lists what stands at each position of segments laid end to end."""
     keys: list[PositionKey] = []
     for segment in segments:
         if isinstance(segment, ImageTokens):
@@ -246,25 +258,3 @@ def to_position_keys(segments: Sequence[Segment]) -> list[PositionKey]:
         else:
             keys += segment
     return keys
-
-
-def _split_segments(segments: Sequence[Segment], n_kept: int) -> tuple[list[Segment], int]:
-    """Leaves out the first positions; a picture is never split but computed again whole.
-
-    Returns:
-        The segments from `n_kept` on, or from the start of the picture that `n_kept` falls into,
-        and how many positions are before them.
-    """
-    rest: list[Segment] = []
-    start = 0
-    for segment in segments:
-        end = start + len(segment)
-        if start < n_kept < end:
-            if isinstance(segment, ImageTokens):
-                n_kept = start
-            else:
-                segment, start = segment[n_kept - start :], n_kept
-        if start >= n_kept:
-            rest.append(segment)
-        start = end
-    return rest, n_kept

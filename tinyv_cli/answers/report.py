@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from tinyv_cli.answers.box_json import boxes_to_json
-from tinyv_cli.devices.names import is_card
+from tinyv_cli.devices.names import is_cuda
 from tinyv_cli.prompts.boxes import read_boxes
 from tinyv_cli.variants.memory import read_peak_rss_bytes
 
@@ -67,7 +67,7 @@ def make_stats(answer: "Answer", origin: Origin, needed_bytes: int) -> str:
     """
     usage, timings = answer.usage, answer.timings
     estimated = f"{needed_bytes / 1e9:.2f} estimated"
-    estimated += " on the GPU" if is_card(origin.device) else ""
+    estimated += " on the GPU" if is_cuda(origin.device) else ""
     n_computed = usage.prompt_tokens - usage.reused_tokens
     # The first token comes out of the prompt's pass.
     n_decoded = max(0, usage.completion_tokens - 1)

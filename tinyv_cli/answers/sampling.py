@@ -1,4 +1,4 @@
-"""Logits become the next token's id; knows no text, no cache and no model.
+"""Logits become the next token's id; works on numbers alone, without text, cache or model.
 
 Order and formulas are those of transformers' logits processors: repetition penalty, temperature,
 top-k, top-p, min-p, then one draw.
@@ -22,7 +22,7 @@ KeptIds: TypeAlias = np.ndarray | None  # (n,) int, rising; None stands for all
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How the next token is chosen; as it stands, the likeliest one.
+    """Settings by which the next token is chosen; the defaults take the likeliest one.
 
     Attributes:
         temperature: divides the logits; 0 takes the likeliest token and draws nothing.

@@ -1,8 +1,7 @@
-"""Text becomes token ids, and token ids text again, whole characters at a time; knows no prompt.
+"""Text becomes token ids, and token ids text again, whole characters at a time.
 
-Encoding is the `tokenizers` library's. Decoding is done here from each token's bytes, because
-answers are streamed: the library decodes whole sequences, this one token at a time, with the same
-result.
+The `tokenizers` library encodes. Decoding is done here from each token's bytes, because answers are
+streamed: the library decodes whole sequences, this one token at a time, with the same result.
 """
 
 import codecs
@@ -13,10 +12,18 @@ from pathlib import Path
 import tokenizers
 from tokenizers.decoders import ByteLevel
 
-from tinyv_cli.errors import WeightsError
+from tinyv_cli.errors import WeightsError, describe_os_error
 
 END_OF_TEXT = "<|endoftext|>"
 STOP_MARK = "###"
+
+# Which byte a character of a token stands for: printable bytes are themselves; the others, in
+# order, are characters from U+0100 on. Source: GPT-2's `bytes_to_unicode`.
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = [byte for byte in range(0x100) if byte not in _PRINTABLE]
+_BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {
+    chr(0x100 + i): byte for i, byte in enumerate(_OTHERS)
+}
 
 
 class Tokenizer:
@@ -28,13 +35,27 @@ class Tokenizer:
         Raises:
             WeightsError: it cannot be read, is damaged, or is not byte-level.
         """
-        self._library = _read_library_tokenizer(path)
-        added = self._library.get_added_tokens_decoder()
+        hint = "make the variant again: `tinyv quantize --sources FOLDER`"
+        try:
+            library = tokenizers.Tokenizer.from_str(path.read_text("utf-8"))
+        except FileNotFoundError as error:
+            raise WeightsError(f"there is no tokenizer {path}", hint) from error
+        except OSError as error:
+            reason = describe_os_error(error)
+            raise WeightsError(f"{path} cannot be read: {reason}", hint) from error
+        except Exception as error:  # the library raises plain `Exception`
+            raise WeightsError(f"{path} is not a tokenizer: {error}", hint) from error
+        if not isinstance(library.decoder, ByteLevel):
+            raise WeightsError(f"{path} is not a byte-level tokenizer", hint)
+        library.no_truncation()
+        library.no_padding()
+        self._library = library
+        added = library.get_added_tokens_decoder()
         self._special_ids = frozenset(id for id, token in added.items() if token.special)
 
     @property
     def vocab_size(self) -> int:
-        """Ids that stand for a token; the network's vocabulary may be larger."""
+        """Number of ids that stand for a token; the network's vocabulary may be larger."""
         return self._library.get_vocab_size(with_added_tokens=True)
 
     @cached_property
@@ -43,13 +64,14 @@ class Tokenizer:
         return frozenset(derive_stop_ids(self))
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of one piece of text; nothing is added at its start or end."""
+        """Returns the token ids of one text; nothing is added at its start or end."""
         return self._library.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of a sequence of ids.
+        """Returns the text of a sequence of ids.
 
-        Bytes that are no UTF-8 become U+FFFD; special tokens and ids without a token give nothing.
+        Bytes that are not UTF-8 become U+FFFD; special tokens and ids without a token become
+        nothing.
         """
         return b"".join(map(self.to_bytes, ids)).decode("utf-8", "replace")
 
@@ -58,7 +80,7 @@ class Tokenizer:
         return TextStream(self)
 
     def to_bytes(self, token_id: int) -> bytes:
-        """The UTF-8 bytes, possibly part of a character, that one id stands for."""
+        """Returns the UTF-8 bytes, possibly part of a character, that one id stands for."""
         token = self._library.id_to_token(token_id)
         if token is None or token_id in self._special_ids:
             return b""
@@ -68,12 +90,12 @@ class Tokenizer:
             return token.encode()
 
     def find_special(self, token: str) -> int | None:
-        """The id of a token given as it is written in the vocabulary; None if there is none."""
+        """Returns the id of a token as written in the vocabulary; None if there is none."""
         return self._library.token_to_id(token)
 
 
 class TextStream:
-    """Turns ids into text as they come; all its texts together are `Tokenizer.decode` of all."""
+    """Turns ids into text as they arrive; its texts joined equal `Tokenizer.decode` of all ids."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -101,37 +123,3 @@ def derive_stop_ids(tokenizer: Tokenizer) -> list[int]:
     found = {ids[0] for ids in marks if len(ids) == 1}
     end = tokenizer.find_special(END_OF_TEXT)
     return sorted(found if end is None else found | {end})
-
-
-def _read_library_tokenizer(path: Path) -> tokenizers.Tokenizer:
-    """Loads the file through the library and checks that it is of the kind decoded here."""
-    hint = "make the variant again: `tinyv quantize --sources FOLDER`"
-    try:
-        library = tokenizers.Tokenizer.from_str(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise WeightsError(f"there is no tokenizer {path}", hint) from error
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror}", hint) from error
-    except Exception as error:  # the library raises plain `Exception`
-        raise WeightsError(f"{path} is not a tokenizer: {error}", hint) from error
-    if not isinstance(library.decoder, ByteLevel):
-        raise WeightsError(f"{path} is not a byte-level tokenizer", hint)
-    library.no_truncation()
-    library.no_padding()
-    return library
-
-
-def _make_byte_table() -> dict[str, int]:
-    """Which character of a token stands for which byte.
-
-    Printable bytes stand for themselves; the others, in order, are characters from U+0100 on.
-
-    Source: GPT-2's `bytes_to_unicode`.
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    rest = [byte for byte in range(0x100) if byte not in printable]
-    table = {chr(byte): byte for byte in printable}
-    return table | {chr(0x100 + i): byte for i, byte in enumerate(rest)}
-
-
-_BYTE_OF = _make_byte_table()

@@ -1,10 +1,15 @@
-"""What every backend is asked and gives: options, an encoder, a decoder; opens none."""
+"""Options become what a backend is opened with; its encoder and decoder; opens none."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import psutil
+
 from tinyv_cli.answers.generate import Decoder, ImageEncoder
+from tinyv_cli.errors import UsageError
+from tinyv_cli.spec import LanguageSpec
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,49 @@ class BackendEncoder(ImageEncoder, Protocol):
         """Gives memory and files back; the next picture opens them again."""
 
 
-Meanwhile = Callable[[BackendEncoder, str], None]  # is given the encoder and where it computes
+OnEncoder = Callable[[BackendEncoder, str], None]  # is given the encoder and its device
 
 
-def ignore_encoder(encoder: BackendEncoder, device: str) -> None:
-    """What is done with an encoder that nobody wants before the decoder is open: nothing."""
+def prefetch_nothing(encoder: BackendEncoder, device: str) -> None:
+    """Leaves the encoder alone until the decoder is open."""
+
+
+def resolve_context_length(asked: int | None, spec: LanguageSpec) -> int:
+    """Returns the number of positions asked for, or all that the model has.
+
+    Raises:
+        UsageError: the model has fewer, or none were asked for.
+    """
+    if asked is None:
+        return spec.context_length
+    if not 0 < asked <= spec.context_length:
+        raise UsageError(
+            f"a context of {asked} positions does not fit this model",
+            f"use `--ctx-size` with 1 to {spec.context_length}",
+        )
+    return asked
+
+
+def resolve_threads(asked: int | None) -> int:
+    """Chooses the number of threads: asked for, else OMP_NUM_THREADS, else the physical cores.
+
+    Two threads on one core share its multipliers and its path to memory, and gain nothing.
+
+    Args:
+        asked: the value of `--threads`, None where it was not given.
+
+    Returns:
+        At least 1; if it was neither asked for nor set, at most the cores this process may use.
+
+    Raises:
+        UsageError: fewer than one thread was asked for.
+    """
+    if asked is not None:
+        if asked < 1:
+            raise UsageError(f"{asked} threads compute nothing", "use `--threads 1` or more")
+        return asked
+    from_environment = os.environ.get("OMP_NUM_THREADS", "")
+    if from_environment.isdecimal() and int(from_environment) > 0:
+        return int(from_environment)
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(psutil.cpu_count(logical=False) or 1, allowed or 1))

@@ -4,8 +4,8 @@ The seam between light code and runtimes: each backend's module imports its own 
 itself imported only here, when chosen.
 """
 
-from tinyv_cli.backends.backend import Backend, BackendOptions, Meanwhile, ignore_encoder
-from tinyv_cli.devices.names import is_card
+from tinyv_cli.backends.backend import Backend, BackendOptions, OnEncoder, prefetch_nothing
+from tinyv_cli.devices.names import is_cuda
 from tinyv_cli.errors import UsageError
 from tinyv_cli.variants.manifest import Variant
 
@@ -13,14 +13,14 @@ from tinyv_cli.variants.manifest import Variant
 def open_backend(
     variant: Variant,
     options: BackendOptions,
-    meanwhile: Meanwhile = ignore_encoder,
+    on_encoder: OnEncoder = prefetch_nothing,
 ) -> Backend:
     """Opens a variant on a device.
 
     Args:
         variant: a variant whose files have been checked.
         options: device (`cpu` or a card), threads, context and memory.
-        meanwhile: is given the encoder before the decoder is opened, and may use it in a thread.
+        on_encoder: is given the encoder before the decoder is opened, and may use it in a thread.
 
     Raises:
         DeviceError: the device cannot be used.
@@ -30,10 +30,10 @@ def open_backend(
     if options.device == "cpu":
         from tinyv_cli.backends.cpu.onnx_cpu import open_cpu
 
-        return open_cpu(variant, options, meanwhile)
-    if is_card(options.device):
+        return open_cpu(variant, options, on_encoder)
+    if is_cuda(options.device):
         from tinyv_cli.backends.cuda.torch_cuda import open_torch
 
-        return open_torch(variant, options, meanwhile, device=options.device)
+        return open_torch(variant, options, on_encoder, device=options.device)
     hint = "use `--device` with cpu, cuda or cuda:N"
     raise UsageError(f"there is no device {options.device}", hint)

@@ -7,7 +7,7 @@ import numpy as np
 from tinyv_cli.answers.generate import ImageEncoder
 
 
-class EncoderAhead:
+class PrefetchingEncoder:
     """Begins to encode one picture at once, and has it when it is asked for; encodes others too.
 
     Args:
@@ -40,6 +40,13 @@ class EncoderAhead:
     def wait(self) -> None:
         """Waits for the thread, whatever comes of it."""
         self._thread.join()
+
+    def cancel(self) -> None:
+        """Lets the one picture be, which is under way already."""
+
+    def close(self) -> None:
+        """Waits for the thread, so that it does not outlive the encoder."""
+        self.wait()
 
     def _work(self) -> None:
         try:

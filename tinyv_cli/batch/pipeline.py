@@ -5,7 +5,7 @@ through them: a large photograph takes longer to read than a small model to enco
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -18,10 +18,11 @@ import numpy as np
 from tinyv_cli.answers.box_json import boxes_to_json
 from tinyv_cli.answers.generate import ImageEncoder
 from tinyv_cli.answers.reply import Answer
+from tinyv_cli.engine import Engine
 from tinyv_cli.errors import TinyvError
 from tinyv_cli.pictures.image import read_picture, to_pixels
 from tinyv_cli.prompts.boxes import read_boxes
-from tinyv_cli.session import AnswerOptions, Session
+from tinyv_cli.session import AnswerOptions
 
 N_AHEAD = 2  # one waits with its tokens while the next is encoded; a picture takes 2.4 MB
 
@@ -66,7 +67,7 @@ class Unreadable:
     error: TinyvError
 
 
-class PicturesAhead:
+class PicturePrefetcher:
     """Pictures in their order, made ready before they are wanted; also a session's encoder.
 
     Args:
@@ -107,7 +108,7 @@ class PicturesAhead:
             yield picture
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
-        """Gives the image tokens (1, Q, D) of the picture that came last."""
+        """Returns the image tokens (1, Q, D) of the picture that came last."""
         assert self._current is not None
         assert pixels is self._current.pixels
         return self._current.tokens
@@ -153,35 +154,48 @@ class PicturesAhead:
 
 
 def answer_pictures(
-    pictures: PicturesAhead, session: Session, prompt: str, options: AnswerOptions
-) -> Iterator[dict[str, Any]]:
-    """Asks every picture the same, and yields its line.
+    engine: Engine,
+    paths: Sequence[Path],
+    prompt: str,
+    options: AnswerOptions,
+    *,
+    caches_images: bool,
+) -> Generator[dict[str, Any]]:
+    """Opens a variant, asks every picture the same, yields its line, and frees the variant.
 
     Args:
-        pictures: what is asked about, and what `session` encodes with.
-        session: is shown one picture after the other.
+        engine: that answers.
+        paths: of the pictures, in the order of their lines. Where the vision side is offloaded, all
+            of them are encoded before the first is answered.
         prompt: asked exactly as given.
         options: how answers are made.
+        caches_images: whether image tokens are taken from the cache and kept there.
 
     Raises:
         InputError: the prompt does not fit the context, whatever the picture.
+        TinyvError: the variant cannot be opened, or a picture not encoded.
     """
-    for picture in pictures:
-        if isinstance(picture, Unreadable):
-            yield _to_failure(picture)
-        else:
-            session.show_pixels(picture.pixels)
-            yield _to_line(picture, session.ask(prompt, options).finish())
+    n_ahead = len(paths) if engine.is_offloaded else N_AHEAD
+    begun: list[PicturePrefetcher] = []
 
+    def prefetch(encoder: ImageEncoder) -> PicturePrefetcher:
+        begun.append(PicturePrefetcher(encoder, paths, engine.image_px, n_ahead))
+        return begun[0]
 
-def _to_failure(picture: Unreadable) -> dict[str, Any]:
-    """The line of a picture that could not be asked about."""
-    error = picture.error
-    return {"path": str(picture.path), "error": {"problem": error.problem, "hint": error.hint}}
+    with engine.open(prefetch, caches_images=caches_images) as opened:
+        session = opened.start_session()
+        for picture in begun[0]:
+            if isinstance(picture, Unreadable):
+                error = picture.error
+                problem = {"problem": error.problem, "hint": error.hint}
+                yield {"path": str(picture.path), "error": problem}
+            else:
+                session.show_pixels(picture.pixels)
+                yield _to_line(picture, session.ask(prompt, options).finish())
 
 
 def _to_line(picture: Encoded, answer: Answer) -> dict[str, Any]:
-    """The line of a picture and its answer; times are seconds of work on this picture.
+    """Makes the line of a picture and its answer; times are seconds of work on this picture.
 
     Reading and encoding went on while others were answered: totals add up to more than a clock's.
     """

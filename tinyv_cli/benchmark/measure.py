@@ -4,11 +4,9 @@ Everything runs through the session and the backend that `tinyv ask` opens. What
 itself, a picture's encoding and an answer, is taken from its books.
 """
 
-import gc
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,12 +18,12 @@ from PIL import Image
 from tinyv_cli.answers.generate import Decoder, generate
 from tinyv_cli.answers.reply import Answer
 from tinyv_cli.answers.sampling import Sampler, SamplingOptions
-from tinyv_cli.backends.backend import Backend
 from tinyv_cli.benchmark.spread import Clock, Repeats, Spread, make_spread, repeat, to_rate
+from tinyv_cli.engine import Engine, OpenEngine
 from tinyv_cli.pictures.image import to_pixels
-from tinyv_cli.session import AnswerOptions, Session
+from tinyv_cli.session import AnswerOptions
 from tinyv_cli.variants.manifest import Manifest
-from tinyv_cli.variants.memory import cache_bytes, card_table_bytes, read_peak_rss_bytes
+from tinyv_cli.variants.memory import cache_bytes, cuda_table_bytes, read_peak_rss_bytes
 
 QUESTION = "[caption] describe this picture"
 
@@ -35,7 +33,7 @@ _ID_STEP = 7919  # a prime: neighbours in a prompt are far apart in the table of
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     """What is measured, and how often.
 
     Attributes:
@@ -52,20 +50,10 @@ class Plan:
     n_decoded: int = 16
     n_answered: int = 32
 
-
-@dataclass(frozen=True)
-class Subject:
-    """The variant to measure.
-
-    Attributes:
-        open: opens it anew, as `tinyv ask` does.
-        image_px: the side of the square that its vision tower sees.
-        vocab_size: V.
-    """
-
-    open: Callable[[], AbstractContextManager[tuple[Session, Backend]]]
-    image_px: int
-    vocab_size: int
+    @property
+    def n_positions(self) -> int:
+        """Positions of the longest that is computed, but for a question about a picture."""
+        return max(*self.lengths, max(self.depths) + self.n_decoded)
 
 
 @dataclass(frozen=True)
@@ -100,34 +88,37 @@ class Measured:
 
 
 def measure(
-    subject: Subject, plan: Plan, tell: Callable[[str], None], clock: Clock = perf_counter
+    engine: Engine, plan: BenchPlan, note: Callable[[str], None], clock: Clock = perf_counter
 ) -> Measured:
     """Measures an opened variant, and opens it again for the figures of opening.
 
     Args:
-        subject: the variant.
+        engine: that is opened anew, as `tinyv ask` does.
         plan: what to measure.
-        tell: takes a word on what is being measured.
+        note: takes a word on what is being measured.
         clock: tells the time in seconds; a session's own times are not taken by it.
 
     Raises:
         InputError: the question about a picture does not fit the context.
         DeviceError, UsageError, WeightsError: the variant cannot be opened.
     """
-    tell("opening and pictures")
-    with subject.open() as (session, backend):
-        loads, first_encodes = [backend.load_s], [_time_encode(subject, backend, clock)]
-        answers = _ask_repeatedly(subject, plan, session, backend.decoder, clock)
-        decoder, ids = backend.decoder, make_ids(backend.decoder.context_length, subject.vocab_size)
-        tell("prompts")
+    note("opening and pictures")
+    vocab_size = engine.variant.manifest.spec.language.vocab_size
+    with engine.open() as opened:
+        loads = [opened.backend.load_s]
+        first_encodes = [_time_encode(opened, clock)]
+        answers = _ask_repeatedly(opened, plan, clock)
+        decoder = opened.decoder
+        ids = make_ids(decoder.context_length, vocab_size)
+        note("prompts")
         prefill_tok_s = measure_prefill(decoder, plan, ids, clock)
-        tell("decoding")
+        note("decoding")
         decode_tok_s = measure_decoding(decoder, plan, ids, clock)
-        device, context_length = backend.device, decoder.context_length
+        device, context_length = opened.backend.device, decoder.context_length
         peak_rss_bytes = read_peak_rss_bytes()
-    del session, backend, decoder
-    tell("opening again")
-    _open_again(subject, plan.repeats, loads, first_encodes, clock)
+    del opened, decoder  # and their gigabytes, before the same are opened again
+    note("opening again")
+    _open_again(engine, plan.repeats, loads, first_encodes, clock)
     timings = [answer.timings for answer in answers]
     return Measured(
         device=device,
@@ -150,7 +141,7 @@ def measure_start(repeats: Repeats, clock: Clock = perf_counter) -> Spread:
 
 
 def measure_prefill(
-    decoder: Decoder, plan: Plan, ids: Sequence[int], clock: Clock
+    decoder: Decoder, plan: BenchPlan, ids: Sequence[int], clock: Clock
 ) -> dict[int, Spread]:
     """Measures positions a second of prompts behind an empty cache, by their length.
 
@@ -175,7 +166,7 @@ def measure_prefill(
 
 
 def measure_decoding(
-    decoder: Decoder, plan: Plan, ids: Sequence[int], clock: Clock
+    decoder: Decoder, plan: BenchPlan, ids: Sequence[int], clock: Clock
 ) -> dict[int, Spread]:
     """Measures tokens a second, decoded one by one, by the positions cached before them.
 
@@ -219,8 +210,8 @@ def count_bytes_per_token(manifest: Manifest, depth: int, device: str = "cpu") -
     """
     spec = manifest.spec.language
     if device == "cuda":
-        weights = manifest.count_bytes("cuda-language") - card_table_bytes(spec)
-        row_bytes = card_table_bytes(spec) // spec.vocab_size
+        weights = manifest.count_bytes("cuda-language") - cuda_table_bytes(spec)
+        row_bytes = cuda_table_bytes(spec) // spec.vocab_size
         return weights + row_bytes + cache_bytes(spec, depth) // 2
     row_bytes = manifest.count_bytes("embeddings", "embeddings-scales") // spec.vocab_size
     return manifest.count_bytes("decoder-data") + row_bytes + cache_bytes(spec, depth)
@@ -258,31 +249,30 @@ def _time_start(clock: Clock) -> float:
     return elapsed_s
 
 
-def _time_encode(subject: Subject, backend: Backend, clock: Clock) -> float:
+def _time_encode(opened: OpenEngine, clock: Clock) -> float:
     """Seconds from pixels to image tokens."""
-    pixels = to_pixels(make_picture(0), subject.image_px)
+    pixels = to_pixels(make_picture(0), opened.engine.image_px)
     started = clock()
-    backend.encoder.encode(pixels)
+    opened.encoder.encode(pixels)
     return clock() - started
 
 
-def _ask_repeatedly(
-    subject: Subject, plan: Plan, session: Session, decoder: Decoder, clock: Clock
-) -> list[Answer]:
+def _ask_repeatedly(opened: OpenEngine, plan: BenchPlan, clock: Clock) -> list[Answer]:
     """Asks about a new picture each time, with nothing left in the cache."""
+    session = opened.start_session()
     options = AnswerOptions(max_new_tokens=plan.n_answered)
     pictures = iter(range(1, plan.repeats.n + 1))
 
     def ask() -> Answer:
-        decoder.rewind(0)
-        session.show(make_picture(next(pictures)), subject.image_px)
+        opened.decoder.rewind(0)
+        session.show(make_picture(next(pictures)), opened.engine.image_px)
         return session.ask(QUESTION, options).finish()
 
     return repeat(ask, plan.repeats, clock)
 
 
 def _open_again(
-    subject: Subject,
+    engine: Engine,
     repeats: Repeats,
     loads: list[float],
     first_encodes: list[float],
@@ -290,10 +280,8 @@ def _open_again(
 ) -> None:
     """Adds further times of opening, and of the picture after it while that is short enough."""
     while len(loads) < repeats.n and sum(loads) < repeats.limit_s:
-        # A session and its last reply name each other: counting references frees neither.
-        gc.collect()
-        with subject.open() as (_, backend):
-            loads.append(backend.load_s)
+        with engine.open() as opened:
+            loads.append(opened.backend.load_s)
             if sum(first_encodes) < repeats.limit_s:
-                first_encodes.append(_time_encode(subject, backend, clock))
-        del backend
+                first_encodes.append(_time_encode(opened, clock))
+        del opened

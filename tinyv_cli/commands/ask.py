@@ -1,6 +1,7 @@
 """Pictures and a question become answers on stdout, or JSON documents; computes nothing.
 
-What is cheap to find wrong is looked at first: words, pictures, variant. Then gigabytes are opened.
+What is cheap to find wrong is checked first: words, flags, schema and target; then the pictures.
+Only then are gigabytes opened.
 """
 
 import re
@@ -12,36 +13,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinyv_cli.answers.report import Origin, describe_boxes, make_document, make_stats
-from tinyv_cli.commands.opening import (
-    FirstPicture,
-    check_variant,
-    count_positions,
-    make_answer_options,
-    open_session,
-    resolve_device,
-    resolve_template,
-    tell_variant,
-)
+from tinyv_cli.answers.report import describe_boxes, make_document, make_stats
 from tinyv_cli.console import Console
+from tinyv_cli.engine import Demand, Engine, FoundVariant, OpenEngine, find_variant, plan_engine
 from tinyv_cli.errors import InputError, UsageError
 from tinyv_cli.options.ask import AskArguments
-from tinyv_cli.prompts.prompt import Template, check_question, make_prompt
-from tinyv_cli.prompts.tasks import check_task, make_question, read_corners, to_box
-from tinyv_cli.variants.home import resolve_variant
+from tinyv_cli.options.shared import to_answer_options, to_backend_options
+from tinyv_cli.prompts.prompt import check_question, make_prompt
+from tinyv_cli.prompts.tasks import Corners, check_task, make_question, read_corners, to_box
 from tinyv_cli.variants.manifest import Variant
-from tinyv_cli.variants.memory import plan_memory
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
     from tinyv_cli.answers.reply import Answer, Reply
-    from tinyv_cli.backends.backend import Backend, BackendOptions
     from tinyv_cli.drawing.on_terminal import Screen
-    from tinyv_cli.prompts.request import Request
-    from tinyv_cli.session import AnswerOptions, Grammar, Session
-    from tinyv_cli.variants.memory import MemoryPlan
+    from tinyv_cli.prompts.request import AskRequest
+    from tinyv_cli.session import AnswerOptions, Grammar
 
 
 @dataclass(frozen=True)
@@ -61,18 +50,6 @@ class Asked:
     pixels: "np.ndarray"
 
 
-@dataclass(frozen=True)
-class _Room:
-    """Everything that answers are made and written with."""
-
-    console: Console
-    arguments: AskArguments
-    variant: Variant
-    template: Template
-    options: "AnswerOptions"
-    screen: "Screen | None"
-
-
 def answer_question(arguments: AskArguments) -> None:
     """Does what `tinyv ask` says.
 
@@ -83,38 +60,46 @@ def answer_question(arguments: AskArguments) -> None:
         DeviceError: the device cannot run it.
         KeyboardInterrupt: Ctrl-C, after what was said until then has been written.
     """
+    from tinyv_cli.backends.prefetch import PrefetchingEncoder
+
     console = Console(quiet=arguments.quiet)
-    request = _read_words(arguments)
-    options = make_answer_options(arguments, arguments.stop)
-    variant = resolve_variant(arguments.model)
-    template = resolve_template(variant, arguments.template)
-    asked = _open_pictures(request, arguments, variant)
+    request = _read_request(arguments)
+    options = to_answer_options(arguments, arguments.stop)
+    corners = None if arguments.at is None else read_corners(arguments.at)
     screen = _check_drawing(request, arguments)
-    tell_variant(variant, arguments.model, console)
-    options = replace(options, grammar=_make_grammar(arguments, variant))
-    device, memory = _plan(asked, arguments, variant, template, console)
-    room = _Room(console, arguments, variant, template, options, screen)
+    found = find_variant(arguments.model, arguments.template)
+    options = replace(options, grammar=_make_grammar(arguments, found.variant))
+    asked = _open_pictures(request, corners, arguments, found.image_px)
+    engine = _plan(asked, arguments, found, console)
     if arguments.show_prompt or arguments.verbose:
         n_images = len(asked) if arguments.together else 1
-        console.write_report(make_prompt(template, (), asked[0].question, n_images).text)
-    shown = FirstPicture(asked[0].pixels, not arguments.no_cache, memory.is_offloaded)
-    with open_session(variant, template, device, console, shown) as (session, backend):
-        if arguments.together:
-            session.show_pixels(*(each.pixels for each in asked))
-            asked = asked[:1]
-        for place, each in enumerate(asked):
-            if place:
-                session.show_pixels(each.pixels)
-            answer = _answer(room, session, backend, each, several=len(asked) > 1)
-            _tell_end(room, answer, backend, memory.needed_bytes)
-            _draw(room, each, answer)
+        prompt = make_prompt(engine.template, (), asked[0].question, n_images)
+        console.write_report(prompt.text)
+    first = asked[0].pixels
+    with engine.open(
+        lambda encoder: PrefetchingEncoder(encoder, first), caches_images=not arguments.no_cache
+    ) as opened:
+        session = opened.start_session()
+        several = len(asked) > 1 and not arguments.together
+        shown = [[each] for each in asked] if several else [asked]
+        for each, *others in shown:
+            session.show_pixels(each.pixels, *(other.pixels for other in others))
+            reply = session.ask(each.question, options)
+            if arguments.json:
+                document = {"picture": each.name} if several else {}
+                _write_document(console, reply, opened, each, document)
+            else:
+                before = f"{each.name}: " if several else ""
+                _write_text(console, reply, before, is_whole=options.grammar is not None)
+            _report_end(console, reply.answer, opened, arguments, options)
+            _draw(console, each, reply.answer, arguments.draw, screen)
 
 
-def _read_words(arguments: AskArguments) -> "Request":
-    """Pictures and question, both still words; what no model is needed for is checked.
+def _read_request(arguments: AskArguments) -> "AskRequest":
+    """Tells pictures and question apart, both still words, and checks how flags go together.
 
     Raises:
-        UsageError: they do not go together.
+        UsageError: they do not.
         InputError: the question is blank or cannot be read.
     """
     from tinyv_cli.prompts.request import Words, read_request
@@ -126,6 +111,12 @@ def _read_words(arguments: AskArguments) -> "Request":
         )
     if arguments.task is not None:
         check_task(arguments.task)
+    if arguments.choices is not None and arguments.schema is not None:
+        raise UsageError("--choices and --schema exclude each other", "leave one of the two out")
+    if arguments.stop and (arguments.choices is not None or arguments.schema is not None):
+        raise UsageError(
+            "--stop could cut what --choices or --schema promise", "leave out `--stop`"
+        )
     words = Words(
         arguments.words or (),
         arguments.images or (),
@@ -144,10 +135,10 @@ def _read_words(arguments: AskArguments) -> "Request":
 
 
 def _make_grammar(arguments: AskArguments, variant: Variant) -> "Grammar | None":
-    """What `--choices` or `--schema` allow; None where both are missing.
+    """Makes what `--choices` or `--schema` allow; None where both are missing.
 
     Raises:
-        UsageError: both are given, or the choices make no sense.
+        UsageError: the choices make no sense.
         InputError: the schema cannot be used.
     """
     if arguments.choices is None and arguments.schema is None:
@@ -155,12 +146,6 @@ def _make_grammar(arguments: AskArguments, variant: Variant) -> "Grammar | None"
     from tinyv_cli.answers import constrained
     from tinyv_cli.answers.tokenizer import Tokenizer
 
-    if arguments.choices is not None and arguments.schema is not None:
-        raise UsageError("--choices and --schema exclude each other", "leave one of the two out")
-    if arguments.stop:
-        raise UsageError(
-            "--stop could cut what --choices or --schema promise", "leave out `--stop`"
-        )
     tokenizer = Tokenizer(variant.path("tokenizer"))
     if arguments.choices is not None:
         choices = constrained.split_choices(arguments.choices)
@@ -169,8 +154,10 @@ def _make_grammar(arguments: AskArguments, variant: Variant) -> "Grammar | None"
     return constrained.make_schema_grammar(tokenizer, schema)
 
 
-def _open_pictures(request: "Request", arguments: AskArguments, variant: Variant) -> list[Asked]:
-    """Reads the pictures, and asks about each.
+def _open_pictures(
+    request: "AskRequest", corners: Corners | None, arguments: AskArguments, image_px: int
+) -> list[Asked]:
+    """Reads the pictures, and makes the question about each.
 
     Raises:
         UsageError: `--at` lies outside the picture.
@@ -179,7 +166,6 @@ def _open_pictures(request: "Request", arguments: AskArguments, variant: Variant
     from tinyv_cli.pictures.image import to_pixels
     from tinyv_cli.pictures.opening import Access, check_words, open_picture
 
-    corners = None if arguments.at is None else read_corners(arguments.at)
     access = Access(arguments.allow_private, arguments.offline)
     check_words(request.pictures, access)
     _check_order(request)
@@ -188,12 +174,11 @@ def _open_pictures(request: "Request", arguments: AskArguments, variant: Variant
         picture = open_picture(name, access)
         place = None if corners is None else to_box(corners, *picture.size)
         question = make_question(request.question, arguments.task, place)
-        pixels = to_pixels(picture, variant.manifest.spec.vision.image_px)
-        asked.append(Asked(name, picture, question, pixels))
+        asked.append(Asked(name, picture, question, to_pixels(picture, image_px)))
     return asked
 
 
-def _check_order(request: "Request") -> None:
+def _check_order(request: "AskRequest") -> None:
     """Tells picture and question that were exchanged, or a question without quotes.
 
     Raises:
@@ -221,12 +206,12 @@ def _may_be_picture(word: str) -> bool:
     return False
 
 
-def _check_drawing(request: "Request", arguments: AskArguments) -> "Screen | None":
+def _check_drawing(request: "AskRequest", arguments: AskArguments) -> "Screen | None":
     """Refuses what could not be drawn or shown in the end; returns where to show."""
     if arguments.draw is not None:
-        from tinyv_cli.drawing.on_picture import check_target
+        from tinyv_cli.drawing.on_picture import check_drawing_path
 
-        check_target(arguments.draw, Path(request.pictures[0]))
+        check_drawing_path(arguments.draw, Path(request.pictures[0]))
     if not arguments.show:
         return None
     from tinyv_cli.drawing.on_terminal import resolve_screen
@@ -235,57 +220,36 @@ def _check_drawing(request: "Request", arguments: AskArguments) -> "Screen | Non
 
 
 def _plan(
-    asked: Sequence[Asked],
-    arguments: AskArguments,
-    variant: Variant,
-    template: Template,
-    console: Console,
-) -> "tuple[BackendOptions, MemoryPlan]":
-    """Chooses the device, checks the variant's files, and looks whether memory suffices."""
-    from tinyv_cli.backends.backend import BackendOptions
+    asked: Sequence[Asked], arguments: AskArguments, found: FoundVariant, console: Console
+) -> Engine:
+    """Plans for the longest of the prompts; pictures whose tokens are kept need no vision side."""
     from tinyv_cli.backends.image_cache import has_tokens
 
-    def encodes(device: str) -> bool:
-        return arguments.no_cache or not all(has_tokens(variant, a.pixels, device) for a in asked)
-
-    wanted = BackendOptions(
-        arguments.device, arguments.threads, arguments.ctx_size, arguments.memory_budget
-    )
-    may_offload = len(asked) == 1
-    device, memory = resolve_device(
-        variant, wanted, console, encodes=lambda: encodes("cuda"), may_offload=may_offload
-    )
-    check_variant(variant, console)
     n_images = len(asked) if arguments.together else 1
-    prompts = [make_prompt(template, (), each.question, n_images).text for each in asked]
-    memory = memory or plan_memory(
-        variant,
-        count_positions(variant, max(prompts, key=len), arguments, arguments.ctx_size, n_images),
-        arguments.memory_budget,
-        encodes=encodes(device.device),
-        may_offload=may_offload,
+    prompts = [make_prompt(found.template, (), each.question, n_images).text for each in asked]
+    demand = Demand(
+        found.count_positions(max(prompts, key=len), n_images, arguments.max_tokens),
+        encodes=lambda device: (
+            arguments.no_cache
+            or not all(has_tokens(found.variant, each.pixels, device) for each in asked)
+        ),
+        may_offload=len(asked) == 1,
     )
-    return device, memory
+    wanted = to_backend_options(arguments)
+    return plan_engine(found, wanted, demand, console.write_note, console.progress)
 
 
-def _answer(
-    room: _Room, session: "Session", backend: "Backend", asked: Asked, *, several: bool
-) -> "Answer":
-    """Asks, and writes the answer; with several pictures each line names its own."""
-    reply = session.ask(asked.question, room.options)
-    if room.arguments.json:
-        extra = {"picture": asked.name} if several else {}
-        _write_document(room, reply, backend, asked, extra)
-    else:
-        before = f"{asked.name}: " if several else ""
-        if room.options.grammar is not None:
-            before += reply.finish().text  # only what the grammar allows is written, or nothing
-        _write_text(room.console, before, reply)
-    return reply.answer
+def _write_text(console: Console, reply: "Reply", before: str, *, is_whole: bool) -> None:
+    """Streams an answer; whatever ends it, its line is ended too.
 
-
-def _write_text(console: Console, before: str, reply: "Reply") -> None:
-    """Streams what is left of the answer; whatever ends it, its line is ended too."""
+    Args:
+        console: takes it.
+        reply: that is being made.
+        before: what stands before it in its line.
+        is_whole: writes it when it is finished, so that only what a grammar allows is ever seen.
+    """
+    if is_whole:
+        before += reply.finish().text
     try:
         console.write_piece(before)
         for piece in reply:
@@ -297,7 +261,7 @@ def _write_text(console: Console, before: str, reply: "Reply") -> None:
 
 
 def _write_document(
-    room: _Room, reply: "Reply", backend: "Backend", asked: Asked, extra: dict[str, Any]
+    console: Console, reply: "Reply", opened: OpenEngine, asked: Asked, document: dict[str, Any]
 ) -> None:
     """Writes one document; an answer that Ctrl-C cut short is written as far as it went."""
     try:
@@ -305,31 +269,38 @@ def _write_document(
     finally:
         reply.close()
         if not isinstance(sys.exception(), Exception):
-            document = make_document(reply.answer, _to_origin(room, backend))
+            document |= make_document(reply.answer, opened.origin)
             document["boxes"] = describe_boxes(reply.answer.text, asked.picture.size)
-            room.console.write_json(extra | document)
+            console.write_json(document)
 
 
-def _to_origin(room: _Room, backend: "Backend") -> Origin:
-    return Origin(room.variant.name, room.template.name, backend.device, backend.load_s)
-
-
-def _tell_end(room: _Room, answer: "Answer", backend: "Backend", needed_bytes: int) -> None:
+def _report_end(
+    console: Console,
+    answer: "Answer",
+    opened: OpenEngine,
+    arguments: AskArguments,
+    options: "AnswerOptions",
+) -> None:
     """Says on stderr that an answer was cut, and how long it took if that was asked for."""
     if answer.finish_reason == "length":
         n = answer.usage.completion_tokens
         way_out = "the context is full, see `-c`"
-        if n == room.arguments.max_tokens or room.options.grammar:
-            way_out = f"`-n {2 * room.arguments.max_tokens}` allows more"
-        verb = "brought to an end" if room.options.grammar else "cut"
-        room.console.write_note(f"the answer was {verb} after {n} tokens; {way_out}")
-    if room.arguments.stats or room.arguments.verbose:
-        room.console.write_report(make_stats(answer, _to_origin(room, backend), needed_bytes))
+        if n == arguments.max_tokens or options.grammar:
+            way_out = f"`-n {2 * arguments.max_tokens}` allows more"
+        verb = "brought to an end" if options.grammar else "cut"
+        console.write_note(f"the answer was {verb} after {n} tokens; {way_out}")
+    if arguments.stats or arguments.verbose:
+        console.write_report(make_stats(answer, opened.origin, opened.engine.needed_bytes))
 
 
-def _draw(room: _Room, asked: Asked, answer: "Answer") -> None:
+def _draw(
+    console: Console,
+    asked: Asked,
+    answer: "Answer",
+    target: Path | None,
+    screen: "Screen | None",
+) -> None:
     """Draws the answer's boxes into a file and onto the terminal, where that was asked for."""
-    target, screen = room.arguments.draw, room.screen
     if target is None and screen is None:
         return
     from tinyv_cli.drawing.on_picture import draw_boxes, find_unwritable, write_drawing
@@ -338,10 +309,10 @@ def _draw(room: _Room, asked: Asked, answer: "Answer") -> None:
 
     boxes = read_boxes(answer.text)
     if not boxes:
-        room.console.write_note("the answer holds no box; the picture is drawn as it is")
+        console.write_note("the answer holds no box; the picture is drawn as it is")
     unwritable = find_unwritable(boxes)
     if unwritable:
-        room.console.write_note(f"no font here has all signs of {', '.join(unwritable)}")
+        console.write_note(f"no font here has all signs of {', '.join(unwritable)}")
     drawing = draw_boxes(asked.picture, boxes)
     if target is not None:
         write_drawing(target, drawing, Path(asked.name))

@@ -3,47 +3,32 @@
 The model is opened once, and not at all when every picture has its line.
 """
 
-import gc
 import hashlib
 import shlex
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from tinyv_cli.batch.finding import find_pictures, identify
 from tinyv_cli.batch.output import open_output
 from tinyv_cli.batch.settings import Settings
 from tinyv_cli.batch.sidecar import check_sidecars, restore_sidecars, write_sidecar
-from tinyv_cli.commands.opening import (
-    check_variant,
-    count_positions,
-    make_answer_options,
-    resolve_device,
-    resolve_template,
-    tell_variant,
-)
 from tinyv_cli.console import Console
 from tinyv_cli.devices.names import to_kind
+from tinyv_cli.engine import Demand, Engine, find_variant, plan_engine
 from tinyv_cli.errors import ExitCode, TinyvError, UsageError
 from tinyv_cli.options.batch import BatchArguments
+from tinyv_cli.options.shared import to_answer_options, to_backend_options
 from tinyv_cli.pictures.opening import read_stdin
-from tinyv_cli.prompts.prompt import Template, check_question, make_prompt
+from tinyv_cli.prompts.prompt import check_question, make_prompt
 from tinyv_cli.prompts.request import to_text
-from tinyv_cli.variants.home import resolve_variant
-from tinyv_cli.variants.manifest import Variant
-from tinyv_cli.variants.memory import plan_memory
-
-if TYPE_CHECKING:
-    from tinyv_cli.backends.backend import BackendEncoder, BackendOptions
-    from tinyv_cli.session import AnswerOptions
 
 STDIN = STDOUT = "-"
 
 # Pictures between which the model is opened again where its two sides do not fit together.
-_FRUGAL_BLOCK = 32
+_OFFLOADED_BLOCK = 32
 # More would push each other out of the cache of image tokens before they are asked about again.
 _MAX_CACHED = 400
 
@@ -78,29 +63,6 @@ class StdoutLines:
         self.answers[identify(Path(line["path"]))] = line.get("answer")
 
 
-@dataclass(frozen=True)
-class Work:
-    """What is asked of every picture, and what answers.
-
-    Attributes:
-        prompt: exactly as typed.
-        options: how answers are made.
-        variant: that answers.
-        template: of its prompts.
-        device: with `cpu` or a card.
-        is_offloaded: whether the vision side is given back before the decoder is opened.
-        keeps_images: whether image tokens are taken from the cache and kept there.
-    """
-
-    prompt: str
-    options: "AnswerOptions"
-    variant: Variant
-    template: Template
-    device: "BackendOptions"
-    is_offloaded: bool
-    keeps_images: bool
-
-
 def answer_batch(arguments: BatchArguments) -> None:
     """Does what `tinyv batch` says.
 
@@ -116,8 +78,8 @@ def answer_batch(arguments: BatchArguments) -> None:
     prompt = _read_prompt(arguments)
     pictures = find_pictures(arguments.paths, read_stdin, recurses=arguments.recursive)
     _check_output(arguments, pictures)
-    work = _plan_work(arguments, prompt, len(pictures), console)
-    settings = _make_settings(arguments, work, pictures)
+    engine = _plan(arguments, prompt, console)
+    settings = _make_settings(arguments, prompt, engine, pictures)
     try:
         with _open_lines(arguments, settings, console) as lines:
             if arguments.sidecar:
@@ -126,8 +88,7 @@ def answer_batch(arguments: BatchArguments) -> None:
             pending = [each for each in pictures if identify(each) not in lines.answers]
             _tell_done(console, arguments, pictures, lines)
             if pending:
-                check_variant(work.variant, console)
-                _answer(arguments, pending, work, lines, console)
+                _answer(arguments, prompt, pending, engine, lines, console)
     except KeyboardInterrupt:
         if arguments.output != STDOUT:
             console.write_note("what was answered is kept; the same command goes on from there")
@@ -174,49 +135,35 @@ def _check_output(arguments: BatchArguments, pictures: Sequence[Path]) -> None:
         )
 
 
-def _plan_work(arguments: BatchArguments, prompt: str, n_pictures: int, console: Console) -> Work:
-    """Finds the variant and where it computes; opens nothing of it."""
-    from tinyv_cli.backends.backend import BackendOptions
-
-    variant = resolve_variant(arguments.model)
-    template = resolve_template(variant, arguments.template)
-    tell_variant(variant, arguments.model, console)
-    wanted = BackendOptions(
-        arguments.device, arguments.threads, arguments.ctx_size, arguments.memory_budget
-    )
-    device, memory = resolve_device(variant, wanted, console, may_offload=True)
-    whole = make_prompt(template, (), prompt).text
-    n_positions = count_positions(variant, whole, arguments, arguments.ctx_size, 1)
-    memory = memory or plan_memory(variant, n_positions, arguments.memory_budget, encodes=True)
-    return Work(
-        prompt=prompt,
-        options=make_answer_options(arguments, None),
-        variant=variant,
-        template=template,
-        device=device,
-        is_offloaded=memory.is_offloaded,
-        keeps_images=not arguments.no_cache and n_pictures <= _MAX_CACHED,
-    )
+def _plan(arguments: BatchArguments, prompt: str, console: Console) -> Engine:
+    """Plans for the prompt, which is every picture's; opens nothing."""
+    found = find_variant(arguments.model, arguments.template)
+    whole = make_prompt(found.template, (), prompt).text
+    demand = Demand(found.count_positions(whole, 1, arguments.max_tokens), may_offload=True)
+    wanted = to_backend_options(arguments)
+    return plan_engine(found, wanted, demand, console.write_note, console.progress)
 
 
-def _make_settings(arguments: BatchArguments, work: Work, pictures: Sequence[Path]) -> Settings:
-    """All that decides over the answers."""
-    manifest = work.variant.manifest.to_json()
+def _make_settings(
+    arguments: BatchArguments, prompt: str, engine: Engine, pictures: Sequence[Path]
+) -> Settings:
+    """Collects all that decides over the answers."""
+    manifest = engine.variant.manifest.to_json()
     are_absolute = all(each.is_absolute() for each in pictures)
     return Settings(
-        prompt=work.prompt,
-        model=work.variant.name,
+        prompt=prompt,
+        model=engine.variant.name,
         variant=hashlib.sha256(manifest.encode()).hexdigest(),
-        template=work.template.name,
+        template=engine.template.name,
         max_tokens=arguments.max_tokens,
-        temp=arguments.temp,
+        temp=arguments.temperature,
         top_p=arguments.top_p,
         top_k=arguments.top_k,
         min_p=arguments.min_p,
         repeat_penalty=arguments.repeat_penalty,
         seed=arguments.seed,
-        ctx_size=arguments.ctx_size,
-        device=to_kind(work.device.device),
+        ctx_size=arguments.context_length,
+        device=to_kind(engine.options.device),
         folder="" if are_absolute else str(Path.cwd()),
     )
 
@@ -246,19 +193,25 @@ def _tell_done(
 
 def _answer(
     arguments: BatchArguments,
+    prompt: str,
     pending: Sequence[Path],
-    work: Work,
+    engine: Engine,
     lines: Lines,
     console: Console,
 ) -> None:
     """Asks about pictures one after the other, and writes each line as soon as it is there."""
+    from tinyv_cli.batch.pipeline import answer_pictures
+
     started = perf_counter()
+    options = to_answer_options(arguments)
+    caches_images = not arguments.no_cache and len(pending) <= _MAX_CACHED
     n_cut = 0
-    size = _FRUGAL_BLOCK if work.is_offloaded else len(pending)
+    size = _OFFLOADED_BLOCK if engine.is_offloaded else len(pending)
     with console.progress("answering", len(pending)) as bar:
         for begin in range(0, len(pending), size):
-            # Closed whatever ends the loop, so that no thread outlives it.
-            with closing(_answer_block(pending[begin : begin + size], work, console)) as made:
+            block = pending[begin : begin + size]
+            made = answer_pictures(engine, block, prompt, options, caches_images=caches_images)
+            with closing(made):  # whatever ends the loop, so that no thread outlives it
                 for line in made:
                     lines.write(line)
                     if arguments.sidecar and "answer" in line:
@@ -271,46 +224,6 @@ def _answer(
     if n_cut:
         n = arguments.max_tokens
         console.write_note(f"{n_cut} answers were cut after {n} tokens; `-n {2 * n}` allows more")
-
-
-def _answer_block(paths: Sequence[Path], work: Work, console: Console) -> Generator[dict[str, Any]]:
-    """Opens the model, yields the pictures' lines, and frees it."""
-    from tinyv_cli.answers.tokenizer import Tokenizer
-    from tinyv_cli.backends.image_cache import wrap_encoder
-    from tinyv_cli.backends.opening import open_backend
-    from tinyv_cli.batch.pipeline import N_AHEAD, PicturesAhead, answer_pictures
-    from tinyv_cli.session import Session
-
-    variant = work.variant
-    tokenizer = Tokenizer(variant.path("tokenizer"))
-    begun: list[PicturesAhead] = []
-
-    def begin(encoder: "BackendEncoder", device: str) -> None:
-        cached = wrap_encoder(encoder, variant, device) if work.keeps_images else encoder
-        n_ahead = len(paths) if work.is_offloaded else N_AHEAD
-        begun.append(PicturesAhead(cached, paths, variant.manifest.spec.vision.image_px, n_ahead))
-        if work.is_offloaded:
-            begun[0].wait()
-            encoder.close()
-
-    try:
-        with closing(open_backend(variant, work.device, begin)) as backend:
-            session = Session(
-                replace(backend, encoder=begun[0]),
-                tokenizer,
-                work.template,
-                notify=console.write_note,
-                stop_ids=variant.manifest.stop_ids,
-            )
-            try:
-                yield from answer_pictures(begun[0], session, work.prompt, work.options)
-            finally:
-                begun[0].cancel()  # closing the backend then stops the one under way
-    finally:
-        for each in begun:
-            each.close()
-        # A session and its last reply name each other: counting references frees neither.
-        gc.collect()
 
 
 def _check_answered(arguments: BatchArguments, pictures: Sequence[Path], lines: Lines) -> None:

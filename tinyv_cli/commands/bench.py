@@ -1,29 +1,25 @@
 """A variant becomes figures of its speed on this machine, as a table and one document.
 
-Words, variant and files named are looked at first; what is measured lies in `benchmark/`.
+Words, variant and files named are checked first; what is measured lies in `benchmark/`.
 """
 
 import time
 from typing import TYPE_CHECKING, Any
 
-from tinyv_cli.commands.opening import (
-    check_variant,
-    open_session,
-    resolve_device,
-    resolve_template,
-)
 from tinyv_cli.console import Console
-from tinyv_cli.devices.names import is_card, to_kind
+from tinyv_cli.devices.names import is_cuda, to_kind
+from tinyv_cli.engine import Demand, Engine, find_variant, plan_engine
 from tinyv_cli.errors import InputError
 from tinyv_cli.options.report import BenchArguments
-from tinyv_cli.variants.home import resolve_variant
-from tinyv_cli.variants.manifest import Variant
-from tinyv_cli.variants.miniature import tell_miniature
+from tinyv_cli.options.shared import to_backend_options
 
 if TYPE_CHECKING:
-    from tinyv_cli.backends.backend import BackendOptions
-    from tinyv_cli.benchmark.measure import Plan, Subject
+    from tinyv_cli.benchmark.measure import BenchPlan
 
+_MEMORY_WAY_OUT = (
+    "close other programs, use fewer bits (`tinyv quantize --bits 4`) or a shorter context "
+    "(`-c 512`), or allow more: `--memory-budget 8GB`"
+)
 _N_REPEATS = 3
 _FIGURE_S = 6.0  # without `--repeats`, what took longer is not repeated: under a minute in all
 
@@ -38,85 +34,67 @@ def measure_variant(arguments: BenchArguments) -> None:
         DeviceError: the device cannot run it, or the chart cannot be written.
         KeyboardInterrupt: Ctrl-C; nothing is written.
     """
-    from tinyv_cli.backends.backend import BackendOptions
     from tinyv_cli.benchmark.chart import check_chart, draw_chart, write_chart
+    from tinyv_cli.benchmark.measure import BenchPlan
     from tinyv_cli.benchmark.report import read_earlier
+    from tinyv_cli.benchmark.spread import Repeats
 
     started = time.perf_counter()
     console = Console(quiet=arguments.quiet)
     earlier = read_earlier(arguments.against) if arguments.against else None
     if arguments.chart:
         check_chart(arguments.chart)
-    variant = resolve_variant(arguments.model)
-    tell_miniature(variant, console.write_note)
-    wanted = BackendOptions(arguments.device, arguments.threads, arguments.ctx_size)
-    device, _ = resolve_device(variant, wanted, console)
-    check_variant(variant, console)
-    document = _measure(arguments, variant, device, console)
+    n = arguments.repeats
+    plan = BenchPlan(Repeats(_N_REPEATS, _FIGURE_S) if n is None else Repeats(n))
+    engine = plan_engine(
+        find_variant(arguments.model),
+        to_backend_options(arguments),
+        Demand(plan.n_positions, way_out=_MEMORY_WAY_OUT),
+        console.write_note,
+        console.progress,
+    )
+    document = _measure(engine, plan, console)
     document["seconds"] = time.perf_counter() - started
     _write_figures(arguments, document, earlier, console)
     if arguments.chart:
-        title = f"{variant.name} on {document['machine']['processor']}"
+        title = f"{engine.variant.name} on {document['machine']['processor']}"
         write_chart(draw_chart(document["details"], title), arguments.chart)
         console.write_note(f"the chart is in {arguments.chart}")
 
 
-def _measure(
-    arguments: BenchArguments, variant: Variant, device: "BackendOptions", console: Console
-) -> dict[str, Any]:
+def _measure(engine: Engine, plan: "BenchPlan", console: Console) -> dict[str, Any]:
     """Measures program, variant and machine, one after the other."""
-    from tinyv_cli.backends.threads import resolve_threads
+    from tinyv_cli.backends.backend import resolve_threads
     from tinyv_cli.benchmark.bandwidth import measure_bandwidth
     from tinyv_cli.benchmark.machine import describe_machine
     from tinyv_cli.benchmark.measure import count_bytes_per_token, measure, measure_start
     from tinyv_cli.benchmark.report import make_bench_document
 
-    # A moving bar is drawn by a thread of its own, which would take time from what is timed.
-    def tell(what: str) -> None:
-        console.write_note(f"measuring {variant.name}: {what}")
+    manifest = engine.variant.manifest
 
-    threads = resolve_threads(arguments.threads)
-    plan, subject = _make_plan(arguments), _make_subject(variant, device, console)
+    # A moving bar is drawn by a thread of its own, which would take time from what is timed.
+    def note(what: str) -> None:
+        console.write_note(f"measuring {engine.variant.name}: {what}")
+
+    threads = resolve_threads(engine.options.threads)
     start_s = measure_start(plan.repeats)
     try:
-        measured = measure(subject, plan, tell)
+        measured = measure(engine, plan, note)
     except InputError as error:
         hint = "give it more room: `tinyv bench --ctx-size 512`"
         raise InputError(error.problem, hint) from error
-    tell("memory")
+    note("memory")
     read_gb_s = measure_bandwidth(threads)
-    if is_card(device.device):
-        console.write_note("memory and its speed are the computer's, not the card's")
+    device = engine.options.device
+    if is_cuda(device):
+        console.write_note("memory and its speed are the computer's, not the GPU's")
     n_bytes = {
-        depth: count_bytes_per_token(variant.manifest, depth, to_kind(device.device))
+        depth: count_bytes_per_token(manifest, depth, to_kind(device))
         for depth in measured.decode_tok_s
     }
     figures = make_bench_document(measured, start_s, read_gb_s, n_bytes)
-    about = {"model": variant.name, "bits": variant.manifest.bits}
+    about = {"model": engine.variant.name, "bits": manifest.bits}
     return {**about, **figures, "machine": describe_machine(threads)}
-
-
-def _make_plan(arguments: BenchArguments) -> "Plan":
-    """What is measured how often: as often as asked for, else as time allows."""
-    from tinyv_cli.benchmark.measure import Plan
-    from tinyv_cli.benchmark.spread import Repeats
-
-    if arguments.repeats is None:
-        return Plan(Repeats(_N_REPEATS, _FIGURE_S))
-    return Plan(Repeats(arguments.repeats))
-
-
-def _make_subject(variant: Variant, device: "BackendOptions", console: Console) -> "Subject":
-    """The variant as `tinyv ask` opens it."""
-    from tinyv_cli.benchmark.measure import Subject
-
-    template = resolve_template(variant, None)
-    spec = variant.manifest.spec
-    return Subject(
-        open=lambda: open_session(variant, template, device, console),
-        image_px=spec.vision.image_px,
-        vocab_size=spec.language.vocab_size,
-    )
 
 
 def _write_figures(

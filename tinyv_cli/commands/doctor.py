@@ -13,10 +13,10 @@ import psutil
 
 from tinyv_cli.console import Console, to_size, to_table
 from tinyv_cli.devices import choice as devices
-from tinyv_cli.devices.choice import find_obstacle, look, read_version
-from tinyv_cli.devices.driver import Obstacle
+from tinyv_cli.devices.choice import find_problem, look, read_version
+from tinyv_cli.devices.driver import DeviceProblem
 from tinyv_cli.devices.findings import Findings
-from tinyv_cli.devices.names import is_card, to_card_name
+from tinyv_cli.devices.names import is_cuda, to_cuda_name
 from tinyv_cli.disk.places import home_dir
 from tinyv_cli.errors import DeviceError
 from tinyv_cli.options.report import DoctorArguments
@@ -51,11 +51,11 @@ def examine_computer(arguments: DoctorArguments) -> None:
         console.write_json(document)
     else:
         console.write_line(to_report(document))
-    if is_card(asked) and obstacle:
+    if is_cuda(asked) and obstacle:
         raise DeviceError(obstacle.problem, f"{obstacle.hint}, {_USE_CPU}")
 
 
-def make_document(findings: Findings | None) -> tuple[dict[str, Any], Obstacle | None]:
+def make_document(findings: Findings | None) -> tuple[dict[str, Any], DeviceProblem | None]:
     """Everything that is reported, and what stands between this computer and CUDA.
 
     Args:
@@ -78,8 +78,8 @@ def make_document(findings: Findings | None) -> tuple[dict[str, Any], Obstacle |
 
 def describe_cpu() -> dict[str, Any]:
     """The processor and its memory, after one product in onnxruntime."""
+    from tinyv_cli.backends.backend import resolve_threads
     from tinyv_cli.backends.cpu.onnx_sessions import adds_wrongly
-    from tinyv_cli.backends.threads import resolve_threads
     from tinyv_cli.benchmark.machine import read_processor_name
 
     memory = psutil.virtual_memory()
@@ -94,14 +94,14 @@ def describe_cpu() -> dict[str, Any]:
     }
 
 
-def describe_cuda(findings: Findings) -> tuple[dict[str, Any], Obstacle | None]:
+def describe_cuda(findings: Findings) -> tuple[dict[str, Any], DeviceProblem | None]:
     """Driver, cards and what torch makes of one, after a product on it where that can be computed.
 
     Returns:
         A document, and why CUDA cannot be used; None where it can.
     """
-    driver, torch, device = findings.driver, findings.torch, to_card_name(findings.number)
-    obstacle, product_error = find_obstacle(findings), None
+    driver, torch, device = findings.driver, findings.torch, to_cuda_name(findings.number)
+    obstacle, product_error = find_problem(findings), None
     if obstacle is None:
         product_error, obstacle = try_product(device)
     document = {
@@ -112,12 +112,12 @@ def describe_cuda(findings: Findings) -> tuple[dict[str, Any], Obstacle | None]:
         "driver_cuda": driver.cuda,
         "cards": [
             {
-                "device": to_card_name(number),
+                "device": to_cuda_name(number),
                 "name": card.name,
                 "memory_bytes": card.memory_bytes,
                 "architecture": devices.to_architecture(card.capability),
             }
-            for number, card in enumerate(driver.cards)
+            for number, card in enumerate(driver.gpus)
         ],
         "torch_cuda": torch.cuda,
         "torch_architectures": list(torch.architectures),
@@ -127,7 +127,7 @@ def describe_cuda(findings: Findings) -> tuple[dict[str, Any], Obstacle | None]:
     return document, obstacle
 
 
-def try_product(device: str) -> tuple[float | None, Obstacle | None]:
+def try_product(device: str) -> tuple[float | None, DeviceProblem | None]:
     """Lets a card multiply two matrices.
 
     Returns:
@@ -140,11 +140,11 @@ def try_product(device: str) -> tuple[float | None, Obstacle | None]:
         error = measure_product_error(device)
     except RuntimeError as failure:
         reason = str(failure).strip().partition("\n")[0]
-        return None, Obstacle(f"the GPU cannot multiply two matrices: {reason}", hint)
+        return None, DeviceProblem(f"the GPU cannot multiply two matrices: {reason}", hint)
     if error <= LARGEST_PRODUCT_ERROR:
         return error, None
     told = error if math.isfinite(error) else None  # JSON has no other numbers
-    return told, Obstacle(f"the GPU multiplies wrongly: an error of {error:.3g}", hint)
+    return told, DeviceProblem(f"the GPU multiplies wrongly: an error of {error:.3g}", hint)
 
 
 def describe_home(home: Path) -> dict[str, Any]:
@@ -154,18 +154,18 @@ def describe_home(home: Path) -> dict[str, Any]:
 
 
 def describe_variant(
-    variant: Variant | DamagedVariant, card_free_bytes: int | None
+    variant: Variant | DamagedVariant, cuda_free_bytes: int | None
 ) -> dict[str, Any]:
     """Which devices a variant can compute on; `damaged` is null for a sound one.
 
     Args:
         variant: or why it cannot be read.
-        card_free_bytes: None where no card can be used.
+        cuda_free_bytes: None where no card can be used.
     """
     if isinstance(variant, DamagedVariant):
         damage = {"problem": variant.error.problem, "hint": variant.error.hint}
         return {"name": variant.name, "folder": str(variant.folder), "damaged": damage}
-    free_bytes = {"cpu": None, "cuda": card_free_bytes}
+    free_bytes = {"cpu": None, "cuda": cuda_free_bytes}
     return {
         "name": variant.name,
         "folder": str(variant.folder),
@@ -178,7 +178,7 @@ def describe_variant(
     }
 
 
-def describe_fit(variant: Variant, device: str, card_free_bytes: int | None) -> dict[str, Any]:
+def describe_fit(variant: Variant, device: str, cuda_free_bytes: int | None) -> dict[str, Any]:
     """Whether a variant fits a device's memory with its whole context; nulls where none is there.
 
     Returns:
@@ -186,11 +186,11 @@ def describe_fit(variant: Variant, device: str, card_free_bytes: int | None) -> 
         `problem` where it does not.
     """
     fit = {"fits": None, "needed_bytes": None, "takes_turns": None, "problem": None}
-    if device == "cuda" and card_free_bytes is None:
+    if device == "cuda" and cuda_free_bytes is None:
         return fit | {"problem": "no card can be used here"}
     length = variant.manifest.spec.language.context_length
     try:
-        plan = plan_memory(variant, length, None, encodes=True, card_free_bytes=card_free_bytes)
+        plan = plan_memory(variant, length, None, encodes=True, cuda_free_bytes=cuda_free_bytes)
     except DeviceError as error:
         return fit | {"fits": False, "problem": error.problem}
     found = {"fits": True, "needed_bytes": plan.needed_bytes, "takes_turns": plan.is_offloaded}

@@ -6,16 +6,12 @@ Answers are kept as they come, so that the same command goes on where it was sto
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tinyv_cli.commands.opening import (
-    check_variant,
-    open_session,
-    resolve_device,
-    resolve_template,
-)
 from tinyv_cli.console import Console, to_table
 from tinyv_cli.devices.names import to_kind
+from tinyv_cli.engine import Demand, Engine, FoundVariant, find_variant, plan_engine
 from tinyv_cli.errors import UsageError
 from tinyv_cli.evaluation.figures import (
     ALL,
@@ -33,12 +29,11 @@ from tinyv_cli.evaluation.questions import (
     read_questions,
 )
 from tinyv_cli.options.report import EvalArguments
-from tinyv_cli.variants.home import resolve_variant
+from tinyv_cli.options.shared import to_backend_options
+from tinyv_cli.prompts.prompt import make_prompt
 from tinyv_cli.variants.manifest import Variant
-from tinyv_cli.variants.miniature import tell_miniature
 
 if TYPE_CHECKING:
-    from tinyv_cli.backends.backend import BackendOptions
     from tinyv_cli.evaluation.evaluate import Candidate, Comparison
 
 
@@ -61,7 +56,7 @@ def evaluate_variant(arguments: EvalArguments) -> None:
     in_file = read_questions(content, arguments.questions)
     questions = in_file[: arguments.limit]
     check_pictures(questions)
-    candidate, comparison = _make_candidates(arguments, content, len(in_file), console)
+    candidate, comparison = _make_candidates(arguments, content, in_file, console)
     _tell_done(console, candidate, comparison, questions)
     options = AnswerOptions(max_new_tokens=arguments.max_tokens)
     try:
@@ -146,85 +141,71 @@ def _to_names(
 
 
 def _make_candidates(
-    arguments: EvalArguments, content: bytes, n_questions: int, console: Console
+    arguments: EvalArguments, content: bytes, questions: Sequence[Question], console: Console
 ) -> "tuple[Candidate, Comparison | None]":
-    """Finds and checks the variants, and opens the ledgers of what they answered before."""
-    from tinyv_cli.answers.tokenizer import Tokenizer
-    from tinyv_cli.evaluation.evaluate import Comparison
+    """Finds and plans the variants, and opens the ledgers of what they answered before.
 
-    variant = resolve_variant(arguments.model)
-    other = None if arguments.against is None else resolve_variant(arguments.against)
-    if other:
-        _check_comparable(variant, other)
-    tell_miniature(variant, console.write_note)
-    device = _resolve_device(arguments, variant, console)
-    is_same = other is not None and other.folder == variant.folder
-    other_device = _resolve_device(arguments, other, console) if other and not is_same else device
-    for each in (variant, other):
-        if each:
-            check_variant(each, console)
+    Args:
+        arguments: as typed.
+        content: of the file of questions.
+        questions: all that are in it.
+        console: takes notes.
+    """
+    from tinyv_cli.answers.tokenizer import Tokenizer
+    from tinyv_cli.evaluation.evaluate import Candidate, Comparison
+
+    found = find_variant(arguments.model, arguments.template)
+    other = None
+    if arguments.against is not None:
+        other = replace(find_variant(arguments.against, arguments.template), notes=())
+        _check_comparable(found.variant, other.variant)
     questions_hash = hashlib.sha256(content).hexdigest()
-    key = _make_answers_key(arguments, questions_hash, variant, device)
-    answers = _open_ledger(arguments, key, Answered, n_questions)
-    candidate = _make_candidate(arguments, variant, device, answers, console)
+    engine = _plan(arguments, found, questions, console)
+    key = _make_answers_key(arguments, questions_hash, engine)
+    answers = _open_ledger(arguments, key, Answered, len(questions))
+    candidate = Candidate(engine, answers)
     if other is None:
         return candidate, None
-    other_key = _make_answers_key(arguments, questions_hash, other, other_device)
-    # A variant compared with itself has one ledger, not two that know nothing of each other.
+    # A variant compared with itself has one plan and one ledger.
+    if other.variant.folder != found.variant.folder:
+        engine = _plan(arguments, other, questions, console)
+    other_key = _make_answers_key(arguments, questions_hash, engine)
     if other_key != key:
-        answers = _open_ledger(arguments, other_key, Answered, n_questions)
-    results = _open_ledger(arguments, make_key(key, other_key), Compared, n_questions)
+        answers = _open_ledger(arguments, other_key, Answered, len(questions))
+    results = _open_ledger(arguments, make_key(key, other_key), Compared, len(questions))
     comparison = Comparison(
-        candidate=_make_candidate(arguments, other, other_device, answers, console),
+        candidate=Candidate(engine, answers),
         results=results,
-        tokenizer=Tokenizer(variant.path("tokenizer")),
-        vocab_size=variant.manifest.spec.language.vocab_size,
+        tokenizer=Tokenizer(found.variant.path("tokenizer")),
+        vocab_size=found.variant.manifest.spec.language.vocab_size,
         folder=results.path.parent,
     )
     return candidate, comparison
 
 
-def _resolve_device(
-    arguments: EvalArguments, variant: Variant, console: Console
-) -> "BackendOptions":
-    """Where a variant computes; both its sides stay open from picture to picture."""
-    from tinyv_cli.backends.backend import BackendOptions
-
-    wanted = BackendOptions(arguments.device, arguments.threads, arguments.ctx_size)
-    return resolve_device(variant, wanted, console)[0]
-
-
-def _make_candidate(
-    arguments: EvalArguments,
-    variant: Variant,
-    device: "BackendOptions",
-    answers: Ledger[Answered],
-    console: Console,
-) -> "Candidate":
-    """A variant that is opened when its turn comes."""
-    from tinyv_cli.evaluation.evaluate import Candidate
-
-    template = resolve_template(variant, arguments.template)
-    return Candidate(
-        name=variant.name,
-        template=template,
-        image_px=variant.manifest.spec.vision.image_px,
-        answers=answers,
-        open=lambda: open_session(variant, template, device, console),
+def _plan(
+    arguments: EvalArguments, found: FoundVariant, questions: Sequence[Question], console: Console
+) -> Engine:
+    """Plans for the longest question; both sides stay open from picture to picture."""
+    longest = max(
+        len(make_prompt(found.template, (), each.text).text.encode())
+        + max(arguments.max_tokens, len(each.reference.encode()))
+        for each in questions
     )
+    demand = Demand(longest + found.variant.manifest.spec.qformer.n_queries)
+    wanted = to_backend_options(arguments)
+    return plan_engine(found, wanted, demand, console.write_note, console.progress)
 
 
-def _make_answers_key(
-    arguments: EvalArguments, questions_hash: str, variant: Variant, device: "BackendOptions"
-) -> str:
+def _make_answers_key(arguments: EvalArguments, questions_hash: str, engine: Engine) -> str:
     """Names all that decides over a variant's answers, but for the pictures' content."""
     return make_key(
         questions_hash,
-        variant.manifest.to_json(),
-        resolve_template(variant, arguments.template).name,
+        engine.variant.manifest.to_json(),
+        engine.template.name,
         str(arguments.max_tokens),
-        str(arguments.ctx_size),
-        to_kind(device.device),
+        str(arguments.context_length),
+        to_kind(engine.options.device),
     )
 
 

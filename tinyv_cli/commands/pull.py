@@ -12,20 +12,22 @@ from tinyv_cli.variants.home import resolve_folder
 if TYPE_CHECKING:
     from weights.pulling.catalog import Catalog
     from weights.pulling.plan import FilePlan, PartPlan
-    from weights.pulling.transfer import Patience
+    from weights.pulling.transfer import RetryPolicy
 
 HEADER = ("file", "size", "state", "from")
 
 
 def pull_weights(
-    arguments: PullArguments, catalog: "Catalog | None" = None, patience: "Patience | None" = None
+    arguments: PullArguments,
+    catalog: "Catalog | None" = None,
+    retry_policy: "RetryPolicy | None" = None,
 ) -> None:
     """Does what `tinyv pull` says.
 
     Args:
         arguments: what was typed.
         catalog: the public files; None for those that tinyv knows.
-        patience: with each place; None for the usual one.
+        retry_policy: how often each place is tried; None for the usual one.
 
     Raises:
         UsageError: the options do not go together.
@@ -33,20 +35,20 @@ def pull_weights(
         DeviceError: the disk is too small.
     """
     from weights.pulling.catalog import read_catalog
-    from weights.pulling.transfer import Patience
+    from weights.pulling.transfer import RetryPolicy
 
     _check_arguments(arguments)
     console = Console(quiet=arguments.quiet)
-    patience = patience or Patience()
+    retry_policy = retry_policy or RetryPolicy()
     if arguments.variant is not None:
-        _pull_variant(arguments, patience, console)
+        _pull_variant(arguments, retry_policy, console)
         return
     catalog = catalog or read_catalog()
     folder = Path(arguments.to).expanduser() if arguments.to else sources_dir()
     if arguments.dry_run or arguments.verify:
         _show_plan(arguments, catalog, folder, console)
         return
-    _pull_sources(arguments, catalog, folder, patience, console)
+    _pull_sources(arguments, catalog, folder, retry_policy, console)
 
 
 def to_plan_table(plans: "list[PartPlan]") -> str:
@@ -73,14 +75,14 @@ def _check_arguments(arguments: PullArguments) -> None:
         raise UsageError("--force goes with a variant", "leave it away: wrong files are replaced")
 
 
-def _pull_variant(arguments: PullArguments, patience: "Patience", console: Console) -> None:
+def _pull_variant(arguments: PullArguments, retry_policy: "RetryPolicy", console: Console) -> None:
     from weights.pulling.variant_pull import VariantPullOptions, name_variant, pull_variant
 
     origin = str(arguments.variant)
     name = name_variant(origin)
     target = variants_dir() / name if arguments.to is None else resolve_folder(arguments.to)
     options = VariantPullOptions(
-        origin, target.absolute(), arguments.force, arguments.offline, patience
+        origin, target.absolute(), arguments.force, arguments.offline, retry_policy
     )
     variant = pull_variant(options, console.progress, console.write_note)
     console.write_line(str(variant.folder))
@@ -114,12 +116,12 @@ def _pull_sources(
     arguments: PullArguments,
     catalog: "Catalog",
     folder: Path,
-    patience: "Patience",
+    retry_policy: "RetryPolicy",
     console: Console,
 ) -> None:
     from weights.pulling.sources_pull import PullOptions, pull_sources
 
-    options = PullOptions(folder, arguments.stage, arguments.from_, arguments.offline, patience)
+    options = PullOptions(folder, arguments.stage, arguments.from_, arguments.offline, retry_policy)
     plans = pull_sources(options, catalog, console.progress, console.write_note)
     for each in (each for plan in plans for each in plan.files):
         console.write_report(f"{each.file.path}: {each.state.value}")

@@ -11,7 +11,7 @@ from tinyv_cli.errors import UsageError, WeightsError
 from tinyv_cli.options.quantize import QuantizeArguments
 from tinyv_cli.variants.home import resolve_folder
 from tinyv_cli.variants.manifest import Variant
-from tinyv_cli.variants.miniature import NAME, find_sources, is_brought_along
+from tinyv_cli.variants.miniature import NAME, find_sources, is_miniature_folder
 
 if TYPE_CHECKING:
     from quantize.pipeline import QuantizeOptions
@@ -130,7 +130,7 @@ def _resolve_vision_bits(arguments: QuantizeArguments, console: Console) -> int:
             "`--vision-bits` is for a GPU's files only",
             "use it with `--target cuda` or `--target all`",
         )
-    cards = () if arguments.target == "cpu" else read_driver().cards
+    cards = () if arguments.target == "cpu" else read_driver().gpus
     bits = choose_vision_bits(arguments.bits, cards[0].memory_bytes if cards else None)
     usual = choose_vision_bits(arguments.bits, None)
     if bits != usual:
@@ -158,7 +158,7 @@ def _make_options(
     name = arguments.output
     if name is None:
         stage = resolve_sources(sources, arguments.stage).stage
-        origin = NAME if is_brought_along(sources) else f"stage{stage}"
+        origin = NAME if is_miniature_folder(sources) else f"stage{stage}"
         name = f"{origin}-{arguments.bits}bit{'-cuda' if arguments.target == 'cuda' else ''}"
     return QuantizeOptions(
         sources=sources,

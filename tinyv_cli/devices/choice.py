@@ -1,26 +1,24 @@
 """What was asked, and what driver and torch say, become the device that computes; opens nothing.
 
-torch is asked only where the driver shows a card and the variant has files for one: importing it
+torch is asked only where the driver shows a GPU and the variant has files for one: importing it
 takes seconds, and answering on a CPU needs none of it.
 """
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import NoReturn
 
-from tinyv_cli.devices import driver as nvidia_driver
-from tinyv_cli.devices.driver import Driver, Obstacle
+from tinyv_cli.devices import driver
+from tinyv_cli.devices.driver import DeviceProblem
 from tinyv_cli.devices.findings import Findings, TorchFindings
-from tinyv_cli.devices.names import find_card_number, read_device, to_card_name
+from tinyv_cli.devices.names import find_cuda_number, read_device, to_cuda_name
 from tinyv_cli.errors import DeviceError
 from tinyv_cli.variants.manifest import Variant
 from tinyv_cli.variants.memory import MemoryPlan, plan_memory
 
-_MAKE_CUDA_FILES = "`tinyv quantize --target all`"
-_INSTALL = "`pip install 'tinyv[cuda]'`"
+_MAKE_CPU_FILES = "make a variant for the CPU: `tinyv quantize --target cpu`"
 _OTHER_TORCH = "https://pytorch.org/get-started shows how to install the build for a driver"
 _ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)(a?)")
 
@@ -30,9 +28,9 @@ class Choice:
     """Where a variant computes.
 
     Attributes:
-        device: `cpu`, `cuda` or another card's name, as `cuda:1`.
+        device: `cpu`, `cuda` or another GPU's name, as `cuda:1`.
         reason: one line for the user; None where there was nothing to choose.
-        memory: planned on the card; None on the CPU, whose memory is planned apart.
+        memory: planned on the GPU; None on the CPU, whose memory is planned apart.
     """
 
     device: str
@@ -53,10 +51,10 @@ def choose_device(
 
     Args:
         variant: that is to answer.
-        asked: `auto`, `cpu`, `cuda`, or a card by its number: `cuda:1`.
-        budget_bytes: of the card's memory; None for what is free, 8 GiB at most.
+        asked: `auto`, `cpu`, `cuda`, or a GPU by its number: `cuda:1`.
+        budget_bytes: of the GPU's memory; None for what is free, 8 GiB at most.
         context_length: positions that keys and values have room for; None for the model's own.
-        encodes: tells whether a picture must be encoded on a card; asked where there is one.
+        encodes: whether a picture must be encoded on a GPU; called where there is one.
         may_offload: whether the vision side may be given back before the decoder is opened.
 
     Raises:
@@ -65,9 +63,13 @@ def choose_device(
     """
     asked = read_device(asked)
     if asked == "cpu":
-        return _take_cpu(variant)
+        if _has_cuda_only(variant):
+            raise DeviceError(f"{variant.name} has files for CUDA only", _MAKE_CPU_FILES)
+        return Choice("cpu")
     if asked == "auto" and "cuda" not in variant.devices:
-        return _pass_card_over(variant)
+        if not driver.has_gpu():
+            return Choice("cpu")  # nothing is said where there was nothing to choose
+        return _turn_to_cpu(variant, _explain_missing_files(variant))
     longest = variant.manifest.spec.language.context_length
     n_positions = min(context_length or longest, longest)
 
@@ -77,7 +79,7 @@ def choose_device(
             n_positions,
             budget_bytes,
             encodes=encodes(),
-            card_free_bytes=free_bytes,
+            cuda_free_bytes=free_bytes,
             may_offload=may_offload,
         )
 
@@ -85,21 +87,21 @@ def choose_device(
 
 
 def look(asked: str, variant: Variant | None = None) -> Findings:
-    """Asks the driver, and torch about one card where that can matter.
+    """Asks the driver, and torch about one GPU where that can matter.
 
     Args:
-        asked: which card; `auto` means the first.
+        asked: which GPU; `auto` means the first.
         variant: that is to answer; None looks as if it had files for CUDA.
     """
-    number = find_card_number(asked) or 0
-    driver = nvidia_driver.read_driver()
-    if number >= len(driver.cards) or (variant and "cuda" not in variant.devices):
-        return Findings(driver, number=number)
-    return Findings(driver, read_torch(number), number)
+    number = find_cuda_number(asked) or 0
+    found = driver.read_driver()
+    if number >= len(found.gpus) or (variant and "cuda" not in variant.devices):
+        return Findings(found, number=number)
+    return Findings(found, read_torch(number), number)
 
 
 def read_torch(number: int) -> TorchFindings:
-    """Asks torch about a card, where it is installed and can be imported."""
+    """Asks torch about a GPU, where it is installed and can be imported."""
     if find_spec("torch") is None:
         return TorchFindings(None)
     try:
@@ -112,7 +114,7 @@ def read_torch(number: int) -> TorchFindings:
 
 
 def read_version(package: str) -> str | None:
-    """The version of a package that is installed; it is not imported."""
+    """Returns the version of a package, which is not imported; None where it is missing."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -122,123 +124,105 @@ def read_version(package: str) -> str | None:
 def decide(
     variant: Variant, asked: str, findings: Findings, plan: Callable[[int], MemoryPlan]
 ) -> Choice:
-    """Chooses between card and CPU.
+    """Chooses between GPU and CPU.
 
     Args:
         variant: that is to answer.
-        asked: `auto` or a card.
-        findings: of this computer and that card.
-        plan: plans the memory of a card with so many bytes free, or raises a `DeviceError`.
+        asked: `auto` or a GPU.
+        findings: of this computer and that GPU.
+        plan: plans the memory of a GPU with so many bytes free, or raises a `DeviceError`.
 
     Raises:
         DeviceError: CUDA was asked for and is not usable, or nothing is.
     """
-    obstacle = find_obstacle(findings, variant)
-    if obstacle is None:
+    problem = find_problem(findings, variant)
+    if problem is None:
         try:
-            choice = _take_cuda(variant, findings, plan(findings.torch.free_bytes))
+            memory = plan(findings.torch.free_bytes)
         except DeviceError as error:
-            obstacle = Obstacle(error.problem, error.hint)
+            problem = DeviceProblem(error.problem, error.hint)
         else:
-            return choice if asked == "auto" else replace(choice, reason=None)
+            reason = (
+                f"{variant.name} computes on the GPU, {findings.torch.gpu_name}: about "
+                f"{memory.needed_bytes / 1e9:.2f} GB of its memory are needed, "
+                f"{memory.limit_bytes / 1e9:.2f} may be taken"
+            )
+            name = to_cuda_name(findings.number)
+            return Choice(name, reason if asked == "auto" else None, memory)
     if asked != "auto" or _has_cuda_only(variant):
-        _refuse(obstacle, variant)
-    return _turn_to_cpu(variant, obstacle)
+        other = _MAKE_CPU_FILES if _has_cuda_only(variant) else "use `--device cpu`"
+        raise DeviceError(problem.problem, f"{problem.hint}, or {other}")
+    return _turn_to_cpu(variant, problem)
 
 
-def _take_cuda(variant: Variant, findings: Findings, memory: MemoryPlan) -> Choice:
-    """The card, and why."""
-    reason = (
-        f"{variant.name} computes on the GPU, {findings.torch.card_name}: about "
-        f"{memory.needed_bytes / 1e9:.2f} GB of its memory are needed, "
-        f"{memory.limit_bytes / 1e9:.2f} may be taken"
-    )
-    return Choice(to_card_name(findings.number), reason, memory)
-
-
-def _pass_card_over(variant: Variant) -> Choice:
-    """The CPU, for which alone there are files; a card that stays idle is worth a line."""
-    if nvidia_driver.has_card():
-        return _turn_to_cpu(variant, _explain_missing_files(variant))
-    return Choice("cpu")
-
-
-def _turn_to_cpu(variant: Variant, obstacle: Obstacle) -> Choice:
-    """The CPU, and why not the card."""
-    reason = f"{variant.name} computes on the CPU: {obstacle.problem}; {obstacle.hint}"
-    return Choice("cpu", reason)
-
-
-def find_obstacle(findings: Findings, variant: Variant | None = None) -> Obstacle | None:
-    """What stands between this computer and CUDA, the cheapest thing to find out first.
+def find_problem(findings: Findings, variant: Variant | None = None) -> DeviceProblem | None:
+    """Returns what keeps this computer from CUDA, the cheapest thing to find out first.
 
     Args:
-        findings: of this computer and one card.
+        findings: of this computer and one GPU.
         variant: that is to answer; None leaves out whether its files are for CUDA.
     """
-    if findings.driver.obstacle:
-        return findings.driver.obstacle
-    if findings.number >= len(findings.driver.cards):
-        return _explain_missing_card(findings)
+    there, torch = findings.driver, findings.torch
+    if there.problem:
+        return there.problem
+    if findings.number >= len(there.gpus):
+        names = ", ".join(f"cuda:{number} {gpu.name}" for number, gpu in enumerate(there.gpus))
+        problem = f"there is no GPU cuda:{findings.number}, the driver sees {len(there.gpus)}: "
+        return DeviceProblem(problem + names, "use one of them")
     if variant and "cuda" not in variant.devices:
         return _explain_missing_files(variant)
-    return _find_torch_obstacle(findings.torch, findings.driver)
-
-
-def _explain_missing_card(findings: Findings) -> Obstacle:
-    """A number that no card has."""
-    cards = findings.driver.cards
-    names = ", ".join(f"cuda:{number} {card.name}" for number, card in enumerate(cards))
-    problem = f"there is no card cuda:{findings.number}, the driver sees {len(cards)}: {names}"
-    return Obstacle(problem, "use one of them")
-
-
-def _explain_missing_files(variant: Variant) -> Obstacle:
-    """A variant for the CPU alone."""
-    problem = f"{variant.name} has no files for CUDA"
-    return Obstacle(problem, f"make a variant that has: {_MAKE_CUDA_FILES}")
-
-
-def _find_torch_obstacle(torch: TorchFindings, driver: Driver) -> Obstacle | None:
-    """What torch lacks."""
     name = f"torch {torch.version}"
     if torch.version is None:
-        return Obstacle("torch is not installed, which CUDA needs", f"install it: {_INSTALL}")
+        hint = "install it: `pip install 'tinyv[cuda]'`"
+        return DeviceProblem("torch is not installed, which CUDA needs", hint)
     if torch.import_error:
         problem = f"{name} cannot be imported: {torch.import_error}"
-        return Obstacle(problem, "install it again: `pip install --force-reinstall torch`")
+        return DeviceProblem(problem, "install it again: `pip install --force-reinstall torch`")
     if torch.cuda is None:
-        return Obstacle(f"{name} is built without CUDA", _OTHER_TORCH)
+        return DeviceProblem(f"{name} is built without CUDA", _OTHER_TORCH)
     if torch.refusal:
         problem = f"{name}, built with CUDA {torch.cuda}, cannot use the driver, "
-        problem += f"which runs CUDA {driver.cuda}: {torch.refusal}"
-        return Obstacle(problem, f"update the driver, or take an older torch: {_OTHER_TORCH}")
+        problem += f"which runs CUDA {there.cuda}: {torch.refusal}"
+        return DeviceProblem(problem, f"update the driver, or take an older torch: {_OTHER_TORCH}")
     if not has_kernels(torch.capability, torch.architectures):
-        problem = (
-            f"{name} has no kernels for {torch.card_name} ({to_architecture(torch.capability)}), "
-        )
-        problem += f"only for {', '.join(torch.architectures) or 'none'}"
-        return Obstacle(problem, f"take a torch that has them: {_OTHER_TORCH}")
+        own, others = to_architecture(torch.capability), ", ".join(torch.architectures) or "none"
+        problem = f"{name} has no kernels for {torch.gpu_name} ({own}), only for {others}"
+        return DeviceProblem(problem, f"take a torch that has them: {_OTHER_TORCH}")
     if torch.bitsandbytes_problem:
         hint = "install it: `pip install --force-reinstall bitsandbytes`"
-        return Obstacle(torch.bitsandbytes_problem, hint)
+        return DeviceProblem(torch.bitsandbytes_problem, hint)
     return None
 
 
+def _explain_missing_files(variant: Variant) -> DeviceProblem:
+    hint = "make a variant that has: `tinyv quantize --target all`"
+    return DeviceProblem(f"{variant.name} has no files for CUDA", hint)
+
+
+def _turn_to_cpu(variant: Variant, problem: DeviceProblem) -> Choice:
+    reason = f"{variant.name} computes on the CPU: {problem.problem}; {problem.hint}"
+    return Choice("cpu", reason)
+
+
+def _has_cuda_only(variant: Variant) -> bool:
+    return variant.devices == ("cuda",)
+
+
 def to_architecture(capability: tuple[int, int]) -> str:
-    """A card's architecture as torch calls it: (8, 6) → `sm_86`."""
+    """Writes a GPU's architecture as torch does: (8, 6) → `sm_86`."""
     return "sm_{}{}".format(*capability)
 
 
 def has_kernels(capability: tuple[int, int], architectures: tuple[str, ...]) -> bool:
-    """Whether kernels for these architectures run on a card.
+    """Checks whether kernels for these architectures run on a GPU.
 
-    Machine code (`sm_`) runs on cards of the same major number and the same minor one or a higher,
+    Machine code (`sm_`) runs on GPUs of the same major number and the same minor one or a higher,
     with an `a` behind it on that very architecture alone. What is compiled when it is loaded
-    (`compute_`) runs on every later card.
+    (`compute_`) runs on every later GPU. So comparing names would refuse an 8.6 GPU to a torch that
+    brings `sm_80`.
 
     Args:
-        capability: the card's major and minor number.
+        capability: the GPU's major and minor number.
         architectures: as `torch.cuda.get_arch_list` gives them.
 
     Source: CUDA C++ Programming Guide, "Binary Compatibility", "PTX Compatibility",
@@ -250,26 +234,3 @@ def has_kernels(capability: tuple[int, int], architectures: tuple[str, ...]) -> 
         if compiled == capability or (compiled < capability and serves_later):
             return True
     return False
-
-
-def _take_cpu(variant: Variant) -> Choice:
-    """The CPU, since it was asked for."""
-    if _has_cuda_only(variant):
-        raise DeviceError(
-            f"{variant.name} has files for CUDA only",
-            "make a variant for the CPU: `tinyv quantize --target cpu`",
-        )
-    return Choice("cpu")
-
-
-def _has_cuda_only(variant: Variant) -> bool:
-    return variant.devices == ("cuda",)
-
-
-def _refuse(obstacle: Obstacle, variant: Variant) -> NoReturn:
-    """Raises what is missing, with the CPU as the other way out where the variant has it."""
-    if _has_cuda_only(variant):
-        other = "make a variant for the CPU: `tinyv quantize --target cpu`"
-    else:
-        other = "use `--device cpu`"
-    raise DeviceError(obstacle.problem, f"{obstacle.hint}, or {other}")

@@ -1,4 +1,4 @@
-"""The NVIDIA driver becomes a list of cards, without torch; takes no memory of a card.
+"""The NVIDIA driver becomes a list of GPUs, without torch and without their memory.
 
 The driver's own library is asked, which comes with the driver and with nothing else.
 """
@@ -19,8 +19,8 @@ _LIBRARY = "libcuda.so.1"
 
 
 @dataclass(frozen=True)
-class Obstacle:
-    """Why something cannot be used, and what can be done about it.
+class DeviceProblem:
+    """Why a device cannot be used, and what can be done about it.
 
     Attributes:
         problem: one sentence, as an error has it.
@@ -32,8 +32,8 @@ class Obstacle:
 
 
 @dataclass(frozen=True)
-class Card:
-    """A graphics card as the driver sees it.
+class Gpu:
+    """A GPU as the driver sees it.
 
     Attributes:
         name: as its maker calls it.
@@ -52,17 +52,17 @@ class Driver:
 
     Attributes:
         cuda: the newest CUDA that it runs, as `12.4`; None where there is no driver.
-        cards: those that this process may use, in their order.
-        obstacle: why there is no card; None where there is one.
+        gpus: those that this process may use, in their order.
+        problem: why there is no GPU; None where there is one.
     """
 
     cuda: str | None
-    cards: tuple[Card, ...]
-    obstacle: Obstacle | None
+    gpus: tuple[Gpu, ...]
+    problem: DeviceProblem | None
 
 
 def read_driver(load: Callable[[str], Any] = ctypes.CDLL, platform: str = sys.platform) -> Driver:
-    """Asks the driver for its cards; whatever fails is an obstacle, not an error.
+    """Asks the driver for its GPUs; whatever fails is returned as a problem, not raised.
 
     Args:
         load: opens a library by its name, and raises OSError where there is none.
@@ -78,23 +78,43 @@ def read_driver(load: Callable[[str], Any] = ctypes.CDLL, platform: str = sys.pl
     except OSError:
         return _make_none(
             f"there is no NVIDIA driver: {name} cannot be loaded",
-            "install the driver of the card (`nvidia-smi` shows whether it works)",
+            "install the GPU's driver (`nvidia-smi` shows whether it works)",
         )
+    version, n_gpus, text = ctypes.c_int(), ctypes.c_int(), ctypes.c_char_p()
     try:
-        return _ask(library)
+        library.cuDriverGetVersion(ctypes.byref(version))
+        status = library.cuInit(0)
+        if status == 0:
+            library.cuDeviceGetCount(ctypes.byref(n_gpus))
+        elif status != _NO_DEVICE:
+            library.cuGetErrorString(status, ctypes.byref(text))
+        gpus = tuple(_read_gpu(library, index) for index in range(n_gpus.value))
     except AttributeError as error:
         return _make_none(f"{name} is no NVIDIA driver: {error}", "install the driver again")
+    cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    if gpus:
+        return Driver(cuda, gpus, None)
+    if status not in (0, _NO_DEVICE):
+        reason = (text.value or b"no reason given").decode("ascii", "replace")
+        problem = f"the NVIDIA driver does not start: {reason} (error {status})"
+        return _make_none(problem, "restart the computer, or update the driver", cuda)
+    visible = os.environ.get(_VISIBLE)
+    if visible is not None:
+        problem = f"{_VISIBLE} is '{visible}' and hides every GPU"
+        return _make_none(problem, f"`unset {_VISIBLE}`", cuda)
+    hint = "look whether `nvidia-smi` lists one (in a container: `docker run --gpus all`)"
+    return _make_none("the NVIDIA driver sees no GPU", hint, cuda)
 
 
-def has_card(
+def has_gpu(
     root: Path = Path("/"),
     platform: str = sys.platform,
     load: Callable[[str], Any] = ctypes.CDLL,
 ) -> bool:
-    """Whether there is a card that this process may use, on Linux without starting the driver.
+    """Checks for a GPU that this process may use, on Linux without starting the driver.
 
-    On Linux its files tell as much, but for numbers in `CUDA_VISIBLE_DEVICES` that no card has;
-    elsewhere the driver is asked.
+    On Linux the driver's files tell as much, but for numbers in `CUDA_VISIBLE_DEVICES` that no GPU
+    has; elsewhere the driver is asked.
 
     Args:
         root: that `dev` and `proc` lie in.
@@ -105,19 +125,16 @@ def has_card(
     Guide, "CUDA Environment Variables".
     """
     if platform != "linux":
-        return bool(read_driver(load, platform).cards)
+        return bool(read_driver(load, platform).gpus)
     first, _, _ = os.environ.get(_VISIBLE, "0").partition(",")
-    if first.strip() in ("", "-1"):  # what comes behind a number that no card has is not read
+    if first.strip() in ("", "-1"):  # what comes behind a number that no GPU has is not read
         return False
     if any(root.glob("dev/nvidia[0-9]*")):
         return True
-    # A container sees its host's `proc`, and WSL has `dxg` for any maker's card.
-    is_likely = any(root.glob("proc/driver/nvidia/gpus/*")) or (root / "dev" / "dxg").exists()
-    return is_likely and _can_load(load)
-
-
-def _can_load(load: Callable[[str], Any]) -> bool:
-    """Whether the driver's library is there; it is loaded, and asked nothing."""
+    # A container that was not given its host's GPU still sees the host's `/proc`, and WSL has
+    # `/dev/dxg` for any maker's GPU: both count only where the driver's library can be loaded too.
+    if not any(root.glob("proc/driver/nvidia/gpus/*")) and not (root / "dev" / "dxg").exists():
+        return False
     try:
         load(_LIBRARY)
     except OSError:
@@ -125,42 +142,11 @@ def _can_load(load: Callable[[str], Any]) -> bool:
     return True
 
 
-def _make_none(problem: str, hint: str) -> Driver:
-    return Driver(None, (), Obstacle(problem, hint))
+def _make_none(problem: str, hint: str, cuda: str | None = None) -> Driver:
+    return Driver(cuda, (), DeviceProblem(problem, hint))
 
 
-def _ask(library: Any) -> Driver:  # noqa: ANN401  # functions of C have no type
-    """What the opened library answers."""
-    version = ctypes.c_int()
-    library.cuDriverGetVersion(ctypes.byref(version))
-    cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
-    status = library.cuInit(0)
-    if status not in (0, _NO_DEVICE):
-        text = ctypes.c_char_p()
-        library.cuGetErrorString(status, ctypes.byref(text))
-        reason = (text.value or b"no reason given").decode("ascii", "replace")
-        problem = f"the NVIDIA driver does not start: {reason} (error {status})"
-        return Driver(cuda, (), Obstacle(problem, "restart the computer, or update the driver"))
-    n_cards = ctypes.c_int()
-    if status == 0:
-        library.cuDeviceGetCount(ctypes.byref(n_cards))
-    if n_cards.value == 0:
-        return Driver(cuda, (), _explain_no_card(os.environ.get(_VISIBLE)))
-    return Driver(cuda, tuple(_read_card(library, i) for i in range(n_cards.value)), None)
-
-
-def _explain_no_card(visible: str | None) -> Obstacle:
-    """A driver without a card: hidden, or not there."""
-    if visible is not None:
-        return Obstacle(f"{_VISIBLE} is '{visible}' and hides every GPU", f"`unset {_VISIBLE}`")
-    return Obstacle(
-        "the NVIDIA driver sees no GPU",
-        "look whether `nvidia-smi` lists one (in a container: `docker run --gpus all`)",
-    )
-
-
-def _read_card(library: Any, index: int) -> Card:  # noqa: ANN401
-    """One card by its place."""
+def _read_gpu(library: Any, index: int) -> Gpu:  # noqa: ANN401  # functions of C have no type
     device, memory = ctypes.c_int(), ctypes.c_size_t()
     name = ctypes.create_string_buffer(_NAME_BYTES)
     library.cuDeviceGet(ctypes.byref(device), index)
@@ -173,4 +159,4 @@ def _read_card(library: Any, index: int) -> Card:  # noqa: ANN401
         return number.value
 
     capability = read_attribute(_CAPABILITY_MAJOR), read_attribute(_CAPABILITY_MINOR)
-    return Card(name.value.decode("utf-8", "replace"), memory.value, capability)
+    return Gpu(name.value.decode("utf-8", "replace"), memory.value, capability)

@@ -1,4 +1,4 @@
-"""What driver and torch say of this computer's cards, as plain values; asks neither."""
+"""What driver and torch say of this computer's GPUs, as plain values; asks neither."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,17 @@ from tinyv_cli.devices.driver import Driver
 
 @dataclass(frozen=True)
 class TorchFindings:
-    """What torch says of one card.
+    """What torch says of one GPU.
 
     Attributes:
         version: of torch; None where it is not installed.
         cuda: that it was built with; None of a build without CUDA.
         import_error: why it cannot be imported; None where it can.
-        refusal: why it reaches no card; None where it reaches one.
+        refusal: why it reaches no GPU; None where it reaches one.
         architectures: that it brings kernels for, as `sm_86` or `compute_90`.
-        card_name: as the card's maker calls it.
-        capability: the card's architecture, (8, 6) is `sm_86`.
-        free_bytes: of the card's memory, beside the context that asking has made.
+        gpu_name: as the GPU's maker calls it.
+        capability: the GPU's architecture, (8, 6) is `sm_86`.
+        free_bytes: of the GPU's memory, beside the context that asking has made.
         bitsandbytes_problem: why its kernels are missing; None where they are not.
     """
 
@@ -26,7 +26,7 @@ class TorchFindings:
     import_error: str | None = None
     refusal: str | None = None
     architectures: tuple[str, ...] = ()
-    card_name: str = ""
+    gpu_name: str = ""
     capability: tuple[int, int] = (0, 0)
     free_bytes: int = 0
     bitsandbytes_problem: str | None = None
@@ -38,8 +38,8 @@ class Findings:
 
     Attributes:
         driver: as it answers without torch.
-        torch: as if it were not installed, where it was not asked.
-        number: of the card that was looked at, as CUDA counts.
+        torch: as of a torch that is not installed, where it was not asked.
+        number: of the GPU that was looked at, as CUDA counts.
     """
 
     driver: Driver

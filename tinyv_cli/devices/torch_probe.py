@@ -1,4 +1,4 @@
-"""torch becomes findings about CUDA, and one small product a proof; opens no variant."""
+"""torch is asked about a GPU, and multiplies two small matrices there; opens no variant."""
 
 import warnings
 from importlib import import_module
@@ -13,12 +13,12 @@ LARGEST_PRODUCT_ERROR = 1e-3  # float16 rounds what it gives by 2⁻¹¹, sums a
 
 
 def probe_torch(number: int) -> TorchFindings:
-    """Asks torch for a card and bitsandbytes for its kernels.
+    """Asks torch for a GPU and bitsandbytes for its kernels.
 
-    Where the card is reached, its context is made: what is free is free beside it.
+    Where the GPU is reached, its context is made: what is free is free beside it.
 
     Args:
-        number: of the card, as CUDA counts.
+        number: of the GPU, as CUDA counts.
     """
     version, cuda = torch.__version__, torch.version.cuda
     if cuda is None:
@@ -29,7 +29,7 @@ def probe_torch(number: int) -> TorchFindings:
             reason = _to_line(told[0].message) if told else "it finds no GPU"
             return TorchFindings(version, cuda, refusal=reason)
         if number >= torch.cuda.device_count():
-            return TorchFindings(version, cuda, refusal=f"it finds no card {number}")
+            return TorchFindings(version, cuda, refusal=f"it finds no GPU {number}")
         try:
             capability = torch.cuda.get_device_capability(number)
             free_bytes, _ = torch.cuda.mem_get_info(number)
@@ -39,7 +39,7 @@ def probe_torch(number: int) -> TorchFindings:
         version=version,
         cuda=cuda,
         architectures=tuple(torch.cuda.get_arch_list()),
-        card_name=torch.cuda.get_device_name(number),
+        gpu_name=torch.cuda.get_device_name(number),
         capability=capability,
         free_bytes=free_bytes,
         bitsandbytes_problem=_find_bitsandbytes_problem(),
@@ -47,9 +47,10 @@ def probe_torch(number: int) -> TorchFindings:
 
 
 def _find_bitsandbytes_problem() -> str | None:
-    """Why bitsandbytes cannot compute on a card; None where it can."""
+    """Returns why bitsandbytes cannot compute on a GPU; None where it can."""
     if find_spec("bitsandbytes") is None:
         return "bitsandbytes is not installed"
+    # It imports without its CUDA library too, and would fail only at the first product.
     try:
         native = import_module("bitsandbytes.cextension").lib
     except (ImportError, OSError, RuntimeError) as error:
@@ -76,6 +77,5 @@ def measure_product_error(device: str) -> float:
 
 
 def _to_line(reason: object) -> str:
-    """The first line of what a library says."""
     lines = str(reason).strip().splitlines()
     return lines[0] if lines else type(reason).__name__

@@ -104,7 +104,7 @@ class JsonLines(Generic[K, V]):
 
 
 def to_line(document: object) -> bytes:
-    """Makes one line of UTF-8; escapes it where UTF-8 cannot hold it, as with some files' names."""
+    """Writes a document as one line of UTF-8; escapes what UTF-8 cannot hold (names of files)."""
     try:
         return (json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n").encode()
     except UnicodeEncodeError:

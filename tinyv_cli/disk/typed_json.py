@@ -1,4 +1,4 @@
-"""JSON becomes frozen dataclasses whose values have the declared types; knows nothing they mean."""
+"""JSON becomes frozen dataclasses whose values have the declared types, whatever they mean."""
 
 import json
 from dataclasses import fields, is_dataclass
@@ -11,18 +11,22 @@ _KIND_NAMES = {int: "a whole number", float: "a number", str: "a text", dict: "a
 
 
 def read_object(text: str | bytes) -> dict[str, Any]:
-    """Parses JSON and expects an object; NaN and infinity are no numbers here.
+    """Parses a JSON object; NaN and infinity are refused.
 
     Args:
         text: UTF-8 where it is bytes.
 
     Raises:
-        ValueError: it is not that; the message says why.
+        ValueError: it is none; the message says why.
         RecursionError: it is nested too deep.
     """
+
+    def refuse(constant: str) -> float:
+        raise ValueError(f"{constant} is not a number")
+
     try:
         text = text.decode("utf-8") if isinstance(text, bytes) else text
-        values = json.loads(text, parse_constant=_refuse_constant)
+        values = json.loads(text, parse_constant=refuse)
     except UnicodeDecodeError as error:
         raise ValueError("it is not UTF-8 text") from error
     except json.JSONDecodeError as error:
@@ -33,7 +37,7 @@ def read_object(text: str | bytes) -> dict[str, Any]:
 
 
 def to_dataclass(kind: type[T], value: object, where: str = "") -> T:
-    """Makes a dataclass from a JSON object; keys that are no field are passed over.
+    """Makes a dataclass from a JSON object; keys without a field are ignored.
 
     Args:
         kind: a dataclass whose fields are int, float, str, dict, a dataclass like it,
@@ -72,8 +76,3 @@ def _to_typed(kind: object, value: object, where: str) -> object:
     if type(value) is not plain:  # isinstance would take True for a number
         raise ValueError(f"{where} is not {_KIND_NAMES[plain]}")
     return value
-
-
-def _refuse_constant(constant: str) -> float:
-    """Keeps NaN and infinity out."""
-    raise ValueError(f"{constant} is not a number")

@@ -124,7 +124,7 @@ def find_unwritable(boxes: Sequence[Box]) -> list[str]:
     return [each for each in labels if not resolve_lettering(each, _LEAST_LETTERS_PX).is_whole]
 
 
-def check_target(path: Path, source: Path | None = None) -> None:
+def check_drawing_path(path: Path, source: Path | None = None) -> None:
     """Refuses a file that a drawing cannot or must not be written to; before the picture is asked.
 
     Args:
@@ -168,10 +168,10 @@ def write_drawing(path: Path, drawing: Image.Image, source: Path | None = None) 
         source: the picture's own file, which is never replaced.
 
     Raises:
-        UsageError: see `check_target`.
+        UsageError: see `check_drawing_path`.
         DeviceError: it cannot be written, or the format cannot hold so many pixels.
     """
-    check_target(path, source)
+    check_drawing_path(path, source)
     target = path.resolve()  # a link stays one
     fresh = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     kind = Image.registered_extensions()[path.suffix.lower()]

@@ -6,9 +6,7 @@ full vocabulary takes 0.2 MB a position, so blocks bound the file, not the memor
 tokens alone would be a hundred times smaller, but no exact divergence can be had of them.
 """
 
-import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 
 from tinyv_cli.answers.generate import Decoder
 from tinyv_cli.answers.tokenizer import Tokenizer
+from tinyv_cli.engine import Engine
 from tinyv_cli.errors import InputError
 from tinyv_cli.evaluation.divergence import compute_divergences
 from tinyv_cli.evaluation.ledger import Answered, Compared, Ledger
@@ -26,8 +25,8 @@ from tinyv_cli.evaluation.questions import Question
 from tinyv_cli.evaluation.scoring import is_right
 from tinyv_cli.pictures.image import read_picture
 from tinyv_cli.progress import Progress
-from tinyv_cli.prompts.prompt import Template, make_prompt
-from tinyv_cli.session import AnswerOptions, Runtime, Session
+from tinyv_cli.prompts.prompt import make_prompt
+from tinyv_cli.session import AnswerOptions, Session
 
 BLOCK_BYTES = 1 << 30  # of logits on disk: some 700 short answers at the full vocabulary
 
@@ -37,21 +36,15 @@ _FILL_PROMPT = AnswerOptions(max_new_tokens=1)
 
 @dataclass(frozen=True)
 class Candidate:
-    """A variant that is to answer.
+    """A variant that is to answer, and what it has answered so far."""
 
-    Attributes:
-        name: for the progress.
-        template: it is asked with.
-        image_px: the side of the picture it sees.
-        answers: what it has answered so far.
-        open: loads it; leaving the context frees it.
-    """
-
-    name: str
-    template: Template
-    image_px: int
+    engine: Engine
     answers: Ledger[Answered]
-    open: Callable[[], AbstractContextManager[tuple[Session, Runtime]]]
+
+    @property
+    def name(self) -> str:
+        """The variant's."""
+        return self.engine.variant.name
 
 
 @dataclass(frozen=True)
@@ -157,7 +150,7 @@ def _compare_block(
 
         passes = ((comparison.candidate, kept.write), (candidate, compare))
         for each, take in passes:
-            wanted = _WantedLogits(undone, comparison.tokenizer, take)
+            wanted = _WantedLogits(undone, take)
             _examine(each, list_pending(each), options, progress, wanted)
 
 
@@ -190,10 +183,9 @@ class _LogitsFile:
 
 @dataclass(frozen=True)
 class _WantedLogits:
-    """Along which questions' reference answers logits are wanted, and who takes them."""
+    """Along which questions' reference answers logits are wanted, and what takes them."""
 
     indices: set[int]
-    tokenizer: Tokenizer
     take: Callable[[Question, np.ndarray], None]
 
 
@@ -204,44 +196,32 @@ def _examine(
     progress: Progress,
     wanted: _WantedLogits | None = None,
 ) -> None:
-    """Opens a variant, asks it, and frees it, so that the next one has the memory."""
-    if pending:
-        try:
-            with progress(f"asking {candidate.name}", len(pending)) as bar:
-                for _ in _ask_all(candidate, pending, options, wanted):
-                    bar.advance()
-        finally:
-            # A session and its last reply name each other: counting references frees neither.
-            gc.collect()
+    """Opens a variant, asks it, and frees it, so that the next one has the memory.
 
-
-def _ask_all(
-    candidate: Candidate,
-    pending: Sequence[Question],
-    options: AnswerOptions,
-    wanted: _WantedLogits | None,
-) -> Iterator[Question]:
-    """Asks every question in a conversation of its own; yields each when it is done.
-
-    `pending` has the questions about one picture one after the other: a session encodes a picture
-    that it is shown again only once.
+    Every question is a conversation of its own. `pending` has the questions about one picture one
+    after the other: a session encodes a picture that it is shown again only once.
     """
-    with candidate.open() as (session, runtime):
+    if not pending:
+        return
+    engine = candidate.engine
+    with progress(f"asking {candidate.name}", len(pending)) as bar, engine.open() as opened:
+        session = opened.start_session()
         for path, group in groupby(pending, lambda question: question.picture):
             picture = read_picture(path)
             for question in group:
-                session.show(picture, candidate.image_px)
+                session.show(picture, engine.image_px)
                 try:
                     n_prompt = _ask(candidate, session, question, options)
                     if wanted and question.index in wanted.indices:
-                        ids = wanted.tokenizer.encode(question.reference)
-                        last = _find_last_id(candidate.template, wanted.tokenizer, question)
-                        logits = compute_logits(runtime.decoder, n_prompt, [last, *ids])
+                        prompt = make_prompt(engine.template, (), question.text)
+                        last = opened.tokenizer.encode(prompt.pieces[-1])[-1]
+                        ids = opened.tokenizer.encode(question.reference)
+                        logits = compute_logits(opened.decoder, n_prompt, [last, *ids])
                         wanted.take(question, logits)
                 except InputError as error:
                     problem = f"{question.place} cannot be asked: {error.problem}"
                     raise InputError(problem, error.hint) from error
-                yield question
+                bar.advance()
 
 
 def _ask(candidate: Candidate, session: Session, question: Question, options: AnswerOptions) -> int:
@@ -254,11 +234,6 @@ def _ask(candidate: Candidate, session: Session, question: Question, options: An
         Answered(question.index, answer.text, question.text, question.reference, right)
     )
     return answer.usage.prompt_tokens
-
-
-def _find_last_id(template: Template, tokenizer: Tokenizer, question: Question) -> int:
-    """The token at the end of a question's prompt."""
-    return tokenizer.encode(make_prompt(template, (), question.text).pieces[-1])[-1]
 
 
 def compute_logits(decoder: Decoder, n_prompt: int, ids: Sequence[int]) -> np.ndarray:

@@ -15,7 +15,7 @@ class Cache(Protocol):
     def dtype(self) -> torch.dtype:
         """Of keys and values."""
 
-    def make_places(self, n_new: int) -> Tensor:
+    def make_position_ids(self, n_new: int) -> Tensor:
         """Tells where `n_new` further positions stand, (1, n_new), from 0."""
 
     def make_mask(self, n_new: int) -> Tensor | None:
@@ -53,7 +53,7 @@ class KeyValueCache:
         """Of keys and values."""
         return self.keys.dtype
 
-    def make_places(self, n_new: int) -> Tensor:
+    def make_position_ids(self, n_new: int) -> Tensor:
         """Tells where `n_new` further positions stand: (1, n_new), behind the filled ones."""
         end = self.length + n_new
         return torch.arange(self.length, end, device=self.keys.device)[None]
@@ -101,7 +101,7 @@ class KeyValueCache:
         self.length = length
 
 
-class PlacedCache:
+class StaticCache:
     """The same memory, for one position whose place is a tensor instead of a number.
 
     All shapes are the same wherever the position stands, and nothing is asked of the device, so
@@ -124,7 +124,7 @@ class PlacedCache:
         """Of keys and values."""
         return self._cache.dtype
 
-    def make_places(self, n_new: int) -> Tensor:
+    def make_position_ids(self, n_new: int) -> Tensor:
         """(1, 1)."""
         return self._place[None]
 

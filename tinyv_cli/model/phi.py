@@ -200,7 +200,7 @@ class PhiLanguage(nn.Module):
         if layout is not None:
             places, mask = layout.places, layout.mask
         elif cache is not None:
-            places, mask = cache.make_places(n_new), cache.make_mask(n_new)
+            places, mask = cache.make_position_ids(n_new), cache.make_mask(n_new)
         else:
             places = torch.arange(n_new, device=embeddings.device)[None]
         dtype = embeddings.dtype if cache is None else cache.dtype

@@ -9,11 +9,10 @@ import typer
 from tinyv_cli.options.declare import option
 from tinyv_cli.options.shared import (
     AllowPrivate,
+    AnswerArguments,
     Json,
     Offline,
-    PlaceArguments,
     Quiet,
-    SamplingArguments,
     Stop,
 )
 
@@ -77,7 +76,7 @@ Verbose = Annotated[bool, option("-v", "--verbose", help="Prompt, times and coun
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskArguments(SamplingArguments, PlaceArguments):
+class AskArguments(AnswerArguments):
     """What can be typed after `tinyv ask`."""
 
     words: Words = None

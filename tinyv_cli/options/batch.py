@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tinyv_cli.options.declare import option
-from tinyv_cli.options.shared import PlaceArguments, Quiet, SamplingArguments
+from tinyv_cli.options.shared import AnswerArguments, Quiet
 
 Pictures = Annotated[
     list[str],
@@ -38,7 +38,7 @@ FreshOutput = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchArguments(SamplingArguments, PlaceArguments):
+class BatchArguments(AnswerArguments):
     """What can be typed after `tinyv batch`."""
 
     paths: Pictures

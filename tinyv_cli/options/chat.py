@@ -7,11 +7,10 @@ import typer
 
 from tinyv_cli.options.shared import (
     AllowPrivate,
+    AnswerArguments,
     Json,
     Offline,
-    PlaceArguments,
     Quiet,
-    SamplingArguments,
     Stop,
 )
 
@@ -21,7 +20,7 @@ FirstPictureName = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatArguments(SamplingArguments, PlaceArguments):
+class ChatArguments(AnswerArguments):
     """What can be typed after `tinyv chat`."""
 
     picture: FirstPictureName = None

@@ -8,14 +8,12 @@ import typer
 
 from tinyv_cli.options.declare import option, whole
 from tinyv_cli.options.shared import (
-    CtxSize,
     Device,
+    EngineArguments,
     Json,
     MaxTokens,
-    Model,
     Quiet,
     TemplateName,
-    Threads,
 )
 
 QuestionFile = Annotated[
@@ -52,35 +50,27 @@ Chart = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class EvalArguments:
+@dataclass(frozen=True, kw_only=True)
+class EvalArguments(EngineArguments):
     """What can be typed after `tinyv eval`."""
 
     questions: QuestionFile
-    model: Model = None
     against: Against = None
     template: TemplateName = None
     max_tokens: MaxTokens = 256
     limit: Limit = None
     fresh: Fresh = False
-    device: Device = "auto"
-    threads: Threads = None
-    ctx_size: CtxSize = None
     json: Json = False
     quiet: Quiet = False
 
 
-@dataclass(frozen=True)
-class BenchArguments:
+@dataclass(frozen=True, kw_only=True)
+class BenchArguments(EngineArguments):
     """What can be typed after `tinyv bench`."""
 
-    model: Model = None
     repeats: Repeats = None
     against: EarlierRun = None
     chart: Chart = None
-    device: Device = "auto"
-    threads: Threads = None
-    ctx_size: CtxSize = None
     json: Json = False
     quiet: Quiet = False
 

@@ -1,10 +1,15 @@
 """Options that several verbs take, and the two groups that all verbs which answer share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tinyv_cli.devices.names import read_device
 from tinyv_cli.options.declare import option, real, size, whole
+
+if TYPE_CHECKING:
+    from tinyv_cli.backends.backend import BackendOptions
+    from tinyv_cli.session import AnswerOptions
 
 Model = Annotated[
     str | None, option("-m", "--model", metavar="NAME|DIR", help="Variant; else the newest one")
@@ -118,7 +123,7 @@ class SamplingArguments:
     """How long an answer may be, and how its tokens are chosen."""
 
     max_tokens: MaxTokens = 256
-    temp: Temperature = 0.0
+    temperature: Temperature = 0.0
     top_p: TopP = 1.0
     top_k: TopK = 0
     min_p: MinP = 0.0
@@ -127,13 +132,53 @@ class SamplingArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlaceArguments:
-    """Which variant answers, and with what of this computer."""
+class EngineArguments:
+    """Which variant runs, and with what of this computer."""
 
     model: Model = None
-    template: TemplateName = None
     device: Device = "auto"
     threads: Threads = None
-    ctx_size: CtxSize = None
-    memory_budget: MemoryBudget = None
+    context_length: CtxSize = None
+    memory_budget_bytes: MemoryBudget = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerArguments(SamplingArguments, EngineArguments):
+    """What `ask`, `chat` and `batch` take alike."""
+
+    template: TemplateName = None
     no_cache: NoCache = False
+
+
+def to_answer_options(
+    arguments: SamplingArguments, stop: "Sequence[str] | None" = None
+) -> "AnswerOptions":
+    """Collects sampling, length and the texts that end an answer.
+
+    Raises:
+        UsageError: a text that ends the answer is empty.
+    """
+    from tinyv_cli.answers.sampling import SamplingOptions
+    from tinyv_cli.session import AnswerOptions
+
+    sampling = SamplingOptions(
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        top_k=arguments.top_k,
+        min_p=arguments.min_p,
+        repetition_penalty=arguments.repeat_penalty,
+        seed=arguments.seed,
+    )
+    return AnswerOptions(arguments.max_tokens, sampling, tuple(stop or ()))
+
+
+def to_backend_options(arguments: EngineArguments) -> "BackendOptions":
+    """Collects what is asked of the machine."""
+    from tinyv_cli.backends.backend import BackendOptions
+
+    return BackendOptions(
+        arguments.device,
+        arguments.threads,
+        arguments.context_length,
+        arguments.memory_budget_bytes,
+    )

@@ -1,9 +1,9 @@
-"""An http(s) URL becomes the bytes that lie there, within limits; knows no picture.
+"""An http(s) URL becomes the bytes it names, within limits; decodes none of them.
 
-A host's addresses are looked up once and checked, and one that was checked is what is connected
-to: a name that answers otherwise the second time gains nothing. Each redirect is checked anew.
-What a server says of its content is believed in nothing but its length. Proxies are not used,
-since the address connected to would be theirs.
+A host's addresses are looked up once and checked, and a checked one is connected to: a name that
+answers otherwise the second time gains nothing. Each redirect is checked anew. Of a server's
+headers only status, location and length are used. Proxies are not used, since the address connected
+to would be theirs.
 """
 
 import queue
@@ -38,13 +38,13 @@ _NAT64 = IPv6Network("64:ff9b::/96")
 
 @dataclass(frozen=True)
 class FetchLimits:
-    """What a fetch may take.
+    """Limits of one fetch.
 
     Attributes:
-        max_bytes: of the content.
+        max_bytes: of the content, as announced and as counted.
         timeout_s: of everything together: looking up, connecting, redirects, content.
-        max_redirects: followed.
-        allow_private: also addresses of this computer and its own network.
+        max_redirects: followed at most.
+        allow_private: whether addresses of this computer and its own network are allowed too.
     """
 
     max_bytes: int = 64 << 20
@@ -57,32 +57,35 @@ DEFAULT_LIMITS = FetchLimits()
 
 
 def fetch(url: str, limits: FetchLimits = DEFAULT_LIMITS) -> bytes:
-    """Gets what lies at a URL.
+    """Downloads the content of a URL.
 
     Args:
         url: of http or https.
-        limits: what it may take.
+        limits: size, time, redirects, addresses.
 
     Raises:
-        InputError: it is no such URL, the host cannot be reached or is not to be reached, the
+        InputError: it is not such a URL, the host cannot be reached or is not to be reached, the
             server refuses or sends half, or a limit is exceeded.
     """
     deadline = time.monotonic() + limits.timeout_s
-    first, n_followed = url, 0
-    while True:
+    first = url
+    for _ in range(limits.max_redirects + 1):
         content = _fetch_once(url, limits, deadline)
         if isinstance(content, bytes):
             return content
-        if n_followed == limits.max_redirects:
-            raise InputError(f"{first} was redirected more than {n_followed} times", _DOWNLOAD)
-        url, n_followed = urljoin(url, content), n_followed + 1
+        url = urljoin(url, content)
+    raise InputError(f"{first} was redirected more than {limits.max_redirects} times", _DOWNLOAD)
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is one of the open Internet, also behind an IPv4 address inside it."""
+    """Returns whether an address belongs to the open Internet.
+
+    IPv4 inside IPv6 (mapped, 6to4, Teredo, NAT64) is judged as IPv4. Site-local, multicast and
+    reserved addresses are refused beside what `is_global` refuses.
+    """
     if isinstance(address, IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
-        if address in _NAT64:
+        if address in _NAT64:  # reserved to Python, but all there is in networks with IPv6 alone
             inner = IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(inner)
@@ -92,63 +95,114 @@ def is_public(address: Address) -> bool:
 
 
 def _fetch_once(url: str, limits: FetchLimits, deadline: float) -> bytes | str:
-    """Content, or where the server says it lies."""
+    """Returns the content, or the address that the server redirects to."""
     from http.client import HTTPException
 
-    from urllib3.exceptions import HTTPError
-
-    parts = _parse(url)
-    host = str(parts.host).strip("[]")
-    where = f"{parts.scheme}://{parts.netloc}{parts.path or '/'}"
-    try:
-        connection = _connect(parts, _list_addresses(host, parts, limits, deadline), deadline)
-        with _cut_at(connection, deadline), closing(_request(connection, parts)) as response:
-            if response.status in _REDIRECTS and "Location" in response.headers:
-                return response.headers["Location"]
-            if response.status != 200:
-                reason = f"{response.status} {response.reason or ''}".strip()
-                raise InputError(f"{where} answered {reason}", _to_look_at(where))
-            return _read(response, where, limits, deadline)
-    except (HTTPError, HTTPException, OSError) as error:
-        if time.monotonic() >= deadline:
-            raise InputError(
-                f"{where} took longer than {limits.timeout_s:g} s", _DOWNLOAD
-            ) from error
-        raise InputError(
-            f"{where} could not be fetched: {_tell(error)}", _to_look_at(where)
-        ) from error
-
-
-def _parse(url: str) -> "Url":
-    """Takes a URL apart.
-
-    Raises:
-        InputError: it is none of http or https.
-    """
-    from urllib3.exceptions import LocationParseError
+    from urllib3.exceptions import HTTPError, LocationParseError
     from urllib3.util import parse_url
 
     try:
         parts = parse_url(url)
-        if parts.scheme in ("http", "https") and parts.host:
-            return parts
     except (LocationParseError, ValueError) as error:
         raise InputError(f"{url} is not a URL", "give one as https://host/picture.png") from error
-    raise InputError(
-        f"{url} is not a URL of http or https", "name a file by its path: `tinyv ask PICTURE …`"
-    )
+    if parts.scheme not in ("http", "https") or not parts.host:
+        raise InputError(
+            f"{url} is not a URL of http or https",
+            "name a file by its path: `tinyv ask PICTURE …`",
+        )
+    # Messages show neither a name and password nor a query.
+    where = f"{parts.scheme}://{parts.netloc}{parts.path or '/'}"
+    way_out = f"look at what it sends: `curl -IL {shlex.quote(where)}`"
+    try:
+        with _open_response(parts, limits, deadline) as response:
+            if response.status in _REDIRECTS and "Location" in response.headers:
+                return response.headers["Location"]
+            if response.status != 200:
+                reason = f"{response.status} {response.reason or ''}".strip()
+                raise InputError(f"{where} answered {reason}", way_out)
+            content = bytearray()
+            n_bytes = response.length_remaining or 0  # what the server announces
+            while n_bytes <= limits.max_bytes:
+                piece = response.read1(_PIECE_BYTES)
+                if time.monotonic() >= deadline:
+                    raise TimeoutError
+                if not piece:
+                    return bytes(content)
+                content += piece
+                n_bytes = len(content)
+            raise InputError(
+                f"{where} sends more than {limits.max_bytes >> 20} MiB",
+                "download it and make it smaller: `magick PICTURE -resize 2048x2048 small.png`",
+            )
+    except (HTTPError, HTTPException, OSError) as error:
+        if time.monotonic() >= deadline:
+            problem = f"{where} took longer than {limits.timeout_s:g} s"
+            raise InputError(problem, _DOWNLOAD) from error
+        # urllib3 wraps the system's error, and puts an object's name before the reason.
+        inner = error.args[-1] if error.args and isinstance(error.args[-1], Exception) else error
+        reason = getattr(inner, "strerror", None) or str(inner).rpartition(": ")[2]
+        reason = reason.rstrip(".") or type(inner).__name__
+        raise InputError(f"{where} could not be fetched: {reason}", way_out) from error
 
 
-def _list_addresses(host: str, parts: "Url", limits: FetchLimits, deadline: float) -> list[str]:
-    """Looks up a host, in a thread since a look-up knows no limit of time.
-
-    Returns:
-        At least one address that may be connected to.
+@contextmanager
+def _open_response(
+    parts: "Url", limits: FetchLimits, deadline: float
+) -> "Iterator[BaseHTTPResponse]":
+    """Connects, asks for the content, and closes both when the block ends.
 
     Raises:
-        InputError: the host has none.
-        OSError: it is not known, or the look-up takes too long.
+        InputError: the host has no address that may be connected to.
+        OSError, urllib3.exceptions.HTTPError: it cannot be reached in time.
     """
+    from urllib3.util import make_headers
+
+    # No compression is asked for, so that none can unpack into more than the limit.
+    headers = {
+        "Host": str(parts.netloc),
+        "User-Agent": "tinyv",
+        "Accept": "image/*, */*;q=0.1",
+        "Accept-Encoding": "identity",
+    }
+    if parts.auth:
+        headers |= make_headers(basic_auth=parts.auth)
+    connection = _connect(parts, limits, deadline)
+    opened: socket.socket | None = connection.sock
+    assert opened is not None
+
+    def shut_down() -> None:
+        # The plain socket: `SSLSocket.shutdown` first forgets its state under the reading thread.
+        with suppress(OSError):
+            socket.socket.shutdown(opened, socket.SHUT_RDWR)
+
+    # A server may drip headers or bytes for ever: a limit for each read, as libraries have it,
+    # does not end that.
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), shut_down)
+    timer.daemon = True
+    timer.start()
+    try:
+        connection.request(
+            "GET", parts.request_uri, headers=headers, preload_content=False, decode_content=False
+        )
+        # One left half read would keep its socket open beyond `connection.close()`.
+        with closing(connection.getresponse()) as response:
+            yield response
+    finally:
+        timer.cancel()
+        connection.close()
+
+
+def _connect(parts: "Url", limits: FetchLimits, deadline: float) -> "HTTPConnection":
+    """Looks up a host once and connects to its first allowed address that answers.
+
+    Raises:
+        InputError: it has none.
+        OSError, urllib3.exceptions.HTTPError: none answers in time; the last one's reason.
+    """
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+    from urllib3.exceptions import HTTPError
+
+    host = str(parts.host).strip("[]")
     port = parts.port or (443 if parts.scheme == "https" else 80)
     answers: queue.SimpleQueue[list[str] | OSError] = queue.SimpleQueue()
 
@@ -159,7 +213,7 @@ def _list_addresses(host: str, parts: "Url", limits: FetchLimits, deadline: floa
         except (OSError, UnicodeError) as error:
             answers.put(error if isinstance(error, OSError) else OSError(str(error)))
 
-    threading.Thread(target=look_up, daemon=True).start()
+    threading.Thread(target=look_up, daemon=True).start()  # getaddrinfo has no limit of time
     try:
         found = answers.get(timeout=max(0.0, deadline - time.monotonic()))
     except queue.Empty:
@@ -173,34 +227,19 @@ def _list_addresses(host: str, parts: "Url", limits: FetchLimits, deadline: floa
             "private network",
             "if you trust it, allow it: `--allow-private`",
         )
-    return allowed
-
-
-def _connect(parts: "Url", addresses: list[str], deadline: float) -> "HTTPConnection":
-    """Connects to the first address that answers, with TLS for the host's own name.
-
-    Raises:
-        OSError, urllib3.exceptions.HTTPError: none does; the last one's reason.
-    """
-    from urllib3.connection import HTTPConnection, HTTPSConnection
-    from urllib3.exceptions import HTTPError
-
-    name = str(parts.host).strip("[]")
     failure: Exception = TimeoutError("there was no time left to connect")
-    for address in addresses:
+    for address in allowed:
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             break
+        connection = HTTPConnection(address, port, timeout=left_s)
         if parts.scheme == "https":
-            connection: HTTPConnection = HTTPSConnection(
-                address,
-                parts.port or 443,
-                timeout=left_s,
-                server_hostname=name,
-                ssl_context=ssl.create_default_context(),
+            # With `server_hostname` OpenSSL compares the name, and a mismatch is an OSError; with
+            # `assert_hostname` urllib3 does it and raises a ValueError.
+            context = ssl.create_default_context()
+            connection = HTTPSConnection(
+                address, port, timeout=left_s, server_hostname=host, ssl_context=context
             )
-        else:
-            connection = HTTPConnection(address, parts.port or 80, timeout=left_s)
         try:
             connection.connect()
         except (HTTPError, OSError) as error:
@@ -209,76 +248,3 @@ def _connect(parts: "Url", addresses: list[str], deadline: float) -> "HTTPConnec
         else:
             return connection
     raise failure
-
-
-@contextmanager
-def _cut_at(connection: "HTTPConnection", deadline: float) -> Iterator[None]:
-    """Shuts the connection down when time is up, however slowly something still comes."""
-    opened: socket.socket | None = connection.sock
-    assert opened is not None
-
-    def cut() -> None:
-        with suppress(OSError):  # the plain socket's: a TLS one would first forget its own state
-            socket.socket.shutdown(opened, socket.SHUT_RDWR)
-
-    timer = threading.Timer(max(0.0, deadline - time.monotonic()), cut)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        connection.close()
-
-
-def _request(connection: "HTTPConnection", parts: "Url") -> "BaseHTTPResponse":
-    """Asks for the content as it lies there, not compressed once more."""
-    from urllib3.util import make_headers
-
-    headers = {
-        "Host": str(parts.netloc),
-        "User-Agent": "tinyv",
-        "Accept": "image/*, */*;q=0.1",
-        "Accept-Encoding": "identity",
-    }
-    if parts.auth:
-        headers |= make_headers(basic_auth=parts.auth)
-    connection.request(
-        "GET", parts.request_uri, headers=headers, preload_content=False, decode_content=False
-    )
-    return connection.getresponse()
-
-
-def _read(response: "BaseHTTPResponse", where: str, limits: FetchLimits, deadline: float) -> bytes:
-    """Reads the content piece by piece.
-
-    Raises:
-        InputError: it is, or says it is, longer than allowed.
-        OSError, urllib3.exceptions.HTTPError: it breaks off.
-    """
-    content = bytearray()
-    n_bytes = response.length_remaining or 0  # what the server announces
-    while n_bytes <= limits.max_bytes:
-        piece = response.read1(_PIECE_BYTES)
-        if time.monotonic() >= deadline:
-            raise TimeoutError
-        if not piece:
-            return bytes(content)
-        content += piece
-        n_bytes = len(content)
-    raise InputError(
-        f"{where} sends more than {limits.max_bytes >> 20} MiB",
-        "download it and make it smaller: `magick PICTURE -resize 2048x2048 small.png`",
-    )
-
-
-def _to_look_at(where: str) -> str:
-    """The way out where a server is to blame."""
-    return f"look at what it sends: `curl -IL {shlex.quote(where)}`"
-
-
-def _tell(error: Exception) -> str:
-    """The reason in a few words, without an object's name in it."""
-    inner = error.args[-1] if error.args and isinstance(error.args[-1], Exception) else error
-    reason = getattr(inner, "strerror", None) or str(inner).rpartition(": ")[2]
-    return reason.rstrip(".") or type(inner).__name__

@@ -33,7 +33,7 @@ class Words:
 
 
 @dataclass(frozen=True)
-class Request:
+class AskRequest:
     """What is asked about which pictures.
 
     Attributes:
@@ -45,7 +45,7 @@ class Request:
     question: str | None
 
 
-def read_request(words: Words, read: Callable[[], bytes] = read_stdin) -> Request:
+def read_request(words: Words, read: Callable[[], bytes] = read_stdin) -> AskRequest:
     """Tells pictures and question apart, and reads the question where it lies elsewhere.
 
     Args:
@@ -80,7 +80,7 @@ def read_request(words: Words, read: Callable[[], bytes] = read_stdin) -> Reques
     elif words.takes_stdin:
         text = to_text(read(), "the text on stdin")
         question = text if question is None else f"{text}\n{question}"
-    return Request(pictures, question)
+    return AskRequest(pictures, question)
 
 
 def _ends_in_question(words: Words) -> bool:

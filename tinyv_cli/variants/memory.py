@@ -21,13 +21,13 @@ _LEFT_BEHIND = 0.15  # share of a closed vision side that the allocator does not
 # Positions of a prompt that are computed at once: on a CPU they bound the score matrices,
 # H · T · C float32, on a card what lies between two matrices.
 CHUNK_POSITIONS = 256
-CARD_CHUNK_POSITIONS = 512
+CUDA_CHUNK_POSITIONS = 512
 
-CARD_BUDGET_BYTES = 8 << 30  # of a card, where nobody says otherwise
+CUDA_BUDGET_BYTES = 8 << 30  # of a card, where nobody says otherwise
 # Both assumed, since no card was at hand to measure them on. The second is what torch takes beside
 # tensors: cuBLAS's workspaces, 8 or 32 MB each for up to three streams, and half empty segments.
 CUDA_CONTEXT_BYTES = 400_000_000
-CARD_BASE_BYTES = CUDA_CONTEXT_BYTES + 150_000_000
+CUDA_BASE_BYTES = CUDA_CONTEXT_BYTES + 150_000_000
 _HALF_BYTES = 2
 
 
@@ -102,7 +102,7 @@ def estimate_decoder_bytes(spec: ModelSpec, sizes: PartSizes, n_positions: int) 
     return weights + cache_bytes(language, n_positions) + _FLOAT_BYTES * working
 
 
-def estimate_card_encoder_bytes(spec: ModelSpec, file_bytes: int) -> int:
+def estimate_cuda_encoder_bytes(spec: ModelSpec, file_bytes: int) -> int:
     """What the vision side takes on a card: weights, activations, and a matrix that is read back.
 
     Attention is one kernel there, without score matrices.
@@ -112,7 +112,7 @@ def estimate_card_encoder_bytes(spec: ModelSpec, file_bytes: int) -> int:
     return file_bytes + _HALF_BYTES * (activations + vision.width * vision.mlp_width)
 
 
-def estimate_card_decoder_bytes(spec: ModelSpec, file_bytes: int, n_positions: int) -> int:
+def estimate_cuda_decoder_bytes(spec: ModelSpec, file_bytes: int, n_positions: int) -> int:
     """What the decoder takes on a card: weights, keys and values in float16, and working memory.
 
     Token embeddings stay outside. Keys and values are there for the whole context from the
@@ -121,16 +121,16 @@ def estimate_card_decoder_bytes(spec: ModelSpec, file_bytes: int, n_positions: i
     to float16, of which the widest counts.
     """
     language = spec.language
-    n_chunk = min(n_positions, CARD_CHUNK_POSITIONS)
+    n_chunk = min(n_positions, CUDA_CHUNK_POSITIONS)
     halves = n_chunk * (2 * language.mlp_width + 6 * language.width)
     halves += language.width * language.mlp_width
     floats = (n_positions + 3 * n_chunk) * language.width + 2 * language.vocab_size
     keys_and_values = cache_bytes(language, n_positions) * _HALF_BYTES // _FLOAT_BYTES
     working = _HALF_BYTES * halves + _FLOAT_BYTES * floats
-    return file_bytes - card_table_bytes(language) + keys_and_values + working
+    return file_bytes - cuda_table_bytes(language) + keys_and_values + working
 
 
-def card_table_bytes(spec: LanguageSpec) -> int:
+def cuda_table_bytes(spec: LanguageSpec) -> int:
     """Bytes of the token embeddings in a card's file: int8, and a scale a row in float32."""
     return spec.vocab_size * (spec.width + _FLOAT_BYTES)
 
@@ -141,7 +141,7 @@ def plan_memory(
     budget_bytes: int | None,
     *,
     encodes: bool,
-    card_free_bytes: int | None = None,
+    cuda_free_bytes: int | None = None,
     may_offload: bool = True,
 ) -> MemoryPlan:
     """Finds out how an answer fits, and refuses what will not, before anything is loaded.
@@ -152,20 +152,20 @@ def plan_memory(
         budget_bytes: that may be taken; None for what the machine has free, on a card 8 GiB of it
             at most.
         encodes: whether a picture must be encoded.
-        card_free_bytes: free on the card that answers, beside the CUDA context of this process;
+        cuda_free_bytes: free on the card that answers, beside the CUDA context of this process;
             None where the CPU answers.
         may_offload: whether the vision side may be given back before the decoder is opened.
 
     Raises:
         DeviceError: it does not fit, where sides may take turns not even so.
     """
-    if card_free_bytes is None:
+    if cuda_free_bytes is None:
         needs = _estimate_on_cpu(variant, n_positions)
         limit = psutil.virtual_memory().available if budget_bytes is None else budget_bytes
     else:
         needs = _estimate_on_card(variant, n_positions)
-        there = card_free_bytes + CUDA_CONTEXT_BYTES
-        limit = min(there, CARD_BUDGET_BYTES if budget_bytes is None else budget_bytes)
+        there = cuda_free_bytes + CUDA_CONTEXT_BYTES
+        limit = min(there, CUDA_BUDGET_BYTES if budget_bytes is None else budget_bytes)
     encoder = needs.encoder if encodes else 0
     together = needs.always + encoder + needs.decoder
     left_behind = needs.left_behind if encodes else 0
@@ -175,7 +175,7 @@ def plan_memory(
     if may_offload and apart <= limit:
         return MemoryPlan(apart, is_offloaded=True, limit_bytes=limit)
     needed = apart if may_offload else together
-    if card_free_bytes is None:
+    if cuda_free_bytes is None:
         raise _make_refusal(variant, needed, limit, is_allowed=budget_bytes is not None)
     raise _make_card_refusal(variant, needed, limit, is_allowed=limit < there)
 
@@ -212,9 +212,9 @@ def _estimate_on_cpu(variant: Variant, n_positions: int) -> _Needs:
 def _estimate_on_card(variant: Variant, n_positions: int) -> _Needs:
     """On a card nothing is left behind: what was freed is given back to the driver."""
     spec, count_bytes = variant.manifest.spec, variant.manifest.count_bytes
-    encoder = estimate_card_encoder_bytes(spec, count_bytes("cuda-vision"))
-    decoder = estimate_card_decoder_bytes(spec, count_bytes("cuda-language"), n_positions)
-    return _Needs(CARD_BASE_BYTES, encoder, decoder, left_behind=0)
+    encoder = estimate_cuda_encoder_bytes(spec, count_bytes("cuda-vision"))
+    decoder = estimate_cuda_decoder_bytes(spec, count_bytes("cuda-language"), n_positions)
+    return _Needs(CUDA_BASE_BYTES, encoder, decoder, left_behind=0)
 
 
 def _measure_parts(variant: Variant) -> PartSizes:

@@ -20,20 +20,20 @@ CAN = (
 )
 
 
-def demo_dir() -> Path:
+def miniature_dir() -> Path:
     """Where the miniature lies if it is there; tests put another folder here."""
     return Path(__file__).resolve().parents[2] / "weights" / "demo"
 
 
 def find_sources() -> Path | None:
     """The miniature's sources, read only; None where tinyv came without them."""
-    folder = demo_dir() / "sources"
+    folder = miniature_dir() / "sources"
     return folder if folder.is_dir() else None
 
 
 def find_variant() -> Path | None:
     """The miniature's ready variant, read only; None where tinyv came without it."""
-    folder = demo_dir() / "variant"
+    folder = miniature_dir() / "variant"
     return folder if (folder / MANIFEST_NAME).exists() else None
 
 
@@ -57,9 +57,9 @@ def to_damage(error: WeightsError) -> WeightsError:
     return WeightsError(error.problem, INSTALL_AGAIN)
 
 
-def is_brought_along(folder: Path) -> bool:
+def is_miniature_folder(folder: Path) -> bool:
     """Whether a folder is one of the miniature's own two, by whichever path it was named."""
-    home = demo_dir()
+    home = miniature_dir()
     return folder.resolve() in {(home / name).resolve() for name in ("sources", "variant")}
 
 
@@ -68,7 +68,7 @@ def is_miniature(variant: Variant) -> bool:
 
     What tells is the checkpoint: a vocabulary or a config can be the same in another network.
     """
-    if is_brought_along(variant.folder):
+    if is_miniature_folder(variant.folder):
         return True
     try:
         miniature = read_miniature()
@@ -79,14 +79,14 @@ def is_miniature(variant: Variant) -> bool:
     )
 
 
-def tell_miniature(variant: Variant, notify: Callable[[str], None]) -> None:
+def note_miniature(variant: Variant, notify: Callable[[str], None]) -> None:
     """Says in one line that the miniature answers, what it can do and how to get the real one.
 
     Args:
         variant: the one that answers; nothing is said of any but the miniature.
         notify: takes the line.
     """
-    if is_brought_along(variant.folder):
+    if is_miniature_folder(variant.folder):
         notify(f"the miniature that comes with tinyv answers: {CAN}")
     elif is_miniature(variant):
         notify(f"{variant.name} answers, made from the miniature that comes with tinyv: {CAN}")

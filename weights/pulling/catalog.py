@@ -20,7 +20,7 @@ _INSTALL_AGAIN = "install tinyv again: `pip install --force-reinstall tinyv`"
 
 
 @dataclass(frozen=True)
-class Origin:
+class FileOrigin:
     """Where a file can be had: a repository on the hub, or a URL.
 
     Attributes:
@@ -62,7 +62,7 @@ class PublicFile:
     """
 
     path: str
-    origins: tuple[Origin, ...]
+    origins: tuple[FileOrigin, ...]
     size_bytes: int | None = None
     about_bytes: int = 0
     sha256: str = ""
@@ -78,13 +78,13 @@ class PublicFile:
         """Bytes to plan with."""
         return self.about_bytes if self.size_bytes is None else self.size_bytes
 
-    def name_at(self, origin: Origin) -> str:
+    def name_at(self, origin: FileOrigin) -> str:
         """Its path in a repository."""
         return origin.name or self.name
 
 
 @dataclass(frozen=True)
-class Form:
+class SourceForm:
     """Files that make up a part together.
 
     Attributes:
@@ -97,7 +97,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Part:
+class SourcePart:
     """Something that a variant needs once; the first of its forms that can be had is taken.
 
     Attributes:
@@ -107,7 +107,7 @@ class Part:
     """
 
     name: str
-    forms: tuple[Form, ...]
+    forms: tuple[SourceForm, ...]
     stage: int | None = None
 
 
@@ -115,9 +115,9 @@ class Part:
 class Catalog:
     """All the public files."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[SourcePart, ...]
 
-    def list_parts(self, stage: int) -> tuple[Part, ...]:
+    def list_parts(self, stage: int) -> tuple[SourcePart, ...]:
         """What a stage needs."""
         return tuple(part for part in self.parts if part.stage in (None, stage))
 
@@ -144,14 +144,14 @@ def read_catalog(path: Path = CATALOG_PATH) -> Catalog:
         raise WeightsError(f"{path} is no list of public files: {error}", _INSTALL_AGAIN) from error
 
 
-def _make_part(values: Mapping[str, Any]) -> Part:
+def _make_part(values: Mapping[str, Any]) -> SourcePart:
     forms = tuple(_make_form(each) for each in _read_list(values, "form"))
-    return _make(Part, {"forms": forms, **_without(values, "form")})
+    return _make(SourcePart, {"forms": forms, **_without(values, "form")})
 
 
-def _make_form(values: Mapping[str, Any]) -> Form:
+def _make_form(values: Mapping[str, Any]) -> SourceForm:
     files = tuple(_make_file(each) for each in _read_list(values, "file"))
-    return _make(Form, {"files": files, **_without(values, "file")})
+    return _make(SourceForm, {"files": files, **_without(values, "file")})
 
 
 def _make_file(values: Mapping[str, Any]) -> PublicFile:
@@ -165,8 +165,8 @@ def _make_file(values: Mapping[str, Any]) -> PublicFile:
     return file
 
 
-def _make_origin(values: Mapping[str, Any]) -> Origin:
-    origin = _make(Origin, values)
+def _make_origin(values: Mapping[str, Any]) -> FileOrigin:
+    origin = _make(FileOrigin, values)
     if bool(origin.repository) == bool(origin.url):
         raise ValueError(f"an origin needs a repository or a URL: {dict(values)!r}")
     if origin.url and not origin.url.startswith(("https://", "http://")):

@@ -13,18 +13,18 @@ from tinyv_cli.console import to_size
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.progress import Progress
 from tinyv_cli.variants.hashes import hash_file
-from weights.pulling.catalog import Origin, PublicFile
+from weights.pulling.catalog import FileOrigin, PublicFile
 from weights.pulling.failures import Cause, FetchError, NotFetchedError
 from weights.pulling.folder import SourcesFolder, State, hash_as_git, take_link
 from weights.pulling.hub import (
-    Stated,
+    RemoteFileInfo,
     find_cached,
     is_offline,
     make_headers,
-    read_stated,
+    read_remote_info,
     resolve_url,
 )
-from weights.pulling.transfer import Patience, Request, call_patiently, download
+from weights.pulling.transfer import DownloadRequest, RetryPolicy, call_with_retries, download
 from weights.reading.sources import read_json_object
 
 _NO_KEY = "unpinned"
@@ -39,7 +39,7 @@ class Fetcher:
         folder: where files go.
         progress: is told how far each file is.
         notify: takes a line worth knowing.
-        patience: with each place.
+        retry_policy: with each place.
         offline: whether only what lies on this computer counts.
         unreachable: hosts that did not answer; they are not tried again.
     """
@@ -47,7 +47,7 @@ class Fetcher:
     folder: SourcesFolder
     progress: Progress
     notify: Callable[[str], None]
-    patience: Patience = field(default_factory=Patience)
+    retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
     offline: bool = False
     unreachable: set[str] = field(default_factory=set)
 
@@ -75,7 +75,7 @@ class Fetcher:
                 failures.append((f"{origin.label}", error))
         raise NotFetchedError(file.path, failures)
 
-    def _fetch_from(self, origin: Origin, file: PublicFile) -> None:
+    def _fetch_from(self, origin: FileOrigin, file: PublicFile) -> None:
         """Fetches a file from one place.
 
         Raises:
@@ -96,7 +96,7 @@ class Fetcher:
                 self.unreachable.add(host)
             raise
 
-    def _take_cached(self, cached: Path, origin: Origin, file: PublicFile) -> bool:
+    def _take_cached(self, cached: Path, origin: FileOrigin, file: PublicFile) -> bool:
         """Takes a file from the hub's own cache, where it is called after its hash, if right."""
         sha256 = file.sha256 or (cached.name if len(cached.name) == 64 else "")
         git_sha1 = cached.name if len(cached.name) == 40 else ""
@@ -106,44 +106,48 @@ class Fetcher:
         part = self.folder.find_part(file, "cached")
         with self.progress(f"taking {file.name}", cached.stat().st_size, "bytes") as bar:
             take_link(cached, part, bar)
-        stated = Stated(git_sha1="" if sha256 else git_sha1)
-        if self._find_fault(part, expected, stated):
+        remote = RemoteFileInfo(git_sha1="" if sha256 else git_sha1)
+        if self._find_fault(part, expected, remote):
             part.unlink()
             return False
         self._place(part, file, f"the hub's cache ({origin.label})")
         return True
 
-    def _transfer(self, origin: Origin, file: PublicFile) -> None:
+    def _transfer(self, origin: FileOrigin, file: PublicFile) -> None:
         """Fetches a file over the network and checks it; once more where it was put together."""
-        timeouts = self.patience.timeouts
-        stated = call_patiently(lambda: read_stated(origin, file, timeouts), self.patience)
-        expected = _join(file, stated)
-        part = self.folder.find_part(file, expected.sha256 or stated.git_sha1 or _NO_KEY)
+        timeouts = self.retry_policy.timeouts
+        remote = call_with_retries(
+            lambda: read_remote_info(origin, file, timeouts), self.retry_policy
+        )
+        expected = _join(file, remote)
+        part = self.folder.find_part(file, expected.sha256 or remote.git_sha1 or _NO_KEY)
         if part.name == self.folder.find_part(file, _NO_KEY).name:
             part.unlink(missing_ok=True)  # of what is there nobody knows which content it began
         was_begun = part.exists()
         self._download(origin, expected, part)
-        fault = self._find_fault(part, expected, stated)
+        fault = self._find_fault(part, expected, remote)
         if fault and was_begun:
             self.notify(f"{file.path} was resumed and {fault}; fetching it anew")
             part.unlink()
             self._download(origin, expected, part)
-            fault = self._find_fault(part, expected, stated)
+            fault = self._find_fault(part, expected, remote)
         if fault:
             self._set_aside(file, part, f"came from {origin.label} and {fault}")
             raise FetchError(Cause.WRONG, f"has another file: it {fault}")
         self._place(part, file, origin.label)
 
-    def _download(self, origin: Origin, file: PublicFile, part: Path) -> None:
+    def _download(self, origin: FileOrigin, file: PublicFile, part: Path) -> None:
         most = max(2 * file.about_bytes, 1 << 20) if file.about_bytes else _MOST_OF_UNKNOWN
-        request = Request(resolve_url(origin, file), make_headers(origin), file.size_bytes, most)
+        request = DownloadRequest(
+            resolve_url(origin, file), make_headers(origin), file.size_bytes, most
+        )
         total = file.size_bytes or file.about_bytes or None
         if part.exists():
             self.notify(f"{file.path}: going on after {to_size(part.stat().st_size)}")
         with self.progress(f"fetching {file.name}", total, "bytes") as bar:
-            download(request, part, bar, self.patience)
+            download(request, part, bar, self.retry_policy)
 
-    def _find_fault(self, path: Path, file: PublicFile, stated: Stated) -> str:
+    def _find_fault(self, path: Path, file: PublicFile, remote: RemoteFileInfo) -> str:
         """What is wrong with a file that came whole; empty for nothing."""
         size_bytes = path.stat().st_size
         if file.size_bytes is not None and size_bytes != file.size_bytes:
@@ -153,7 +157,7 @@ class Fetcher:
                 found = hash_file(path, bar)
             if found != file.sha256:
                 return f"has a SHA-256 that starts {found[:12]}, not {file.sha256[:12]}"
-        elif stated.git_sha1 and hash_as_git(path) != stated.git_sha1:
+        elif remote.git_sha1 and hash_as_git(path) != remote.git_sha1:
             return "is not what the hub says it is"
         elif file.name.endswith(".json"):
             return _find_json_fault(path)
@@ -169,22 +173,22 @@ class Fetcher:
         self.folder.put_in_place(file, part)
 
 
-def _join(file: PublicFile, stated: Stated) -> PublicFile:
+def _join(file: PublicFile, remote: RemoteFileInfo) -> PublicFile:
     """What is known of a file and what the hub says of it.
 
     Raises:
         FetchError: they contradict each other.
     """
-    if file.sha256 and stated.sha256 and stated.sha256 != file.sha256:
-        reason = f"its SHA-256 starts {stated.sha256[:12]}, not {file.sha256[:12]}"
+    if file.sha256 and remote.sha256 and remote.sha256 != file.sha256:
+        reason = f"its SHA-256 starts {remote.sha256[:12]}, not {file.sha256[:12]}"
         raise FetchError(Cause.WRONG, f"has another file by now: {reason}")
-    if None not in (file.size_bytes, stated.size_bytes) and file.size_bytes != stated.size_bytes:
-        reason = f"it has {stated.size_bytes} bytes, not {file.size_bytes}"
+    if None not in (file.size_bytes, remote.size_bytes) and file.size_bytes != remote.size_bytes:
+        reason = f"it has {remote.size_bytes} bytes, not {file.size_bytes}"
         raise FetchError(Cause.WRONG, f"has another file by now: {reason}")
     return replace(
         file,
-        sha256=file.sha256 or stated.sha256,
-        size_bytes=stated.size_bytes if file.size_bytes is None else file.size_bytes,
+        sha256=file.sha256 or remote.sha256,
+        size_bytes=remote.size_bytes if file.size_bytes is None else file.size_bytes,
     )
 
 

@@ -26,7 +26,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented
 
-from weights.pulling.catalog import Origin, PublicFile
+from weights.pulling.catalog import FileOrigin, PublicFile
 from weights.pulling.failures import Cause, FetchError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -34,7 +34,7 @@ _GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
-class Stated:
+class RemoteFileInfo:
     """What the hub says of a file before it is fetched.
 
     Attributes:
@@ -83,7 +83,7 @@ def is_offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def resolve_url(origin: Origin, file: PublicFile) -> str:
+def resolve_url(origin: FileOrigin, file: PublicFile) -> str:
     """Where an origin has a file.
 
     Raises:
@@ -97,7 +97,7 @@ def resolve_url(origin: Origin, file: PublicFile) -> str:
         raise FetchError(Cause.MISSING, "is no name of a repository") from error
 
 
-def make_headers(origin: Origin) -> dict[str, str]:
+def make_headers(origin: FileOrigin) -> dict[str, str]:
     """What every request carries; the token goes to the hub alone.
 
     The library would ask the hub for a list of programs to tell which one it runs in; it is not
@@ -112,14 +112,14 @@ def make_headers(origin: Origin) -> dict[str, str]:
     return {**headers, "Accept-Encoding": "identity"}
 
 
-def read_stated(origin: Origin, file: PublicFile, timeouts: Timeouts) -> Stated:
+def read_remote_info(origin: FileOrigin, file: PublicFile, timeouts: Timeouts) -> RemoteFileInfo:
     """Asks the hub for a file's size and hash; of a plain URL nothing is known.
 
     Raises:
         FetchError: the hub cannot be reached, or refuses.
     """
     if not origin.repository:
-        return Stated()
+        return RemoteFileInfo()
     url = resolve_url(origin, file)
     with _translated(url):
         try:
@@ -128,16 +128,16 @@ def read_stated(origin: Origin, file: PublicFile, timeouts: Timeouts) -> Stated:
             )
         except HfHubHTTPError as error:
             check_status(error.response.status_code, error.response.headers)
-            return Stated()  # a server that has no HEAD may have GET
+            return RemoteFileInfo()  # a server that has no HEAD may have GET
     etag = said.etag or ""
-    return Stated(
+    return RemoteFileInfo(
         size_bytes=said.size,
         sha256=etag if _SHA256.fullmatch(etag) else "",
         git_sha1=etag if _GIT_SHA1.fullmatch(etag) else "",
     )
 
 
-def find_cached(origin: Origin, file: PublicFile) -> Path | None:
+def find_cached(origin: FileOrigin, file: PublicFile) -> Path | None:
     """A file that the hub's own cache holds already, not looked into."""
     if not origin.repository:
         return None

@@ -7,7 +7,7 @@ from pathlib import Path
 from tinyv_cli.console import to_size
 from tinyv_cli.errors import DeviceError, WeightsError
 from tinyv_cli.progress import Progress
-from weights.pulling.catalog import Catalog, Form, Origin, Part, PublicFile
+from weights.pulling.catalog import Catalog, FileOrigin, PublicFile, SourceForm, SourcePart
 from weights.pulling.folder import SourcesFolder, State, measure_free
 from weights.reading.sources import PHI_FOLDER, find_phi_weights, is_weight_file, read_weight_map
 
@@ -42,7 +42,7 @@ class PartPlan:
         shards_bytes: what those take, about.
     """
 
-    part: Part
+    part: SourcePart
     files: tuple[FilePlan, ...]
     shards_bytes: int = 0
 
@@ -79,7 +79,7 @@ def plan_pull(
     return [_plan_part(part, folder, progress, anew) for part in parts]
 
 
-def list_form_files(form: Form, folder: SourcesFolder) -> Iterator[PublicFile]:
+def list_form_files(form: SourceForm, folder: SourcesFolder) -> Iterator[PublicFile]:
     """A form's files, with the shards that an index in the folder names.
 
     Raises:
@@ -108,7 +108,7 @@ def check_room(plans: Sequence[PartPlan], folder: Path) -> None:
         )
 
 
-def _plan_part(part: Part, folder: SourcesFolder, progress: Progress, anew: bool) -> PartPlan:
+def _plan_part(part: SourcePart, folder: SourcesFolder, progress: Progress, anew: bool) -> PartPlan:
     """The first form that is all there, a form of the user's own, or else the first."""
     plans = []
     for form in part.forms:
@@ -120,7 +120,7 @@ def _plan_part(part: Part, folder: SourcesFolder, progress: Progress, anew: bool
 
 
 def _plan_form(
-    part: Part, form: Form, folder: SourcesFolder, progress: Progress, anew: bool
+    part: SourcePart, form: SourceForm, folder: SourcesFolder, progress: Progress, anew: bool
 ) -> PartPlan:
     try:
         files = list(list_form_files(form, folder))
@@ -138,7 +138,7 @@ def _plan_file(file: PublicFile, folder: SourcesFolder, progress: Progress, anew
 
 
 def _find_own_form(
-    part: Part, folder: SourcesFolder, progress: Progress, anew: bool
+    part: SourcePart, folder: SourcesFolder, progress: Progress, anew: bool
 ) -> PartPlan | None:
     """Phi-2's weights in a form that the list does not have, as someone put them there."""
     listed = {file.path for form in part.forms for file in form.files}
@@ -165,7 +165,7 @@ def _make_shard(index: PublicFile, name: str) -> PublicFile:
     return PublicFile(f"{folder}/{name}" if folder else name, origins)
 
 
-def _move_origin(origin: Origin, index: PublicFile, name: str) -> Origin:
+def _move_origin(origin: FileOrigin, index: PublicFile, name: str) -> FileOrigin:
     if origin.url:
         return replace(origin, url=f"{origin.url.rpartition('/')[0]}/{name}")
     there = index.name_at(origin).rpartition("/")[0]

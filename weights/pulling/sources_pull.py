@@ -13,14 +13,14 @@ from urllib.parse import quote
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.progress import Progress
 from tinyv_cli.variants.hashes import hash_file
-from weights.pulling.catalog import Catalog, Form, Origin, Part, PublicFile
+from weights.pulling.catalog import Catalog, FileOrigin, PublicFile, SourceForm, SourcePart
 from weights.pulling.failures import NotFetchedError, to_weights_error
 from weights.pulling.fetch import Fetcher
 from weights.pulling.folder import SourcesFolder, State, take_link
 from weights.pulling.local import LocalFiles, find_shards
 from weights.pulling.lock import hold_lock
 from weights.pulling.plan import PartPlan, check_room, list_form_files, plan_pull
-from weights.pulling.transfer import Patience
+from weights.pulling.transfer import RetryPolicy
 
 HUB = "hub"
 
@@ -34,14 +34,14 @@ class PullOptions:
         stage: of the checkpoint.
         origin: `hub`, the URL of a folder, or a folder; None for the list's own origins.
         offline: whether the network may not be used.
-        patience: with each place.
+        retry_policy: with each place.
     """
 
     folder: Path
     stage: int = 4
     origin: str | None = None
     offline: bool = False
-    patience: Patience = field(default_factory=Patience)
+    retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
 
 
 def pull_sources(
@@ -70,7 +70,7 @@ def pull_sources(
             _take_local(Path(options.origin).expanduser(), plans, folder, options, progress, notify)
         else:
             check_room(plans, options.folder)
-            fetcher = Fetcher(folder, progress, notify, options.patience, options.offline)
+            fetcher = Fetcher(folder, progress, notify, options.retry_policy, options.offline)
             for plan in plans:
                 if not plan.is_there:
                     _fetch_part(plan.part, fetcher, options.origin)
@@ -98,10 +98,10 @@ def to_origins(file: PublicFile, wanted: str | None) -> PublicFile:
         return file
     if wanted == HUB:
         return replace(file, origins=tuple(o for o in file.origins if o.repository))
-    return replace(file, origins=(Origin(url=f"{wanted.rstrip('/')}/{quote(file.path)}"),))
+    return replace(file, origins=(FileOrigin(url=f"{wanted.rstrip('/')}/{quote(file.path)}"),))
 
 
-def _fetch_part(part: Part, fetcher: Fetcher, wanted: str | None) -> None:
+def _fetch_part(part: SourcePart, fetcher: Fetcher, wanted: str | None) -> None:
     """Fetches the first form that can be had.
 
     Raises:
@@ -123,16 +123,16 @@ def _fetch_part(part: Part, fetcher: Fetcher, wanted: str | None) -> None:
     raise to_weights_error(missed)
 
 
-def _fetch_form(form: Form, fetcher: Fetcher, wanted: str | None) -> None:
+def _fetch_form(form: SourceForm, fetcher: Fetcher, wanted: str | None) -> None:
     """Fetches a form's files, an index first and then the shards that it names."""
-    limited = Form(tuple(to_origins(file, wanted) for file in form.files))
+    limited = SourceForm(tuple(to_origins(file, wanted) for file in form.files))
     for file in limited.files:
         fetcher.fetch(file)
     for file in list_form_files(limited, fetcher.folder):
         fetcher.fetch(file)
 
 
-def _remove_begun(form: Form, folder: SourcesFolder) -> None:
+def _remove_begun(form: SourceForm, folder: SourcesFolder) -> None:
     """Removes beginnings of files that are not needed any more."""
     for file in form.files:
         for part in folder.list_parts(file):
@@ -177,7 +177,7 @@ def _take_local(
         )
 
 
-def _find_form(form: Form, here: LocalFiles) -> list[tuple[PublicFile, Path]] | None:
+def _find_form(form: SourceForm, here: LocalFiles) -> list[tuple[PublicFile, Path]] | None:
     """Where all files of a form are, shards included; None where one is missing."""
     found: list[tuple[PublicFile, Path]] = []
     for file in form.files:
@@ -192,13 +192,13 @@ def _find_form(form: Form, here: LocalFiles) -> list[tuple[PublicFile, Path]] | 
 
 
 def _take_by_tensors(
-    parts: Sequence[Part],
+    parts: Sequence[SourcePart],
     paths: Sequence[Path],
     folder: SourcesFolder,
     stage: int,
     progress: Progress,
     notify: Callable[[str], None],
-) -> list[Part]:
+) -> list[SourcePart]:
     """Takes files that were saved again; where torch is missing, says what would be needed.
 
     Returns:
@@ -249,7 +249,7 @@ def _check_taken(
         raise
 
 
-def _list_names(part: Part) -> Iterator[str]:
+def _list_names(part: SourcePart) -> Iterator[str]:
     """Paths that a file saved again can take a part's place under."""
     for form in part.forms:
         for file in form.files:

@@ -25,7 +25,7 @@ _WORTH_ANOTHER_TRY = (Cause.CUT, Cause.BUSY, Cause.UNREACHABLE)
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How often and how long one place is tried.
 
     Attributes:
@@ -48,7 +48,7 @@ class Patience:
 
 
 @dataclass(frozen=True)
-class Request:
+class DownloadRequest:
     """What to fetch.
 
     Attributes:
@@ -64,28 +64,28 @@ class Request:
     most_bytes: int
 
 
-def call_patiently(call: Callable[[], T], patience: Patience) -> T:
+def call_with_retries(call: Callable[[], T], retry_policy: RetryPolicy) -> T:
     """Calls until it works, waits in between, and gives up where waiting would not help.
 
     Raises:
         FetchError: of the last try.
     """
-    for n_tried in range(1, patience.tries + 1):
+    for n_tried in range(1, retry_policy.tries + 1):
         try:
             return call()
         except FetchError as error:
-            _wait_or_give_up(error, n_tried, patience)
+            _wait_or_give_up(error, n_tried, retry_policy)
     raise AssertionError("the last try returns or raises")
 
 
-def download(request: Request, target: Path, bar: Bar, patience: Patience) -> None:
-    """Fetches what is missing of a file, with as many tries as it takes and patience allows.
+def download(request: DownloadRequest, target: Path, bar: Bar, retry_policy: RetryPolicy) -> None:
+    """Fetches what is missing of a file, with as many tries as it takes and retry_policy allows.
 
     Args:
         request: what to fetch.
         target: grows; what it holds already are the first bytes.
         bar: advances by bytes, those that were there included.
-        patience: when to give up.
+        retry_policy: when to give up.
 
     Raises:
         FetchError: it could not be fetched whole; what came stays in `target`.
@@ -93,33 +93,35 @@ def download(request: Request, target: Path, bar: Bar, patience: Patience) -> No
     """
     furthest, n_fruitless = _measure(target), 0
     bar.advance(furthest)
-    for _ in range(patience.most_tries):
+    for _ in range(retry_policy.most_tries):
         try:
-            _download_once(request, target, bar, patience.timeouts)
+            _download_once(request, target, bar, retry_policy.timeouts)
             return
         except FetchError as error:
             here = _measure(target)
             n_fruitless = 1 if here > furthest else n_fruitless + 1
             furthest = max(furthest, here)
-            _wait_or_give_up(error, n_fruitless, patience)
-    raise FetchError(Cause.CUT, f"broke off {patience.most_tries} times")
+            _wait_or_give_up(error, n_fruitless, retry_policy)
+    raise FetchError(Cause.CUT, f"broke off {retry_policy.most_tries} times")
 
 
-def _wait_or_give_up(error: FetchError, n_tried: int, patience: Patience) -> None:
+def _wait_or_give_up(error: FetchError, n_tried: int, retry_policy: RetryPolicy) -> None:
     """Waits before the next try, or raises the error where there is none."""
-    limit = patience.tries_to_connect if error.cause is Cause.UNREACHABLE else patience.tries
+    limit = (
+        retry_policy.tries_to_connect if error.cause is Cause.UNREACHABLE else retry_policy.tries
+    )
     if error.cause not in _WORTH_ANOTHER_TRY or n_tried >= limit:
         raise error
-    wait_s = patience.first_wait_s * 2 ** (n_tried - 1)
+    wait_s = retry_policy.first_wait_s * 2 ** (n_tried - 1)
     if error.wait_s is not None:
         wait_s = error.wait_s
-        if wait_s > patience.longest_wait_s:
+        if wait_s > retry_policy.longest_wait_s:
             reason = f"{error.reason} and asks to wait {wait_s:.0f} s"
             raise FetchError(error.cause, reason, wait_s) from error
-    patience.sleep(min(wait_s, patience.longest_wait_s))
+    retry_policy.sleep(min(wait_s, retry_policy.longest_wait_s))
 
 
-def _download_once(request: Request, target: Path, bar: Bar, timeouts: Timeouts) -> None:
+def _download_once(request: DownloadRequest, target: Path, bar: Bar, timeouts: Timeouts) -> None:
     """One try: the rest of a file, or all of it where the server has no ranges."""
     have = _measure(target)
     if request.size_bytes is not None and have >= request.size_bytes:
@@ -138,7 +140,7 @@ def _download_once(request: Request, target: Path, bar: Bar, timeouts: Timeouts)
     _check_size(request, _measure(target))
 
 
-def _check_answer(response: Response, request: Request, have: int) -> bool:
+def _check_answer(response: Response, request: DownloadRequest, have: int) -> bool:
     """Looks whether an answer brings what was asked for.
 
     Returns:
@@ -168,7 +170,7 @@ def _check_answer(response: Response, request: Request, have: int) -> bool:
     return False
 
 
-def _write_body(response: Response, request: Request, file: BinaryIO, bar: Bar) -> None:
+def _write_body(response: Response, request: DownloadRequest, file: BinaryIO, bar: Bar) -> None:
     """Appends the body as it comes; stops where more comes than there should be."""
     most = request.most_bytes if request.size_bytes is None else request.size_bytes
     here = file.seek(0, 2)
@@ -194,7 +196,7 @@ def _write(file: BinaryIO, chunk: bytes) -> None:
         ) from error
 
 
-def _check_size(request: Request, size_bytes: int) -> None:
+def _check_size(request: DownloadRequest, size_bytes: int) -> None:
     if request.size_bytes is not None and size_bytes < request.size_bytes:
         reason = f"ends after {size_bytes} of {request.size_bytes} bytes"
         raise FetchError(Cause.CUT, reason)

@@ -19,7 +19,7 @@ from tinyv_cli.errors import DeviceError, UsageError, WeightsError
 from tinyv_cli.progress import Progress
 from tinyv_cli.variants.hashes import check_hashes
 from tinyv_cli.variants.manifest import MANIFEST_NAME, FileEntry, Manifest, Variant, read_variant
-from weights.pulling.catalog import Origin, PublicFile
+from weights.pulling.catalog import FileOrigin, PublicFile
 from weights.pulling.failures import NotFetchedError, to_weights_error
 from weights.pulling.fetch import Fetcher
 from weights.pulling.folder import (
@@ -30,7 +30,7 @@ from weights.pulling.folder import (
 )
 from weights.pulling.lock import hold_lock
 from weights.pulling.sources_pull import is_url
-from weights.pulling.transfer import Patience
+from weights.pulling.transfer import RetryPolicy
 
 _MANIFEST_BYTES = 1 << 20
 _REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
@@ -45,14 +45,14 @@ class VariantPullOptions:
         target: the variant's folder.
         force: whether a variant that stands there is replaced.
         offline: whether the network may not be used.
-        patience: with the place.
+        retry_policy: with the place.
     """
 
     origin: str
     target: Path
     force: bool = False
     offline: bool = False
-    patience: Patience = field(default_factory=Patience)
+    retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
 
 
 def name_variant(origin: str) -> str:
@@ -109,7 +109,7 @@ def _pull_into(
     """Fetches what is missing in a folder beside the target, and moves it there."""
     target, folder = options.target, SourcesFolder(building)
     (building / MANIFEST_NAME).unlink(missing_ok=True)  # it may have changed since
-    fetcher = Fetcher(folder, progress, notify, options.patience, options.offline)
+    fetcher = Fetcher(folder, progress, notify, options.retry_policy, options.offline)
     source = _open_origin(options.origin, fetcher)
     manifest = source.read_manifest()
     if _is_same(target, manifest, progress):
@@ -133,7 +133,7 @@ def _pull_into(
 class _RemoteOrigin:
     """A variant on the hub or at a URL."""
 
-    def __init__(self, origin: Origin, fetcher: Fetcher) -> None:
+    def __init__(self, origin: FileOrigin, fetcher: Fetcher) -> None:
         self._origin = origin
         self._fetcher = fetcher
 
@@ -148,7 +148,7 @@ class _RemoteOrigin:
             PublicFile(entry.path, origins, size_bytes=entry.size_bytes, sha256=entry.sha256)
         )
 
-    def _locate(self, path: str) -> Origin:
+    def _locate(self, path: str) -> FileOrigin:
         if self._origin.url:
             return replace(self._origin, url=f"{self._origin.url.rstrip('/')}/{quote(path)}")
         return replace(self._origin, name=path)
@@ -183,12 +183,12 @@ class _LocalOrigin:
 
 def _open_origin(text: str, fetcher: Fetcher) -> _RemoteOrigin | _LocalOrigin:
     if is_url(text):
-        return _RemoteOrigin(Origin(url=text), fetcher)
+        return _RemoteOrigin(FileOrigin(url=text), fetcher)
     folder = Path(text).expanduser()
     if folder.is_dir():
         return _LocalOrigin(folder, fetcher)
     repository, revision = _split_repository(text)
-    return _RemoteOrigin(Origin(repository=repository, revision=revision), fetcher)
+    return _RemoteOrigin(FileOrigin(repository=repository, revision=revision), fetcher)
 
 
 def _split_repository(text: str) -> tuple[str, str]:
@@ -202,7 +202,7 @@ def _split_repository(text: str) -> tuple[str, str]:
     return found[1], found[2] or "main"
 
 
-def _describe_manifest(origins: tuple[Origin, ...]) -> PublicFile:
+def _describe_manifest(origins: tuple[FileOrigin, ...]) -> PublicFile:
     return PublicFile(MANIFEST_NAME, origins, about_bytes=_MANIFEST_BYTES)
 
 

@@ -12,8 +12,8 @@ import torch
 
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.spec import ModelSpec
-from weights.reading.containers import FETCH_HINT, TensorFile
-from weights.reading.naming import DISTRIBUTED_PREFIX, NameTable, Part, Target
+from weights.reading.containers import FETCH_HINT, WeightsFile
+from weights.reading.naming import DISTRIBUTED_PREFIX, NameTable, Target, TensorPart
 from weights.reading.shapes import Shape, Shapes, expected_shapes
 
 POSITION_EMBEDDING = "vision.embeddings.position_embedding"
@@ -29,10 +29,10 @@ _FIT_HINT = (
 
 
 @dataclass(frozen=True)
-class Origin:
+class TensorLocation:
     """Where a tensor is read: a file, and its name there."""
 
-    file: TensorFile
+    file: WeightsFile
     name: str
 
     @property
@@ -41,10 +41,10 @@ class Origin:
         return self.file.shapes[self.name]
 
 
-Claims = dict[Target, Origin]
+Claims = dict[Target, TensorLocation]
 
 
-def claim_tensors(files: Sequence[TensorFile], table: NameTable) -> Claims:
+def claim_tensors(files: Sequence[WeightsFile], table: NameTable) -> Claims:
     """Finds the place of every tensor of one source.
 
     Args:
@@ -59,7 +59,7 @@ def claim_tensors(files: Sequence[TensorFile], table: NameTable) -> Claims:
         unknown = []
         for foreign in file.shapes:
             name = foreign.removeprefix(DISTRIBUTED_PREFIX)
-            origin = Origin(file, foreign)
+            origin = TensorLocation(file, foreign)
             target = table.targets.get(name)
             if target is not None:
                 _check_first(claims.setdefault(target, origin), origin)
@@ -70,7 +70,7 @@ def claim_tensors(files: Sequence[TensorFile], table: NameTable) -> Claims:
     return claims
 
 
-def _check_first(first: Origin, origin: Origin) -> None:
+def _check_first(first: TensorLocation, origin: TensorLocation) -> None:
     if first is origin:
         return
     raise WeightsError(
@@ -80,7 +80,7 @@ def _check_first(first: Origin, origin: Origin) -> None:
     )
 
 
-def _check_dtypes(file: TensorFile, names: Iterable[str]) -> None:
+def _check_dtypes(file: WeightsFile, names: Iterable[str]) -> None:
     wrong = [
         f"{_quote(name)} ({file.dtypes[name]})"
         for name in names
@@ -90,7 +90,7 @@ def _check_dtypes(file: TensorFile, names: Iterable[str]) -> None:
     _refuse_any(file.label, "holds {} of a type that is not read", wrong, hint)
 
 
-def check_index(label: str, weight_map: Mapping[str, str], files: Sequence[TensorFile]) -> None:
+def check_index(label: str, weight_map: Mapping[str, str], files: Sequence[WeightsFile]) -> None:
     """Holds an index against its shards.
 
     Args:
@@ -156,11 +156,11 @@ def make_foreign_shape(target: Target, ours: Shapes, lora_rank: int) -> Shape:
     """
     n_out, *rest = ours[target.name]
     match target.part:
-        case Part.QUERY | Part.KEY | Part.VALUE:
+        case TensorPart.QUERY | TensorPart.KEY | TensorPart.VALUE:
             return (n_out // 3, *rest)
-        case Part.LORA_A:
+        case TensorPart.LORA_A:
             return (lora_rank, *rest)
-        case Part.LORA_B:
+        case TensorPart.LORA_B:
             return (n_out, lora_rank)
         case _:
             return (n_out, *rest)

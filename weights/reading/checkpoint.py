@@ -18,7 +18,7 @@ from tinyv_cli.spec import ModelSpec
 from weights.reading.accounting import (
     POSITION_EMBEDDING,
     Claims,
-    Origin,
+    TensorLocation,
     check_complete,
     check_index,
     check_shapes,
@@ -32,7 +32,7 @@ from weights.reading.naming import (
     PHI_LAYOUTS,
     PROJECTION_WEIGHT,
     NameTable,
-    Part,
+    TensorPart,
     make_checkpoint_table,
     make_lora_names,
     make_phi_table,
@@ -46,8 +46,8 @@ __all__ = ["MergedWeights", "ReadTensor", "expected_shapes", "open_weights"]
 
 ReadTensor: TypeAlias = Callable[[str], torch.Tensor]  # by its name in the merged network
 
-_LORA_PARTS = (Part.LORA_A, Part.LORA_B)
-_THIRDS = (Part.QUERY, Part.KEY, Part.VALUE)
+_LORA_PARTS = (TensorPart.LORA_A, TensorPart.LORA_B)
+_THIRDS = (TensorPart.QUERY, TensorPart.KEY, TensorPart.VALUE)
 _FIRST_LORA_STAGE = 2
 
 
@@ -71,7 +71,7 @@ class MergedWeights:
         self.names = tuple(self._shapes)
         self.lora_alpha = lora_alpha
         self._lora_scale = lora_alpha / rank
-        self._parts: dict[str, dict[Part, Origin]] = {name: {} for name in self.names}
+        self._parts: dict[str, dict[TensorPart, TensorLocation]] = {name: {} for name in self.names}
         for target, origin in claims.items():
             self._parts[target.name][target.part] = origin
 
@@ -88,9 +88,9 @@ class MergedWeights:
         """
         parts = self._parts[name]
         tensor = self.read_base(name)
-        if Part.LORA_A in parts:
+        if TensorPart.LORA_A in parts:
             tensor += self._read_lora(name, parts)
-            _check_finite(tensor, parts[Part.LORA_B])
+            _check_finite(tensor, parts[TensorPart.LORA_B])
         return tensor
 
     def read_base(self, name: str) -> torch.Tensor:
@@ -99,11 +99,11 @@ class MergedWeights:
         if not parts:  # a norm that no file has
             fill = torch.ones if name.endswith(".weight") else torch.zeros
             return fill(self._shapes[name])
-        if Part.FUSED in parts:
-            return self._to_thirds(_read_float32(parts[Part.FUSED]))
-        if Part.WHOLE not in parts:
+        if TensorPart.FUSED in parts:
+            return self._to_thirds(_read_float32(parts[TensorPart.FUSED]))
+        if TensorPart.WHOLE not in parts:
             return self._read_thirds(name, parts)
-        tensor = _read_float32(parts[Part.WHOLE])
+        tensor = _read_float32(parts[TensorPart.WHOLE])
         if name == POSITION_EMBEDDING:
             return resize_positions(tensor, self._shapes[name][1])
         return tensor
@@ -115,26 +115,26 @@ class MergedWeights:
             WeightsError: a number in it is not finite, or a file has been damaged since.
         """
         parts = self._parts[name]
-        if Part.LORA_A not in parts:
+        if TensorPart.LORA_A not in parts:
             return None
         a, b = (_read_float32(parts[part]) for part in _LORA_PARTS)
         return a, self._to_thirds(b) if ".qkv." in name else b
 
-    def _read_thirds(self, name: str, parts: Mapping[Part, Origin]) -> torch.Tensor:
+    def _read_thirds(self, name: str, parts: Mapping[TensorPart, TensorLocation]) -> torch.Tensor:
         """Queries, keys and values below one another; the ViT's keys have no bias."""
         n_out, *rest = self._shapes[name]
         empty = torch.zeros((n_out // 3, *rest))
         return torch.cat([_read_float32(parts[p]) if p in parts else empty for p in _THIRDS])
 
-    def _read_lora(self, name: str, parts: Mapping[Part, Origin]) -> torch.Tensor:
+    def _read_lora(self, name: str, parts: Mapping[TensorPart, TensorLocation]) -> torch.Tensor:
         """(α / r) · B · A, multiplied in the order of B's rows so that its bits know no layout.
 
         In float64, so that they know no processor either.
 
         Source: arXiv 2106.09685, section 4.1.
         """
-        a = _read_float32(parts[Part.LORA_A]).double()  # (r, K)
-        b = _read_float32(parts[Part.LORA_B]).double()  # (out, r)
+        a = _read_float32(parts[TensorPart.LORA_A]).double()  # (r, K)
+        b = _read_float32(parts[TensorPart.LORA_B]).double()  # (out, r)
         delta = (b @ a).mul_(self._lora_scale).float()  # (out, K)
         return self._to_thirds(delta) if ".qkv." in name else delta
 
@@ -245,12 +245,14 @@ def _read_projection_width(checkpoint: TorchFile) -> int:
 
 def _read_lora_rank(trained: Claims) -> int:
     """Rows of the first A; 1 without LoRA. The others are then held against it."""
-    shapes = (origin.shape for target, origin in trained.items() if target.part is Part.LORA_A)
+    shapes = (
+        origin.shape for target, origin in trained.items() if target.part is TensorPart.LORA_A
+    )
     shape = next(shapes, ())
     return max(shape[0], 1) if shape else 1
 
 
-def _read_float32(origin: Origin) -> torch.Tensor:
+def _read_float32(origin: TensorLocation) -> torch.Tensor:
     """A copy of a file's tensor in float32; no other memory is used.
 
     Raises:
@@ -262,7 +264,7 @@ def _read_float32(origin: Origin) -> torch.Tensor:
     return tensor
 
 
-def _check_finite(tensor: torch.Tensor, origin: Origin) -> None:
+def _check_finite(tensor: torch.Tensor, origin: TensorLocation) -> None:
     smallest, largest = torch.aminmax(tensor)  # a NaN is passed on to both
     if not (math.isfinite(smallest) and math.isfinite(largest)):
         raise WeightsError(

@@ -48,7 +48,7 @@ _TORCH_ERRORS = (
 )
 
 
-class TensorFile(Protocol):
+class WeightsFile(Protocol):
     """One file of named tensors."""
 
     label: str
@@ -72,7 +72,7 @@ class TensorFile(Protocol):
         ...
 
 
-def open_tensor_file(path: Path, label: str) -> TensorFile:
+def open_tensor_file(path: Path, label: str) -> WeightsFile:
     """Opens a file of tensors by what its name ends in.
 
     Args:

@@ -34,7 +34,7 @@ _IMAGE_KEYS = ("image_px", "image_size")
 
 
 @dataclass(frozen=True)
-class _Numbers:
+class _CheckedNumbers:
     """Values of one JSON object, checked as they are read; `label` names it in messages."""
 
     label: str
@@ -85,7 +85,7 @@ def make_spec(files: SourceFiles, settings: Mapping[str, Any], projection_width:
         WeightsError: a number is missing or makes no sense, or Phi-2 is of another kind.
     """
     vision, qformer = _read_architecture(files)
-    image = _Numbers(f"config.model of {files.label(files.checkpoint)}", settings)
+    image = _CheckedNumbers(f"config.model of {files.label(files.checkpoint)}", settings)
     image_px = image.read_count("image_px", "image_size", default=image_px_of_stage(files.stage))
     return ModelSpec(
         stage=files.stage,
@@ -166,17 +166,17 @@ def read_lora_alpha(files: SourceFiles, settings: Mapping[str, Any]) -> float:
     Raises:
         WeightsError: it is there and no positive number.
     """
-    numbers = _Numbers(f"config.model of {files.label(files.checkpoint)}", settings)
+    numbers = _CheckedNumbers(f"config.model of {files.label(files.checkpoint)}", settings)
     return numbers.read_real("lora_alpha", default=LORA_ALPHA)
 
 
-def _read_architecture(files: SourceFiles) -> tuple[_Numbers, _Numbers]:
+def _read_architecture(files: SourceFiles) -> tuple[_CheckedNumbers, _CheckedNumbers]:
     """The vision and the Q-Former section of architecture.json; both empty without the file."""
     if files.architecture is None:
-        return _Numbers("", {}), _Numbers("", {})
+        return _CheckedNumbers("", {}), _CheckedNumbers("", {})
     label = files.label(files.architecture)
     sections = read_json_object(files.architecture)
-    _check_keys(_Numbers(label, sections), {"vision", "qformer"})
+    _check_keys(_CheckedNumbers(label, sections), {"vision", "qformer"})
     vision = _read_section(label, sections, "vision")
     qformer = _read_section(label, sections, "qformer")
     _check_keys(vision, {*_VISION_KEYS.values(), *_IMAGE_KEYS})
@@ -184,20 +184,20 @@ def _read_architecture(files: SourceFiles) -> tuple[_Numbers, _Numbers]:
     return vision, qformer
 
 
-def _read_section(label: str, sections: Mapping[str, Any], name: str) -> _Numbers:
+def _read_section(label: str, sections: Mapping[str, Any], name: str) -> _CheckedNumbers:
     section = sections.get(name, {})
     if not isinstance(section, dict):
-        raise _Numbers(label, {}).refuse(f"says {name} is {section!r}")
-    return _Numbers(f"{label}: {name}", section)
+        raise _CheckedNumbers(label, {}).refuse(f"says {name} is {section!r}")
+    return _CheckedNumbers(f"{label}: {name}", section)
 
 
-def _check_keys(numbers: _Numbers, known: set[str]) -> None:
+def _check_keys(numbers: _CheckedNumbers, known: set[str]) -> None:
     unknown = sorted(set(numbers.values) - known)
     if unknown:
         raise numbers.refuse(f"says {', '.join(unknown)}, which nobody knows")
 
 
-def _make_vision(numbers: _Numbers, image_px: int) -> VisionSpec:
+def _make_vision(numbers: _CheckedNumbers, image_px: int) -> VisionSpec:
     published = VisionSpec()
     values = {
         field: numbers.read_count(field, key, default=getattr(published, field))
@@ -215,7 +215,7 @@ def _make_vision(numbers: _Numbers, image_px: int) -> VisionSpec:
     return vision
 
 
-def _make_qformer(numbers: _Numbers) -> QFormerSpec:
+def _make_qformer(numbers: _CheckedNumbers) -> QFormerSpec:
     published = QFormerSpec()
     values = {
         field: numbers.read_count(field, key, default=getattr(published, field))
@@ -227,7 +227,7 @@ def _make_qformer(numbers: _Numbers) -> QFormerSpec:
 
 
 def _read_language(files: SourceFiles) -> LanguageSpec:
-    numbers = _Numbers(files.label(files.phi_config), read_json_object(files.phi_config))
+    numbers = _CheckedNumbers(files.label(files.phi_config), read_json_object(files.phi_config))
     width = numbers.read_count("width", "hidden_size", "n_embd")
     n_heads = numbers.read_count("n_heads", "num_attention_heads", "n_head")
     _check_divides(numbers, "heads", n_heads, "width", width)
@@ -248,22 +248,22 @@ def _read_language(files: SourceFiles) -> LanguageSpec:
     )
 
 
-def _read_mlp_width(numbers: _Numbers, width: int) -> int:
+def _read_mlp_width(numbers: _CheckedNumbers, width: int) -> int:
     """The MLP's width; the first release writes null for four times the model's."""
     first_release = "n_embd" in numbers.values
     default = 4 * width if first_release else None
     return numbers.read_count("mlp_width", "intermediate_size", "n_inner", default=default)
 
 
-def _read_rope(numbers: _Numbers) -> _Numbers:
+def _read_rope(numbers: _CheckedNumbers) -> _CheckedNumbers:
     """Where the rotary numbers stand: in the config itself, or since transformers 5 in a part."""
     nested = numbers.values.get("rope_parameters")
     if not isinstance(nested, dict):
         return numbers
-    return _Numbers(f"{numbers.label}: rope_parameters", {**numbers.values, **nested})
+    return _CheckedNumbers(f"{numbers.label}: rope_parameters", {**numbers.values, **nested})
 
 
-def _read_rotary_width(numbers: _Numbers, rope: _Numbers, head_width: int) -> int:
+def _read_rotary_width(numbers: _CheckedNumbers, rope: _CheckedNumbers, head_width: int) -> int:
     """Channels of a head that are rotated: given, or as a fraction of the head's width."""
     published = LanguageSpec.rotary_width / LanguageSpec().head_width
     fraction = rope.read_real("partial_rotary_factor", default=published)
@@ -273,7 +273,7 @@ def _read_rotary_width(numbers: _Numbers, rope: _Numbers, head_width: int) -> in
     return rotary
 
 
-def _check_kind(numbers: _Numbers, n_heads: int) -> None:
+def _check_kind(numbers: _CheckedNumbers, n_heads: int) -> None:
     """Refuses variations that Phi-2 has not and that would change what is computed."""
     kv_heads = numbers.read_count("n_heads", "num_key_value_heads", "n_head_kv", default=n_heads)
     if kv_heads != n_heads:
@@ -290,6 +290,6 @@ def _check_kind(numbers: _Numbers, n_heads: int) -> None:
             raise numbers.refuse(f"says {key} is {rope!r}")
 
 
-def _check_divides(numbers: _Numbers, small: str, part: int, large: str, whole: int) -> None:
+def _check_divides(numbers: _CheckedNumbers, small: str, part: int, large: str, whole: int) -> None:
     if whole % part:
         raise numbers.refuse(f"says {part} {small} for a {large} of {whole}")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from tinyv_cli.spec import ModelSpec
 
 
-class Part(Enum):
+class TensorPart(Enum):
     """What a foreign tensor is of one of ours."""
 
     WHOLE = auto()  # the tensor itself, rows of qkv ordered [3][head][d]
@@ -30,7 +30,7 @@ class Target(NamedTuple):
     """The place of a foreign tensor in the merged network."""
 
     name: str
-    part: Part = Part.WHOLE
+    part: TensorPart = TensorPart.WHOLE
 
 
 Names = dict[str, Target]
@@ -78,8 +78,8 @@ def _make_vision_block(i: int) -> Names:
     qkv = f"{ours}.self_attn.qkv"
     return {
         **_make_pairs(f"{foreign}.norm1", f"{ours}.layer_norm1"),
-        f"{foreign}.attn.q_bias": Target(f"{qkv}.bias", Part.QUERY),
-        f"{foreign}.attn.v_bias": Target(f"{qkv}.bias", Part.VALUE),
+        f"{foreign}.attn.q_bias": Target(f"{qkv}.bias", TensorPart.QUERY),
+        f"{foreign}.attn.v_bias": Target(f"{qkv}.bias", TensorPart.VALUE),
         f"{foreign}.attn.qkv.weight": Target(f"{qkv}.weight"),
         **_make_pairs(f"{foreign}.attn.proj", f"{ours}.self_attn.projection"),
         **_make_pairs(f"{foreign}.norm2", f"{ours}.layer_norm2"),
@@ -154,11 +154,11 @@ def _make_phi_block(i: int, layout: str) -> Names:
     qkv = f"{ours}.attention.qkv"
     names = _make_pairs(f"{foreign}.input_layernorm", f"{ours}.input_layernorm")
     if layout == "split":
-        names |= _make_pairs(f"{foreign}.self_attn.q_proj", qkv, Part.QUERY)
-        names |= _make_pairs(f"{foreign}.self_attn.k_proj", qkv, Part.KEY)
-        names |= _make_pairs(f"{foreign}.self_attn.v_proj", qkv, Part.VALUE)
+        names |= _make_pairs(f"{foreign}.self_attn.q_proj", qkv, TensorPart.QUERY)
+        names |= _make_pairs(f"{foreign}.self_attn.k_proj", qkv, TensorPart.KEY)
+        names |= _make_pairs(f"{foreign}.self_attn.v_proj", qkv, TensorPart.VALUE)
     else:
-        names |= _make_pairs(f"{foreign}.self_attn.query_key_value", qkv, Part.FUSED)
+        names |= _make_pairs(f"{foreign}.self_attn.query_key_value", qkv, TensorPart.FUSED)
     names |= _make_pairs(f"{foreign}.self_attn.dense", f"{ours}.attention.dense")
     names |= _make_pairs(f"{foreign}.mlp.fc1", f"{ours}.mlp.fc1")
     return names | _make_pairs(f"{foreign}.mlp.fc2", f"{ours}.mlp.fc2")
@@ -215,7 +215,7 @@ def make_lora_names(prefix: str, i: int, naming: str) -> Names:
     return {
         f"{foreign}.{module}.lora_{letter}{adapter}.weight": Target(f"{ours}.{name}.weight", part)
         for module, name in (("query_key_value", "qkv"), ("dense", "dense"))
-        for letter, part in (("A", Part.LORA_A), ("B", Part.LORA_B))
+        for letter, part in (("A", TensorPart.LORA_A), ("B", TensorPart.LORA_B))
     }
 
 
@@ -223,10 +223,10 @@ def make_base_layer_names(prefix: str, i: int) -> Names:
     """The matrices beneath LoRA, as peft calls them since 0.7."""
     foreign, ours = f"{prefix}model.layers.{i}.self_attn", f"language.layers.{i}.attention"
     return {
-        **_make_pairs(f"{foreign}.query_key_value.base_layer", f"{ours}.qkv", Part.FUSED),
+        **_make_pairs(f"{foreign}.query_key_value.base_layer", f"{ours}.qkv", TensorPart.FUSED),
         **_make_pairs(f"{foreign}.dense.base_layer", f"{ours}.dense"),
     }
 
 
-def _make_pairs(foreign: str, ours: str = "", part: Part = Part.WHOLE) -> Names:
+def _make_pairs(foreign: str, ours: str = "", part: TensorPart = TensorPart.WHOLE) -> Names:
     return {f"{foreign}.{kind}": Target(f"{ours}.{kind}", part) for kind in ("weight", "bias")}

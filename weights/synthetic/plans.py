@@ -17,8 +17,8 @@ from weights.reading.naming import (
     PLAIN_PREFIX,
     POSITION_IDS,
     Names,
-    Part,
     Target,
+    TensorPart,
     make_base_layer_names,
     make_checkpoint_table,
     make_lora_names,
@@ -33,7 +33,7 @@ from weights.synthetic.streaming import PlannedTensor
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 LORA_WRITERS = ("plain", "default", "base-layer")
 _POSITIONS_PX = 224  # the ViT's position embedding was learned at this size
-_THIRDS = {Part.QUERY: "query", Part.KEY: "key", Part.VALUE: "value"}
+_THIRDS = {TensorPart.QUERY: "query", TensorPart.KEY: "key", TensorPart.VALUE: "value"}
 _REPLACED = "replaced."  # before the names of numbers that the checkpoint's replace
 _UNUSED_WIDTH = 16  # of the projection to T5 and of the ViT's head, which are not run
 
@@ -199,14 +199,14 @@ class _Numbers:
     def _make_part(self, target: Target, start: str) -> torch.Tensor:
         """What a file has of a tensor of ours; the thirds of qkv are made one by one."""
         shape = make_foreign_shape(target, self._shapes, self._rank)
-        if target.part in (Part.LORA_A, Part.LORA_B):
+        if target.part in (TensorPart.LORA_A, TensorPart.LORA_B):
             return self._make(f"{start}{target.name}.{target.part.name.lower()}", shape)
         if target.part in _THIRDS:
             return self._make_third(target, start, _THIRDS[target.part])
         if ".qkv." not in target.name:
             return self._make(f"{start}{target.name}", shape)
         thirds = [self._make_third(target, start, third) for third in _THIRDS.values()]
-        if target.part is Part.WHOLE:
+        if target.part is TensorPart.WHOLE:
             return torch.cat(thirds)  # (3D, …)
         by_head = [third.reshape(self._n_heads, -1, *shape[1:]) for third in thirds]
         return torch.stack(by_head, dim=1).reshape(shape)  # [head][3][d]

@@ -16,8 +16,8 @@ from weights.reading.dimensions import make_architecture, make_phi_config
 from weights.reading.naming import (
     LORA_PREFIX,
     PLAIN_PREFIX,
-    Part,
     Target,
+    TensorPart,
     make_checkpoint_table,
     make_lora_names,
     make_phi_table,
@@ -34,7 +34,7 @@ from weights.reading.sources import (
 )
 
 _LORA_ALPHA = 16.0  # of the LoRA that later stages add
-_THIRDS = {Part.QUERY: 0, Part.KEY: 1, Part.VALUE: 2}
+_THIRDS = {TensorPart.QUERY: 0, TensorPart.KEY: 1, TensorPart.VALUE: 2}
 
 
 def write_network(folder: Path, model: TinyGptV, spec: ModelSpec) -> None:
@@ -124,15 +124,15 @@ def _list_names(spec: ModelSpec) -> dict[str, Target]:
 def _find_tensor(tensors: dict[str, Tensor], target: Target, spec: ModelSpec) -> Tensor:
     """A tensor, or its part, as a public file has it, in float32."""
     module = target.name.removesuffix(".weight")
-    if target.part is Part.LORA_A:
+    if target.part is TensorPart.LORA_A:
         return tensors[f"{module}.a"].float().cpu()
-    if target.part is Part.LORA_B:
+    if target.part is TensorPart.LORA_B:
         b = tensors[f"{module}.b"].float().cpu()
         return _to_heads_first(b, spec.language.n_heads) if module.endswith("qkv") else b
     tensor = tensors[target.name].float().cpu()
     if target.part in _THIRDS:
         return tensor.chunk(3)[_THIRDS[target.part]].clone()
-    if target.part is Part.FUSED:
+    if target.part is TensorPart.FUSED:
         return _to_heads_first(tensor, spec.language.n_heads)
     return tensor
 

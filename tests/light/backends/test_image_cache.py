@@ -112,8 +112,8 @@ def test_ask_encodes_a_picture_once_unless_told_otherwise(place, monkeypatch, ca
     spec = make_tiny_spec(4)
     encoder = CountingEncoder((spec.qformer.n_queries, spec.language.width))
 
-    def open_backend(variant, options, meanwhile):
-        meanwhile(encoder, "toy")
+    def open_backend(variant, options, on_encoder):
+        on_encoder(encoder, "toy")
         return Backend(encoder, ScriptedDecoder(make_script("a cat")), "toy", 0.1)
 
     monkeypatch.setattr(backends, "open_backend", open_backend)

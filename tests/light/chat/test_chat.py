@@ -8,7 +8,7 @@ from PIL import Image
 from tests.light.chat.toy_chat import BOX, EchoDecoder
 from tests.light.toy_variant import write_variant
 from tinyv_cli.chat import terminal
-from tinyv_cli.chat.session_ahead import SessionAhead
+from tinyv_cli.chat.prefetch import SessionPrefetcher
 from tinyv_cli.chat.slash import COMMANDS
 from tinyv_cli.chat.talk import is_open, to_question
 from tinyv_cli.commands import chat as chat_module
@@ -138,7 +138,7 @@ def test_a_picture_can_have_an_address(hold):
 
 
 def test_ctrl_c_while_the_model_is_opened_can_be_retried(hold, monkeypatch):
-    wait, waits = SessionAhead.wait, []
+    wait, waits = SessionPrefetcher.wait, []
 
     def interrupt_first(ahead):
         waits.append(ahead)
@@ -146,7 +146,7 @@ def test_ctrl_c_while_the_model_is_opened_can_be_retried(hold, monkeypatch):
             raise KeyboardInterrupt
         return wait(ahead)
 
-    monkeypatch.setattr(SessionAhead, "wait", interrupt_first)
+    monkeypatch.setattr(SessionPrefetcher, "wait", interrupt_first)
     out, err = hold("what?", "/retry", "/retry")
     assert out == "1:what?\n1:what?\n"
     assert err.count("note: stopped\n") == 1
@@ -179,7 +179,7 @@ def test_show_tells_prompt_settings_and_memory(hold):
 
 
 def test_show_tells_how_much_of_the_context_is_used(hold):
-    _, err = hold("what?", "/show memory", ctx_size=100)
+    _, err = hold("what?", "/show memory", context_length=100)
     assert "memory:\nestimated       " in err
     n_used = int(err.partition("context used    ")[2].split()[0])
     assert f"context used    {n_used} of 100 positions" in err
@@ -311,8 +311,8 @@ def test_help_names_every_command(hold):
         ({"picture": "-"}, UsageError),
         ({"model": "none"}, WeightsError),
         ({"template": "none"}, UsageError),
-        ({"temp": -1.0}, UsageError),
-        ({"memory_budget": 1000}, DeviceError),
+        ({"temperature": -1.0}, UsageError),
+        ({"memory_budget_bytes": 1000}, DeviceError),
     ],
 )
 def test_what_cannot_go_well_is_told_before_anything_is_typed(hold, toys, arguments, error):
@@ -323,7 +323,7 @@ def test_what_cannot_go_well_is_told_before_anything_is_typed(hold, toys, argume
 
 def test_too_little_memory_names_a_shorter_conversation(hold):
     with pytest.raises(DeviceError) as caught:
-        hold(memory_budget=1000)
+        hold(memory_budget_bytes=1000)
     assert "`-c 512`" in caught.value.hint
 
 

@@ -12,8 +12,8 @@ from tests.light.toy_decoder import ToyDecoder, ToyEncoder
 from tests.light.toy_tokenizer import ADDED, MERGES
 from tinyv_cli.app import main
 from tinyv_cli.backends import opening as backends
-from tinyv_cli.backends.backend import Backend, ignore_encoder
-from tinyv_cli.devices import driver as nvidia_driver
+from tinyv_cli.backends.backend import Backend, prefetch_nothing
+from tinyv_cli.devices import driver
 
 STOP_ID = 258  # of a toy variant
 BOX = "<p>a cat</p> {<10><20><50><60>}"
@@ -58,7 +58,7 @@ class ToyRuntimes:
         self.encoder = ToyEncoder()
         self.device = "toy"
 
-    def open_backend(self, variant, options, meanwhile=ignore_encoder):
+    def open_backend(self, variant, options, meanwhile=prefetch_nothing):
         self.events.append("open")
         decoder = EchoDecoder(300, options.context_length or 2048)
         meanwhile(self.encoder, self.device)
@@ -67,7 +67,7 @@ class ToyRuntimes:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
-    nvidia_driver.read_driver = lambda: NO_DRIVER
-    nvidia_driver.has_card = lambda: False
+    driver.read_driver = lambda: NO_DRIVER
+    driver.has_gpu = lambda: False
     backends.open_backend = ToyRuntimes().open_backend
     sys.exit(main(sys.argv[1:]))

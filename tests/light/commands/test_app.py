@@ -173,7 +173,7 @@ def test_without_flags_the_answer_is_greedy(asked):
     assert main(["ask", "cat.jpg", "what?"]) == ExitCode.OK
     [arguments] = asked
     assert (arguments.words, arguments.prompt) == (["cat.jpg", "what?"], None)
-    assert arguments.temp == 0
+    assert arguments.temperature == 0
     assert arguments.repeat_penalty == 1
     assert arguments.max_tokens == 256
     assert arguments.model is None
@@ -210,7 +210,7 @@ def test_every_flag_reaches_the_command(asked):
         "model": "NAME",
         "template": "human",
         "max_tokens": 7,
-        "temp": 0.5,
+        "temperature": 0.5,
         "top_p": 0.9,
         "top_k": 50,
         "min_p": 0.1,
@@ -218,8 +218,8 @@ def test_every_flag_reaches_the_command(asked):
         "seed": 3,
         "device": "cpu",
         "threads": 2,
-        "ctx_size": 512,
-        "memory_budget": 6_000_000_000,
+        "context_length": 512,
+        "memory_budget_bytes": 6_000_000_000,
         "no_cache": True,
         "json": True,
         "show_prompt": True,

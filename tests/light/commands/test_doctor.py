@@ -8,21 +8,20 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from tests.light.devices.test_devices import OBSTACLES
+from tests.light.devices.test_choice import PROBLEMS
 from tests.light.devices.toy_cuda import (
     DRIVER,
     NO_DRIVER,
     SMALLER,
     TORCH,
-    TWO_CARDS,
-    put_cards,
+    TWO_GPUS,
+    put_gpus,
     write_cuda_variant,
 )
 from tinyv_cli.app import main
 from tinyv_cli.backends.cpu import onnx_sessions
 from tinyv_cli.commands import doctor
-from tinyv_cli.devices import driver as nvidia_driver
-from tinyv_cli.devices.driver import Obstacle
+from tinyv_cli.devices.driver import DeviceProblem
 from tinyv_cli.disk import places
 from tinyv_cli.errors import ExitCode
 
@@ -53,7 +52,7 @@ def computer(place, monkeypatch):
 
     def put(driver=NO_DRIVER, torch=TORCH, product=(2e-4, None)):
         multiplied = []
-        put_cards(monkeypatch, driver, torch, SMALLER)
+        put_gpus(monkeypatch, driver, torch, SMALLER)
         monkeypatch.setattr(
             doctor, "try_product", lambda device: multiplied.append(device) or product
         )
@@ -123,7 +122,7 @@ def test_a_card_is_reported_with_what_torch_makes_of_it(computer, capsys):
 
 
 def test_all_cards_are_listed_and_one_is_looked_at(computer, capsys):
-    multiplied = computer(TWO_CARDS)
+    multiplied = computer(TWO_GPUS)
     document, err = examine(capsys, "--device", "cuda:1")
     assert err == ""
     cuda = document["cuda"]
@@ -142,9 +141,9 @@ def test_all_cards_are_listed_and_one_is_looked_at(computer, capsys):
 
 
 def test_a_card_that_is_not_there_ends_with_5_and_no_product(computer, capsys):
-    multiplied = computer(TWO_CARDS)
+    multiplied = computer(TWO_GPUS)
     out, err = report(capsys, "--device", "cuda:2", code=ExitCode.DEVICE)
-    problem = "there is no card cuda:2, the driver sees 2: cuda:0 NVIDIA Toy 8G, cuda:1 NVIDIA Toy"
+    problem = "there is no GPU cuda:2, the driver sees 2: cuda:0 NVIDIA Toy 8G, cuda:1 NVIDIA Toy"
     assert f"cuda:2 is not usable: {problem}" in out
     assert err.startswith(f"error: {problem}")
     assert err.endswith("hint:  use one of them, or use `--device cpu`\n")
@@ -153,9 +152,9 @@ def test_a_card_that_is_not_there_ends_with_5_and_no_product(computer, capsys):
     assert multiplied == []
 
 
-@pytest.mark.parametrize("problem", OBSTACLES)
+@pytest.mark.parametrize("problem", PROBLEMS)
 def test_cuda_that_is_missing_ends_with_5_only_where_it_was_asked_for(problem, computer, capsys):
-    driver, torch, hint = OBSTACLES[problem]
+    driver, torch, hint = PROBLEMS[problem]
     computer(driver, torch)
     out, err = report(capsys, "--device", "cuda", code=ExitCode.DEVICE)
     assert problem in out
@@ -171,8 +170,8 @@ def test_cuda_that_is_missing_ends_with_5_only_where_it_was_asked_for(problem, c
 @pytest.mark.parametrize(
     "product",
     [
-        (None, Obstacle("the GPU cannot multiply two matrices: no kernel image", "update")),
-        (0.5, Obstacle("the GPU multiplies wrongly: an error of 0.5", "update")),
+        (None, DeviceProblem("the GPU cannot multiply two matrices: no kernel image", "update")),
+        (0.5, DeviceProblem("the GPU multiplies wrongly: an error of 0.5", "update")),
     ],
 )
 def test_a_card_that_computes_nothing_right_is_not_usable(product, computer, capsys):
@@ -228,7 +227,7 @@ def test_without_a_card_that_works_nothing_is_said_about_its_memory(computer, ca
 
 
 def test_asked_for_the_cpu_it_looks_at_no_card(computer, capsys, monkeypatch):
-    monkeypatch.setattr(nvidia_driver, "read_driver", None)
+    monkeypatch.setattr("tinyv_cli.devices.driver.read_driver", None)
     document, _ = examine(capsys, "--device", "cpu")
     assert document["cuda"] is None
     assert document["cpu"]["threads"] >= 1

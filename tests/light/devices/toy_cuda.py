@@ -1,28 +1,26 @@
-"""A driver, a torch and variants for a graphics card that is not there."""
+"""A driver, a torch and variants for a GPU that is not there."""
 
 from dataclasses import replace
 
 from tests.light.toy_variant import make_entry, make_manifest, write_files
-from tinyv_cli.devices import choice as devices
-from tinyv_cli.devices import driver as nvidia_driver
-from tinyv_cli.devices.driver import Card, Driver, Obstacle
+from tinyv_cli.devices.driver import DeviceProblem, Driver, Gpu
 from tinyv_cli.devices.findings import TorchFindings
 
-NO_DRIVER = Driver(None, (), Obstacle("there is no NVIDIA driver", "install one"))
-DRIVER = Driver("12.4", (Card("NVIDIA Toy 8G", 8 << 30, (8, 6)),), None)
+NO_DRIVER = Driver(None, (), DeviceProblem("there is no NVIDIA driver", "install one"))
+DRIVER = Driver("12.4", (Gpu("NVIDIA Toy 8G", 8 << 30, (8, 6)),), None)
 TORCH = TorchFindings(
     version="2.9.0+cu126",
     cuda="12.6",
     architectures=("sm_80", "sm_86", "sm_90"),
-    card_name="NVIDIA Toy 8G",
+    gpu_name="NVIDIA Toy 8G",
     capability=(8, 6),
     free_bytes=7 << 30,
 )
-TWO_CARDS = Driver("12.4", (*DRIVER.cards, Card("NVIDIA Toy 6G", 6 << 30, (7, 5))), None)
+TWO_GPUS = Driver("12.4", (*DRIVER.gpus, Gpu("NVIDIA Toy 6G", 6 << 30, (7, 5))), None)
 SMALLER = replace(
     TORCH,
     architectures=("sm_75", "sm_86"),
-    card_name="NVIDIA Toy 6G",
+    gpu_name="NVIDIA Toy 6G",
     capability=(7, 5),
     free_bytes=5 << 30,
 )
@@ -31,22 +29,23 @@ CUDA_ROLES = ("cuda-language", "cuda-vision")
 
 def put_driver(monkeypatch, driver=NO_DRIVER):
     """Puts a driver in place."""
-    monkeypatch.setattr(nvidia_driver, "read_driver", lambda: driver)
-    monkeypatch.setattr(nvidia_driver, "has_card", lambda: bool(driver.cards))
+    monkeypatch.setattr("tinyv_cli.devices.driver.read_driver", lambda: driver)
+    monkeypatch.setattr("tinyv_cli.devices.driver.has_gpu", lambda: bool(driver.gpus))
 
 
-def put_cards(monkeypatch, driver, *torches):
-    """Puts a driver and torch's words on each card in place; returns the numbers it is asked of."""
+def put_gpus(monkeypatch, driver, *torches):
+    """Puts a driver and torch's words on each GPU in place; returns the numbers it is asked of."""
     asked = []
     put_driver(monkeypatch, driver)
     monkeypatch.setattr(
-        devices, "read_torch", lambda number: asked.append(number) or torches[number]
+        "tinyv_cli.devices.choice.read_torch",
+        lambda number: asked.append(number) or torches[number],
     )
     return asked
 
 
 def write_cuda_variant(folder, *, has_cpu=True):
-    """Writes a variant with files for a card, and for the CPU or not."""
+    """Writes a variant with files for a GPU, and for the CPU or not."""
     write_files(folder)
     for role in CUDA_ROLES:
         (folder / f"{role}.safetensors").write_bytes(role.encode())

@@ -14,7 +14,7 @@ from tinyv_cli.drawing.lettering import resolve_lettering
 from tinyv_cli.drawing.on_picture import (
     COLOURS,
     SUFFIXES,
-    check_target,
+    check_drawing_path,
     draw_boxes,
     find_unwritable,
     write_drawing,
@@ -281,10 +281,10 @@ def test_a_suffix_of_no_picture_is_refused_with_one_that_is(tmp_path, name):
 def test_a_folder_is_no_file_and_a_missing_one_is_not_made(tmp_path):
     (tmp_path / "a.png").mkdir()
     with pytest.raises(UsageError, match="is a folder") as caught:
-        check_target(tmp_path / "a.png")
+        check_drawing_path(tmp_path / "a.png")
     assert "a.png/drawn.png`" in caught.value.hint
     with pytest.raises(UsageError, match="there is no folder") as caught:
-        check_target(tmp_path / "new folder" / "a.png")
+        check_drawing_path(tmp_path / "new folder" / "a.png")
     assert caught.value.hint == f"make it: `mkdir -p '{tmp_path}/new folder'`"
 
 
@@ -305,7 +305,7 @@ def test_the_picture_itself_is_never_replaced_by_whatever_name(tmp_path):
 def test_a_folder_that_may_not_be_written_is_told_before_the_model_is_asked(tmp_path, monkeypatch):
     monkeypatch.setattr(drawing.os, "access", lambda path, mode: path != tmp_path)
     with pytest.raises(DeviceError, match="may not be written") as caught:
-        check_target(tmp_path / "a.png")
+        check_drawing_path(tmp_path / "a.png")
     assert "--draw ~/drawn.png" in caught.value.hint
 
 

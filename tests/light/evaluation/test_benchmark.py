@@ -1,7 +1,9 @@
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,16 +11,17 @@ import pytest
 from tests.light.toy_decoder import ToyDecoder, ToyEncoder
 from tests.light.toy_tokenizer import make_tokenizer
 from tests.light.toy_variant import make_manifest
+from tinyv_cli.answers.generate import TrackedDecoder
 from tinyv_cli.backends.backend import Backend
 from tinyv_cli.benchmark import bandwidth, machine
 from tinyv_cli.benchmark import measure as measuring
-from tinyv_cli.benchmark.measure import Plan, Subject, count_bytes_per_token, make_picture, measure
+from tinyv_cli.benchmark.measure import BenchPlan, count_bytes_per_token, make_picture, measure
 from tinyv_cli.benchmark.spread import Repeats, Spread, make_spread, repeat, to_rate
 from tinyv_cli.commands import bench
 from tinyv_cli.disk import places
+from tinyv_cli.engine import OpenEngine
 from tinyv_cli.pictures.image import hash_pixels, to_pixels
 from tinyv_cli.prompts.prompt import TEMPLATES
-from tinyv_cli.session import Session
 from tinyv_cli.variants import home, memory
 from tinyv_cli.variants.manifest import FileEntry
 from tinyv_cli.variants.memory import cache_bytes
@@ -73,44 +76,38 @@ class TimedEncoder(ToyEncoder):
         return super().encode(pixels)
 
 
-class Opener:
+class TimedEngine:
     """Opens a runtime that takes its time; knows all it opened."""
 
     def __init__(self, folder, context_length=2048, load_s=1.0):
         self.clock = Clock()
         self.opened = []
+        self.image_px = 8
+        self.template, self.notify = TEMPLATES["inst"], pytest.fail
+        language = SimpleNamespace(vocab_size=300)
+        manifest = SimpleNamespace(spec=SimpleNamespace(language=language), stop_ids=())
+        self.variant = SimpleNamespace(manifest=manifest)
         self._tokenizer = make_tokenizer(folder)
         self._context_length, self._load_s = context_length, load_s
 
-    def __call__(self):
+    @contextmanager
+    def open(self):
         self.clock.now_s += self._load_s
         decoder = TimedDecoder(self.clock, self._context_length)
         backend = Backend(TimedEncoder(self.clock), decoder, "toy", self._load_s)
         self.opened.append(backend)
-        session = Session(
-            backend, self._tokenizer, TEMPLATES["inst"], notify=pytest.fail, stop_ids=()
+        yield OpenEngine(
+            self, backend, self._tokenizer, backend.encoder, TrackedDecoder(backend.decoder)
         )
-        return Opened((session, backend))
 
 
-class Opened(tuple):
-    __slots__ = ()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-
-def measure_toy(opener, repeats, **plan):
-    subject = Subject(opener, image_px=8, vocab_size=300)
-    return measure(subject, Plan(repeats, **plan), lambda _: None, opener.clock)
+def measure_toy(engine, repeats, **plan):
+    return measure(engine, BenchPlan(repeats, **plan), lambda _: None, engine.clock)
 
 
 def test_rates_are_positions_and_tokens_by_the_time_they_took(tmp_path):
-    opener = Opener(tmp_path)
-    measured = measure_toy(opener, Repeats(2))
+    engine = TimedEngine(tmp_path)
+    measured = measure_toy(engine, Repeats(2))
     for spread in measured.prefill_tok_s.values():
         assert spread == Spread(pytest.approx(60), pytest.approx(60), pytest.approx(60), 2)
     for spread in measured.decode_tok_s.values():
@@ -122,9 +119,9 @@ def test_rates_are_positions_and_tokens_by_the_time_they_took(tmp_path):
 
 
 def test_prompts_start_empty_and_tokens_are_decoded_behind_their_depth(tmp_path):
-    opener = Opener(tmp_path)
-    measure_toy(opener, Repeats(2), lengths=(32, 128), depths=(64, 300), n_decoded=4, n_answered=2)
-    lengths = opener.opened[0].decoder.lengths
+    engine = TimedEngine(tmp_path)
+    measure_toy(engine, Repeats(2), lengths=(32, 128), depths=(64, 300), n_decoded=4, n_answered=2)
+    lengths = engine.opened[0].decoder.lengths
     n_prompt = lengths[0][1]
     answers = [(0, n_prompt), (n_prompt, 1)] * 2
     prompts = [(0, 32), (0, 32), (0, 128), (0, 128)]
@@ -133,16 +130,16 @@ def test_prompts_start_empty_and_tokens_are_decoded_behind_their_depth(tmp_path)
 
 
 def test_every_answer_is_about_a_new_picture(tmp_path):
-    opener = Opener(tmp_path)
-    measure_toy(opener, Repeats(3))
-    first = opener.opened[0].encoder
+    engine = TimedEngine(tmp_path)
+    measure_toy(engine, Repeats(3))
+    first = engine.opened[0].encoder
     assert len(set(first.seen)) == first.n_encoded == 4  # one for opening, then one an answer
 
 
 def test_the_short_plan_measures_the_full_size_in_under_a_minute(tmp_path):
-    opener = Opener(tmp_path)
-    measured = measure_toy(opener, Repeats(bench._N_REPEATS, bench._FIGURE_S))
-    assert opener.clock.now_s < 57  # start-up and reading memory take the rest
+    engine = TimedEngine(tmp_path)
+    measured = measure_toy(engine, Repeats(bench._N_REPEATS, bench._FIGURE_S))
+    assert engine.clock.now_s < 57  # start-up and reading memory take the rest
     assert set(measured.prefill_tok_s) == {32, 128, 512}
     assert set(measured.decode_tok_s) == {64, 512, 1024}
     assert measured.decode_tok_s[64].repeats == measured.load_s.repeats == 3
@@ -153,7 +150,7 @@ def test_the_short_plan_measures_the_full_size_in_under_a_minute(tmp_path):
 def test_decoding_is_measured_as_deep_as_there_is_room(context_length, depths):
     decoder = TimedDecoder(Clock(), context_length)
     ids = measuring.make_ids(context_length, 300)
-    plan = Plan(Repeats(1))
+    plan = BenchPlan(Repeats(1))
     found = measuring.measure_decoding(decoder, plan, ids, decoder.clock)
     assert list(found) == depths
     assert found[depths[0]].median == pytest.approx(20)
@@ -162,7 +159,7 @@ def test_decoding_is_measured_as_deep_as_there_is_room(context_length, depths):
 def test_the_whole_context_is_a_prompt_where_no_length_fits():
     decoder = TimedDecoder(Clock(), 20)
     ids = measuring.make_ids(20, 300)
-    found = measuring.measure_prefill(decoder, Plan(Repeats(1)), ids, decoder.clock)
+    found = measuring.measure_prefill(decoder, BenchPlan(Repeats(1)), ids, decoder.clock)
     assert list(found) == [20]
     assert found[20].median == pytest.approx(60)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tinyv_cli.errors import InputError, UsageError
-from tinyv_cli.prompts.request import Request, Words, read_request
+from tinyv_cli.prompts.request import AskRequest, Words, read_request
 
 
 def never():
@@ -26,7 +26,7 @@ def never():
     ],
 )
 def test_the_last_word_is_the_question_unless_it_was_given(words, pictures, question):
-    assert read_request(words, never) == Request(tuple(pictures), question)
+    assert read_request(words, never) == AskRequest(tuple(pictures), question)
 
 
 def test_with_a_task_a_last_word_that_is_a_file_is_a_picture(tmp_path):

@@ -91,9 +91,9 @@ def test_without_ranges_a_connection_that_always_breaks_is_given_up(hub):
 
 def test_what_came_before_an_error_is_used_by_the_next_pull(hub):
     hub.server.faults[CHECKPOINT] = Fault(times=1, cut_after=120_000, method="GET")
-    patience = FAST.__class__(tries=1, timeouts=FAST.timeouts)
+    retry_policy = FAST.__class__(tries=1, timeouts=FAST.timeouts)
     with pytest.raises(WeightsError):
-        pull_weights(PullArguments(), hub.catalog, patience)
+        pull_weights(PullArguments(), hub.catalog, retry_policy)
     [part] = places.sources_dir().glob("*.part")
     assert part.stat().st_size == 120_000
     run(hub)
@@ -236,9 +236,9 @@ def test_a_server_that_says_nothing_is_given_up(hub, monkeypatch, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as mute:
         point_at(monkeypatch, f"http://127.0.0.1:{mute.getsockname()[1]}", tmp_path)
         quick = FAST.timeouts.__class__(connect_s=0.3, read_s=0.3)
-        patience = FAST.__class__(tries=2, first_wait_s=0.01, timeouts=quick)
+        retry_policy = FAST.__class__(tries=2, first_wait_s=0.01, timeouts=quick)
         with pytest.raises(WeightsError) as caught:
-            pull_weights(PullArguments(), hub.catalog, patience)
+            pull_weights(PullArguments(), hub.catalog, retry_policy)
     assert "stopped answering" in caught.value.problem
 
 

@@ -82,7 +82,7 @@ def test_a_path_is_no_name(variants, name):
 
 
 def test_the_miniature_cannot_be_removed(tmp_path, monkeypatch):
-    monkeypatch.setattr(miniature, "demo_dir", lambda: tmp_path / "demo")
+    monkeypatch.setattr(miniature, "miniature_dir", lambda: tmp_path / "demo")
     write_variant(tmp_path / "demo" / "variant")
     with pytest.raises(WeightsError, match="comes with tinyv"):
         remove_files(RemoveArguments(["miniature"], yes=True))
@@ -90,7 +90,7 @@ def test_the_miniature_cannot_be_removed(tmp_path, monkeypatch):
 
 
 def test_a_variant_of_ones_own_that_is_called_miniature_can(variants, tmp_path, monkeypatch):
-    monkeypatch.setattr(miniature, "demo_dir", lambda: tmp_path / "demo")
+    monkeypatch.setattr(miniature, "miniature_dir", lambda: tmp_path / "demo")
     write_variant(tmp_path / "demo" / "variant")
     write_variant(variants / "miniature")
     remove_files(RemoveArguments(["miniature"], yes=True))

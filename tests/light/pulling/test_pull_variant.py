@@ -28,7 +28,7 @@ def shared(tmp_path, monkeypatch):
 
 
 def run(origin, **options):
-    pull_weights(PullArguments(variant=str(origin), **options), patience=FAST)
+    pull_weights(PullArguments(variant=str(origin), **options), retry_policy=FAST)
 
 
 def refuse(origin, **options):

@@ -134,9 +134,9 @@ def test_ask_gives_the_vision_side_back_before_it_opens_the_decoder(place, ask, 
         def close(self):
             events.append("close")
 
-    def open_backend(variant, options, meanwhile):
+    def open_backend(variant, options, on_encoder):
         encoder = TellingEncoder()
-        meanwhile(encoder, "toy")
+        on_encoder(encoder, "toy")
         events.append("open the decoder")
         decoder = ScriptedDecoder(make_script("a cat"))
         return Backend(encoder, decoder, "toy", 0.1, encoder.close)

@@ -78,7 +78,7 @@ def demo(tmp_path, monkeypatch):
     folder = tmp_path / "installation" / "demo"
     write_variant(folder / "variant", sources=make_sources())
     write_sources(folder / "sources")
-    monkeypatch.setattr(miniature, "demo_dir", lambda: folder)
+    monkeypatch.setattr(miniature, "miniature_dir", lambda: folder)
     return folder
 
 
@@ -193,7 +193,7 @@ def test_it_is_found_beside_the_program_wherever_that_lies(tmp_path, demo):
 
 
 def test_in_a_checkout_it_belongs_to_weights():
-    code = "from tinyv_cli.variants.miniature import demo_dir; print(demo_dir())"
+    code = "from tinyv_cli.variants.miniature import miniature_dir; print(miniature_dir())"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

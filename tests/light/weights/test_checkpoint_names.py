@@ -5,8 +5,8 @@ import pytest
 from tinyv_cli.spec import make_full_spec, make_tiny_spec
 from weights.reading.naming import (
     PHI_LAYOUTS,
-    Part,
     Target,
+    TensorPart,
     make_checkpoint_table,
     make_phi_table,
     make_qformer_table,
@@ -15,7 +15,8 @@ from weights.reading.naming import (
 from weights.reading.shapes import expected_shapes
 
 SPEC = make_full_spec(4)
-LORA_PARTS = (Part.LORA_A, Part.LORA_B)
+LORA_PARTS = (TensorPart.LORA_A, TensorPart.LORA_B)
+QUERY, KEY, VALUE = TensorPart.QUERY, TensorPart.KEY, TensorPart.VALUE
 LAYER, QFORMER = "language.layers.31", "qformer.bert.encoder.layer"
 ATTENTION = f"{LAYER}.attention"
 
@@ -24,10 +25,10 @@ PHI_NAMES = {
         "model.embed_tokens.weight": Target("language.embed_tokens.weight"),
         "model.layers.31.input_layernorm.bias": Target(f"{LAYER}.input_layernorm.bias"),
         "model.layers.31.self_attn.query_key_value.weight": Target(
-            f"{ATTENTION}.qkv.weight", Part.FUSED
+            f"{ATTENTION}.qkv.weight", TensorPart.FUSED
         ),
         "model.layers.31.self_attn.query_key_value.bias": Target(
-            f"{ATTENTION}.qkv.bias", Part.FUSED
+            f"{ATTENTION}.qkv.bias", TensorPart.FUSED
         ),
         "model.layers.31.self_attn.dense.weight": Target(f"{ATTENTION}.dense.weight"),
         "model.layers.31.mlp.fc1.bias": Target(f"{LAYER}.mlp.fc1.bias"),
@@ -36,9 +37,9 @@ PHI_NAMES = {
         "lm_head.bias": Target("language.lm_head.bias"),
     },
     "split": {
-        "model.layers.31.self_attn.q_proj.weight": Target(f"{ATTENTION}.qkv.weight", Part.QUERY),
-        "model.layers.31.self_attn.k_proj.bias": Target(f"{ATTENTION}.qkv.bias", Part.KEY),
-        "model.layers.31.self_attn.v_proj.weight": Target(f"{ATTENTION}.qkv.weight", Part.VALUE),
+        "model.layers.31.self_attn.q_proj.weight": Target(f"{ATTENTION}.qkv.weight", QUERY),
+        "model.layers.31.self_attn.k_proj.bias": Target(f"{ATTENTION}.qkv.bias", KEY),
+        "model.layers.31.self_attn.v_proj.weight": Target(f"{ATTENTION}.qkv.weight", VALUE),
         "model.layers.31.self_attn.dense.bias": Target(f"{ATTENTION}.dense.bias"),
     },
     "msft": {
@@ -51,8 +52,8 @@ PHI_NAMES = {
         "lm_head.linear.weight": Target("language.lm_head.weight"),
     },
 }
-QKV_A = Target(f"{ATTENTION}.qkv.weight", Part.LORA_A)
-DENSE_B = Target(f"{ATTENTION}.dense.weight", Part.LORA_B)
+QKV_A = Target(f"{ATTENTION}.qkv.weight", TensorPart.LORA_A)
+DENSE_B = Target(f"{ATTENTION}.dense.weight", TensorPart.LORA_B)
 LORA = "llama_model.base_model.model.model.layers.31"
 CHECKPOINT_NAMES = {
     f"{LORA}.self_attn.query_key_value.lora_A.weight": QKV_A,
@@ -60,7 +61,7 @@ CHECKPOINT_NAMES = {
     f"{LORA}.self_attn.dense.lora_B.weight": DENSE_B,
     f"{LORA}.self_attn.dense.lora_B.default.weight": DENSE_B,
     f"{LORA}.self_attn.query_key_value.base_layer.weight": Target(
-        f"{ATTENTION}.qkv.weight", Part.FUSED
+        f"{ATTENTION}.qkv.weight", TensorPart.FUSED
     ),
     f"{LORA}.self_attn.q_layernorm.weight": Target(f"{ATTENTION}.q_layernorm.weight"),
     f"{LORA}.post_layernorm.weight": Target(f"{LAYER}.post_layernorm.weight"),
@@ -93,8 +94,8 @@ VISION_NAMES = {
     "cls_token": Target("vision.embeddings.class_embedding"),
     "pos_embed": Target("vision.embeddings.position_embedding"),
     "patch_embed.proj.weight": Target("vision.embeddings.patch_embedding.weight"),
-    "blocks.38.attn.q_bias": Target("vision.layers.38.self_attn.qkv.bias", Part.QUERY),
-    "blocks.38.attn.v_bias": Target("vision.layers.38.self_attn.qkv.bias", Part.VALUE),
+    "blocks.38.attn.q_bias": Target("vision.layers.38.self_attn.qkv.bias", QUERY),
+    "blocks.38.attn.v_bias": Target("vision.layers.38.self_attn.qkv.bias", VALUE),
     "blocks.38.attn.qkv.weight": Target("vision.layers.38.self_attn.qkv.weight"),
     "blocks.38.attn.proj.bias": Target("vision.layers.38.self_attn.projection.bias"),
     "blocks.38.norm2.weight": Target("vision.layers.38.layer_norm2.weight"),

@@ -1,4 +1,4 @@
-"""The benchmark of a card, as far as it runs without one."""
+"""The benchmark of a GPU, as far as it runs without one."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A variant's CUDA files in torch on the CPU: what a card computes, but for kernels and graphs."""
+"""A variant's CUDA files in torch on the CPU: what a GPU computes, but for kernels and graphs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.torch.conftest import GoldenCase, read_golden_case
 from tinyv_cli.answers.generate import ImageTokens
 from tinyv_cli.answers.sampling import SamplingOptions
 from tinyv_cli.answers.tokenizer import Tokenizer
-from tinyv_cli.backends.backend import Backend, BackendOptions, ignore_encoder
+from tinyv_cli.backends.backend import Backend, BackendOptions, prefetch_nothing
 from tinyv_cli.backends.cuda.torch_cuda import TorchEncoder, open_torch
 from tinyv_cli.backends.cuda.torch_decoder import StepDecoder
 from tinyv_cli.backends.cuda.torch_device import TorchDevice
@@ -72,7 +72,9 @@ def cuda_variant(variants_home: Path) -> MakeVariant:
 
 
 def open_on_cpu(variant: Variant, context_length: int | None = None) -> Backend:
-    return open_torch(variant, BackendOptions(context_length=context_length), ignore_encoder, "cpu")
+    return open_torch(
+        variant, BackendOptions(context_length=context_length), prefetch_nothing, "cpu"
+    )
 
 
 def open_unrounded(case: str) -> Backend:
@@ -283,7 +285,7 @@ def test_a_context_the_model_does_not_know_is_refused(context_length, cuda_varia
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_the_device_cuda_is_refused(cuda_variant):
     with pytest.raises(DeviceError, match="no GPU"):
-        open_torch(cuda_variant(CASES[1], 4), BackendOptions(), ignore_encoder)
+        open_torch(cuda_variant(CASES[1], 4), BackendOptions(), prefetch_nothing)
 
 
 def run_out_of_memory(*_args, **_options):

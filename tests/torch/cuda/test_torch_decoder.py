@@ -45,7 +45,7 @@ class NoStream:
 
 
 @pytest.fixture
-def card(monkeypatch):
+def gpu(monkeypatch):
     """torch.cuda as far as recording uses it; tells spans of runs, warm-ups among them."""
     told = {"runs": [], "pools": [], "streams": [], "streams_set": [], "recording": None}
     ReplayingGraph.made = []
@@ -55,12 +55,12 @@ def card(monkeypatch):
         told["runs"].append(span)
         if told["recording"] is None:
             run(decoder, span)
-        else:  # a card records without computing
+        else:  # a GPU records without computing
             told["recording"].run = lambda: run(decoder, span)
 
     @contextmanager
     def record(graph, pool, stream, capture_error_mode):
-        assert device.lock.locked(), "another thread could use the card meanwhile"
+        assert device.lock.locked(), "another thread could use the GPU meanwhile"
         assert capture_error_mode == "thread_local"
         assert isinstance(stream, NoStream)
         told["pools"].append(pool)
@@ -90,27 +90,27 @@ def make_ids(n: int, seed: int) -> list[int]:
     return np.random.default_rng(seed).integers(0, 384, n).tolist()
 
 
-def test_a_step_is_recorded_once_a_span_and_then_replayed(model, card):
-    device = card["device"]
+def test_a_step_is_recorded_once_a_span_and_then_replayed(model, gpu):
+    device = gpu["device"]
     recorded = StepDecoder(model.language, 40, device, use_graphs=True, first_span=8)
     plain = StepDecoder(model.language, 40, TorchDevice("cpu"), use_graphs=False, first_span=8)
     recorded.prepare()
-    assert card["runs"] == [8, 8, 8]
+    assert gpu["runs"] == [8, 8, 8]
     for token in make_ids(40, 0):
-        card["runs"].clear()
+        gpu["runs"].clear()
         out = recorded.extend([(token,)])
-        runs = list(card["runs"])
+        runs = list(gpu["runs"])
         assert np.array_equal(out, plain.extend([(token,)]))
         place = recorded.length - 1
         span = {8: 16, 16: 32, 32: 40}.get(place)
         assert runs == ([span] * 3 if span else []), place
     assert [graph.n_replays for graph in ReplayingGraph.made] == [8, 8, 16, 8]
-    assert card["pools"] == [None] + ["pool of graph 0"] * 3
-    assert len(set(card["streams"])) == 1, "records that share memory are of one stream"
+    assert gpu["pools"] == [None] + ["pool of graph 0"] * 3
+    assert len(set(gpu["streams"])) == 1, "records that share memory are of one stream"
 
 
-def test_a_rewound_decoder_replays_the_step_of_the_shorter_span_again(model, card):
-    decoder = StepDecoder(model.language, 40, card["device"], use_graphs=True, first_span=8)
+def test_a_rewound_decoder_replays_the_step_of_the_shorter_span_again(model, gpu):
+    decoder = StepDecoder(model.language, 40, gpu["device"], use_graphs=True, first_span=8)
     ids = make_ids(20, 1)
     first = [decoder.extend([(token,)]) for token in ids]
     decoder.rewind(3)
@@ -119,29 +119,29 @@ def test_a_rewound_decoder_replays_the_step_of_the_shorter_span_again(model, car
     assert len(ReplayingGraph.made) == 3
 
 
-def test_a_prompt_is_computed_in_one_pass_and_records_nothing(model, card):
-    decoder = StepDecoder(model.language, 40, card["device"], use_graphs=True)
+def test_a_prompt_is_computed_in_one_pass_and_records_nothing(model, gpu):
+    decoder = StepDecoder(model.language, 40, gpu["device"], use_graphs=True)
     decoder.extend([tuple(make_ids(30, 2))])
     decoder.prepare()  # too late: it would write over what is cached
-    assert card["runs"] == []
+    assert gpu["runs"] == []
 
 
-def test_without_graphs_nothing_is_recorded(model, card):
-    decoder = StepDecoder(model.language, 40, card["device"], use_graphs=False)
+def test_without_graphs_nothing_is_recorded(model, gpu):
+    decoder = StepDecoder(model.language, 40, gpu["device"], use_graphs=False)
     decoder.prepare()
     decoder.extend([(1,)])
-    assert card["runs"] == [40]
+    assert gpu["runs"] == [40]
     assert ReplayingGraph.made == []
 
 
-def test_steps_that_cannot_be_recorded_run_unrecorded_and_it_is_said_once(model, card, monkeypatch):
+def test_steps_that_cannot_be_recorded_run_unrecorded_and_it_is_said_once(model, gpu, monkeypatch):
     @contextmanager
     def refuse(*_arguments, **_options):
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
         yield
 
     notes: list[str] = []
-    device = card["device"]
+    device = gpu["device"]
     recorded = StepDecoder(
         model.language, 40, device, use_graphs=True, first_span=8, notify=notes.append
     )
@@ -155,12 +155,12 @@ def test_steps_that_cannot_be_recorded_run_unrecorded_and_it_is_said_once(model,
         "CUDA error: operation not permitted when stream is capturing"
     ]
     assert [graph.n_replays for graph in ReplayingGraph.made] == [8, 0]
-    assert len(card["streams_set"]) == 2
+    assert len(gpu["streams_set"]) == 2
     assert not device.lock.locked()
 
 
 def test_memory_that_runs_out_while_recording_is_no_reason_to_go_on_without(
-    model, card, monkeypatch
+    model, gpu, monkeypatch
 ):
     @contextmanager
     def refuse(*_arguments, **_options):
@@ -168,6 +168,6 @@ def test_memory_that_runs_out_while_recording_is_no_reason_to_go_on_without(
         yield
 
     monkeypatch.setattr(torch.cuda, "graph", refuse)
-    decoder = StepDecoder(model.language, 40, card["device"], use_graphs=True, notify=pytest.fail)
+    decoder = StepDecoder(model.language, 40, gpu["device"], use_graphs=True, notify=pytest.fail)
     with pytest.raises(DeviceError, match="ran out"):
         decoder.extend([(1,)])

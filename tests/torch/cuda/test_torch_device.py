@@ -1,4 +1,4 @@
-"""A card's limit and its figures, through torch's own functions over a driver of two cards."""
+"""A GPU's limit and its figures, through torch's own functions over a driver of two GPUs."""
 
 from types import SimpleNamespace
 
@@ -9,15 +9,15 @@ from tinyv_cli.backends.cuda.torch_device import TorchDevice, has_int8_products
 from tinyv_cli.errors import DeviceError
 
 GB = 10**9
-CARDS = [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)]
-EVERY_CARD = pytest.mark.parametrize(("name", "number"), CARDS)
+GPUS = [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)]
+EVERY_GPU = pytest.mark.parametrize(("name", "number"), GPUS)
 
 
 @pytest.fixture
 def limits(monkeypatch) -> list[tuple[float, int]]:
     """Replaces only what torch calls in C; gives limits as they are set.
 
-    Card 0 has 10 GB and is a Volta, card 1 has 20 and is a Turing.
+    GPU 0 has 10 GB and is a Volta, GPU 1 has 20 and is a Turing.
     """
     told: list[tuple[float, int]] = []
     replaced = {
@@ -46,25 +46,25 @@ def limits(monkeypatch) -> list[tuple[float, int]]:
     return told
 
 
-@EVERY_CARD
-def test_the_budget_is_set_as_a_share_of_that_card(name, number, limits):
+@EVERY_GPU
+def test_the_budget_is_set_as_a_share_of_that_gpu(name, number, limits):
     TorchDevice(name, 4 * GB).limit_memory()
     assert limits == [(0.4 / (number + 1), number)]
 
 
-@EVERY_CARD
+@EVERY_GPU
 @pytest.mark.parametrize("budget_bytes", [None, 50 * GB])
-def test_a_card_without_a_budget_or_smaller_than_it_is_taken_whole(
+def test_a_gpu_without_a_budget_or_smaller_than_it_is_taken_whole(
     name, number, budget_bytes, limits
 ):
     TorchDevice(name, budget_bytes).limit_memory()
     assert limits == [(1.0, number)]
 
 
-@EVERY_CARD
-def test_memory_that_ran_out_is_told_with_the_figures_of_that_card(name, number, limits):
+@EVERY_GPU
+def test_memory_that_ran_out_is_told_with_the_figures_of_that_gpu(name, number, limits):
     device = TorchDevice(name, 4 * GB)
-    with pytest.raises(DeviceError) as caught, device.tell_memory("reading the prompt"):
+    with pytest.raises(DeviceError) as caught, device.translate_errors("reading the prompt"):
         raise torch.OutOfMemoryError
     taken, free, total = (f"{(number + 1) * each:.2f}" for each in (1, 5, 10))
     assert caught.value.problem == (
@@ -73,7 +73,7 @@ def test_memory_that_ran_out_is_told_with_the_figures_of_that_card(name, number,
     )
 
 
-def test_cards_before_turing_multiply_no_int8(limits):
+def test_gpus_before_turing_multiply_no_int8(limits):
     devices = ("cuda", "cuda:0", "cuda:1", "cpu")
     assert list(map(has_int8_products, devices)) == [False, False, True, True]
 
@@ -81,9 +81,15 @@ def test_cards_before_turing_multiply_no_int8(limits):
 def test_memory_that_cublas_did_not_find_is_told_alike_and_other_errors_are_not(limits):
     device = TorchDevice("cuda")
     problem = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
-    with pytest.raises(DeviceError, match="ran out"), device.tell_memory("reading the prompt"):
+    with (
+        pytest.raises(DeviceError, match="ran out"),
+        device.translate_errors("reading the prompt"),
+    ):
         raise RuntimeError(problem)
-    with pytest.raises(RuntimeError, match="illegal"), device.tell_memory("reading the prompt"):
+    with (
+        pytest.raises(RuntimeError, match="illegal"),
+        device.translate_errors("reading the prompt"),
+    ):
         raise RuntimeError("an illegal memory access was encountered")
 
 
@@ -91,6 +97,9 @@ def test_the_cpu_has_no_limit_and_no_figures(limits):
     device = TorchDevice("cpu", 1)
     device.limit_memory()
     assert limits == []
-    with pytest.raises(DeviceError) as caught, device.tell_memory("encoding the picture"):
+    with (
+        pytest.raises(DeviceError) as caught,
+        device.translate_errors("encoding the picture"),
+    ):
         raise torch.OutOfMemoryError
     assert caught.value.problem == "the GPU's memory ran out while encoding the picture"

@@ -174,8 +174,8 @@ def test_a_matrix_in_nf4_computes_what_bitsandbytes_computes(n_positions, nested
     full = bitsandbytes.functional.dequantize_4bit(packed, state)
     out = Nf4Linear(packed, state, bias)(activations)
     torch.testing.assert_close(out, activations @ full.T + bias)
-    as_on_a_card = bitsandbytes.matmul_4bit(activations, packed.t(), state, bias=bias)
-    torch.testing.assert_close(out, as_on_a_card)
+    as_on_a_gpu = bitsandbytes.matmul_4bit(activations, packed.t(), state, bias=bias)
+    torch.testing.assert_close(out, as_on_a_gpu)
 
 
 def test_rows_of_a_table_in_int8_are_off_by_half_a_step_at_most():
@@ -213,10 +213,10 @@ def test_a_memory_block_gives_each_tensor_back_from_one_storage():
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_on_a_card_all_lies_in_one_block_but_the_embeddings_and_what_is_cast(tmp_path, bits):
+def test_on_a_gpu_all_lies_in_one_block_but_the_embeddings_and_what_is_cast(tmp_path, bits):
     path, half = tmp_path / "language.safetensors", torch.float16
     save_file(make_language_tensors(SPEC, bits), path)
-    language = load_language(path, SPEC.language, "meta", half)  # stands for a card
+    language = load_language(path, SPEC.language, "meta", half)  # stands for a GPU
     assert {buffer.device.type for buffer in language.embed_tokens.buffers()} == {"cpu"}
     del language.embed_tokens
     tensors = [*language.parameters(), *language.buffers()]
@@ -245,8 +245,8 @@ def test_matrices_of_a_vision_side_in_int8_are_read_back_as_they_were_rounded(tm
             for each in (path, plain_path)
         )
     assert torch.allclose(rounded, expected, rtol=1e-5, atol=1e-6)
-    on_card = load_vision_side(path, SPEC, "meta", torch.float16)
-    rounded = [m for m in on_card.vision.modules() if isinstance(m, Int8WeightLinear)]
+    on_gpu = load_vision_side(path, SPEC, "meta", torch.float16)
+    rounded = [m for m in on_gpu.vision.modules() if isinstance(m, Int8WeightLinear)]
     assert {each.codes.dtype for each in rounded} == {torch.int8}
     assert all(each.codes.is_meta for each in rounded)
 

@@ -10,7 +10,7 @@ from tinyv_cli.variants.manifest import read_variant
 
 def test_the_variant_is_made_again_to_the_bit(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYV_HOME", str(tmp_path))
-    monkeypatch.setattr(miniature, "demo_dir", lambda: DEMO)
+    monkeypatch.setattr(miniature, "miniature_dir", lambda: DEMO)
     assert main(["quantize", "--bits", "4", "-q"]) == 0
     made = read_variant(tmp_path / "variants" / "miniature-4bit").manifest
     brought = read_variant(DEMO / "variant").manifest

@@ -23,7 +23,7 @@ def demo(tmp_path, monkeypatch, tiny_sources: Path, tiny_model: Path) -> Path:
     folder = tmp_path / "site-packages" / "weights" / "demo"
     shutil.copytree(tiny_sources, folder / "sources")
     shutil.copytree(tiny_model, folder / "variant")
-    monkeypatch.setattr(miniature, "demo_dir", lambda: folder)
+    monkeypatch.setattr(miniature, "miniature_dir", lambda: folder)
     monkeypatch.setenv("TINYV_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     pixels = np.random.default_rng(1).integers(0, 256, (60, 80, 3), dtype=np.uint8)

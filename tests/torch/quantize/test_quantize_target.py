@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from quantize.cuda.tensor_file import TensorFile
 from tinyv_cli.app import main
-from tinyv_cli.devices.driver import Card, Driver
+from tinyv_cli.devices.driver import Driver, Gpu
 from tinyv_cli.errors import ExitCode
 from tinyv_cli.variants.manifest import read_variant
 
@@ -141,7 +141,7 @@ def test_a_variant_for_a_gpu_is_made_without_a_word_of_the_library(tiny_sources,
 @pytest.fixture
 def set_card(monkeypatch):
     def set_memory(memory_bytes: int) -> None:
-        driver = Driver("12.4", (Card("Small Card", memory_bytes, (7, 5)),), None)
+        driver = Driver("12.4", (Gpu("Small Card", memory_bytes, (7, 5)),), None)
         monkeypatch.setattr("tinyv_cli.commands.quantize.read_driver", lambda: driver)
 
     return set_memory

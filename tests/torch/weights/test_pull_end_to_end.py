@@ -22,9 +22,9 @@ from tinyv_cli.errors import WeightsError
 from tinyv_cli.options.pull import PullArguments
 from tinyv_cli.variants.manifest import read_variant
 from weights.pulling.catalog import read_catalog
-from weights.pulling.transfer import Patience
+from weights.pulling.transfer import RetryPolicy
 
-QUICK = Patience(tries=2, first_wait_s=0.01)
+QUICK = RetryPolicy(tries=2, first_wait_s=0.01)
 REPOSITORY = '{ repository = "someone/sources", revision = "main" }'
 SHARED = (
     "eva_vit_g.pth",
@@ -134,7 +134,7 @@ def test_a_finished_variant_answers_without_its_sources(
     own_home, serve, tiny_model, picture, capsys
 ):
     serve(tiny_model)
-    pull_weights(PullArguments(variant="someone/sources", to="shared"), patience=QUICK)
+    pull_weights(PullArguments(variant="someone/sources", to="shared"), retry_policy=QUICK)
     assert read_numbers(own_home / "variants/shared") == read_numbers(tiny_model)
     capsys.readouterr()
     answers = []

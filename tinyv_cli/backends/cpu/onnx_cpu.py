@@ -12,11 +12,15 @@ import numpy as np
 import onnxruntime as ort
 
 from tinyv_cli.answers.generate import ImageTokens, Segment
-from tinyv_cli.backends.backend import Backend, BackendOptions, Meanwhile
-from tinyv_cli.backends.context import resolve_context_length
+from tinyv_cli.backends.backend import (
+    Backend,
+    BackendOptions,
+    OnEncoder,
+    resolve_context_length,
+    resolve_threads,
+)
 from tinyv_cli.backends.cpu.onnx_sessions import open_sessions
-from tinyv_cli.backends.threads import resolve_threads
-from tinyv_cli.backends.token_embeddings import TokenEmbeddings, open_token_embeddings
+from tinyv_cli.backends.cpu.token_embeddings import TokenEmbeddings, open_token_embeddings
 from tinyv_cli.spec import LanguageSpec
 from tinyv_cli.variants.manifest import Variant
 from tinyv_cli.variants.memory import CHUNK_POSITIONS
@@ -192,13 +196,13 @@ def make_cache(spec: LanguageSpec, context_length: int) -> dict[str, np.ndarray]
     return dict(zip(names, np.frombuffer(memory, np.float32).reshape(shape), strict=True))
 
 
-def open_cpu(variant: Variant, options: BackendOptions, meanwhile: Meanwhile) -> Backend:
+def open_cpu(variant: Variant, options: BackendOptions, on_encoder: OnEncoder) -> Backend:
     """Opens a variant on the CPU: the decoder now, the vision side with the first picture.
 
     Args:
         variant: a variant whose files have been checked.
         options: threads and context.
-        meanwhile: is given the encoder before the decoder is opened.
+        on_encoder: is given the encoder before the decoder is opened.
 
     Raises:
         UsageError: the context is longer than the model's, or threads make no sense.
@@ -214,7 +218,7 @@ def open_cpu(variant: Variant, options: BackendOptions, meanwhile: Meanwhile) ->
         spec.width,
     )
     encoder = open_encoder(variant, threads)
-    meanwhile(encoder, "cpu")
+    on_encoder(encoder, "cpu")
     try:
         sessions = open_sessions(variant.graphs("decoder"), threads)
         decoder = OnnxDecoder(sessions, embeddings, spec, context_length)

@@ -11,8 +11,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from tinyv_cli.backends.backend import Backend, BackendOptions, Meanwhile
-from tinyv_cli.backends.context import resolve_context_length
+from tinyv_cli.backends.backend import Backend, BackendOptions, OnEncoder, resolve_context_length
 from tinyv_cli.backends.cuda.torch_decoder import StepDecoder
 from tinyv_cli.backends.cuda.torch_device import TorchDevice
 from tinyv_cli.backends.cuda.torch_weights import load_language, load_vision_side
@@ -47,7 +46,7 @@ class TorchEncoder:
             DeviceError: the device's memory does not suffice.
             WeightsError: the vision side cannot be loaded.
         """
-        with self._device.lock, self._device.tell_memory("encoding the picture"):
+        with self._device.lock, self._device.translate_errors("encoding the picture"):
             model = self._model or self._load()
             self._model = model
             like = model.projection.second.weight
@@ -63,14 +62,14 @@ class TorchEncoder:
 
 
 def open_torch(
-    variant: Variant, options: BackendOptions, meanwhile: Meanwhile, device: str = "cuda"
+    variant: Variant, options: BackendOptions, on_encoder: OnEncoder, device: str = "cuda"
 ) -> Backend:
     """Opens a variant in torch: the decoder now, the vision side with the first picture.
 
     Args:
         variant: a variant whose files have been checked, with files for CUDA.
         options: context and memory.
-        meanwhile: is given the encoder before the decoder is opened.
+        on_encoder: is given the encoder before the decoder is opened.
         device: `cuda` or `cuda:1`; `cpu` for tests.
 
     Raises:
@@ -85,12 +84,12 @@ def open_torch(
     place = TorchDevice(device, options.memory_budget_bytes)
     place.limit_memory()
     encoder = TorchEncoder(partial(load_vision_side, vision_path, spec, device, place.dtype), place)
-    meanwhile(encoder, device)
+    on_encoder(encoder, device)
     try:
-        with place.tell_memory("loading the language model"):
+        with place.translate_errors("loading the language model"):
             language = load_language(language_path, spec.language, device, place.dtype)
             decoder = StepDecoder(
-                language, context_length, place, use_graphs=place.is_card, notify=options.notify
+                language, context_length, place, use_graphs=place.is_cuda, notify=options.notify
             )
             decoder.prepare()
     except BaseException:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from tinyv_cli.answers.generate import Segment
 from tinyv_cli.backends.cuda.torch_device import TorchDevice
-from tinyv_cli.model.cache import PlacedCache
+from tinyv_cli.model.cache import StaticCache
 from tinyv_cli.model.decoder import TorchDecoder
 from tinyv_cli.model.phi import PhiLanguage
-from tinyv_cli.variants.memory import CARD_CHUNK_POSITIONS
+from tinyv_cli.variants.memory import CUDA_CHUNK_POSITIONS
 
 # Positions that the shortest step reads; each further one reads twice as many. A step's time is in
 # part that of the cache it reads, and most answers are over before they fill the first.
@@ -65,13 +65,13 @@ class StepDecoder(TorchDecoder):
         first_span: int = FIRST_SPAN,
         notify: Callable[[str], None] = lambda _: None,
     ) -> None:
-        super().__init__(language, context_length, device.dtype, CARD_CHUNK_POSITIONS)
+        super().__init__(language, context_length, device.dtype, CUDA_CHUNK_POSITIONS)
         self._device = device
         width, n_tokens = language.spec.width, language.spec.vocab_size
         self._input = StepInput(width, device.name)
         self._logits = torch.zeros(n_tokens, device=device.name)
-        self._host_input = StepInput(width, is_pinned=device.is_card)
-        self._host_logits = torch.zeros(n_tokens, pin_memory=device.is_card)
+        self._host_input = StepInput(width, is_pinned=device.is_cuda)
+        self._host_logits = torch.zeros(n_tokens, pin_memory=device.is_cuda)
         self._use_graphs = use_graphs
         self._first_span = first_span
         self._notify = notify
@@ -86,7 +86,7 @@ class StepDecoder(TorchDecoder):
 
     def _compute(self, segments: Sequence[Segment]) -> Tensor:
         """The logits after the last position, (V,)."""
-        with self._device.tell_memory("reading the prompt"):
+        with self._device.translate_errors("reading the prompt"):
             match list(segments):
                 case [(int(token),)]:
                     return self._step(token)
@@ -106,7 +106,7 @@ class StepDecoder(TorchDecoder):
         else:
             self._run(span)
         self._host_logits.copy_(self._logits, non_blocking=True)
-        if self._device.is_card:
+        if self._device.is_cuda:
             torch.cuda.current_stream(self._device.number).synchronize()
         self._cache.advance(1)
         return self._host_logits.clone()  # the next step writes over them
@@ -120,7 +120,7 @@ class StepDecoder(TorchDecoder):
 
     def _run(self, span: int) -> None:
         """Computes from the one tensor into the other; the same kernels for any token and place."""
-        cache = PlacedCache(self._cache, self._input.place, span)
+        cache = StaticCache(self._cache, self._input.place, span)
         hidden = self._language.compute_hidden(self._input.embedding.to(self._like), cache)
         self._logits.copy_(self._language.lm_head(hidden[:, -1])[0])
 

@@ -19,7 +19,7 @@ class TorchDevice:
     Attributes:
         name: as torch takes it.
         number: of the card, as CUDA counts; 0 without one.
-        is_card: whether it is a GPU.
+        is_cuda: whether it is a GPU.
         dtype: of activations.
         lock: is held while a picture is encoded or a step recorded, which must not meet.
 
@@ -31,8 +31,8 @@ class TorchDevice:
     def __init__(self, name: str, budget_bytes: int | None = None) -> None:
         self.name = name
         self.number = torch.device(name).index or 0
-        self.is_card = torch.device(name).type == "cuda"
-        self.dtype = torch.float16 if self.is_card else torch.float32
+        self.is_cuda = torch.device(name).type == "cuda"
+        self.dtype = torch.float16 if self.is_cuda else torch.float32
         self.lock = Lock()
         self._budget_bytes = budget_bytes
 
@@ -44,7 +44,7 @@ class TorchDevice:
         Raises:
             DeviceError: torch finds no GPU.
         """
-        if not self.is_card:
+        if not self.is_cuda:
             return
         if not torch.cuda.is_available():
             raise DeviceError(
@@ -57,11 +57,11 @@ class TorchDevice:
 
     def free_memory(self) -> None:
         """Gives back to a card what torch keeps for later."""
-        if self.is_card:
+        if self.is_cuda:
             torch.cuda.empty_cache()
 
     @contextmanager
-    def tell_memory(self, doing: str) -> Generator[None]:
+    def translate_errors(self, doing: str) -> Generator[None]:
         """Turns torch's error about memory into one with figures and a way out.
 
         Args:
@@ -83,7 +83,7 @@ class TorchDevice:
 
     def _tell_figures(self) -> str:
         """What is taken, allowed and free on a card."""
-        if not self.is_card:
+        if not self.is_cuda:
             return ""
         taken_bytes = torch.cuda.memory_allocated(self.number)
         free_bytes, total_bytes = torch.cuda.mem_get_info(self.number)

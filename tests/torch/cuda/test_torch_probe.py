@@ -1,4 +1,4 @@
-"""What torch says of CUDA, asked of the real torch where it answers and of a card made up."""
+"""What torch says of CUDA, asked of the real torch where it answers and of a GPU made up."""
 
 import sys
 import warnings
@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from tinyv_cli.commands.doctor import try_product
-from tinyv_cli.devices import torch_probe as cuda_probe
+from tinyv_cli.devices import torch_probe
 from tinyv_cli.devices.findings import TorchFindings
 from tinyv_cli.devices.torch_probe import LARGEST_PRODUCT_ERROR, measure_product_error, probe_torch
 
 
 @pytest.fixture
-def card(monkeypatch):
-    """A torch with CUDA, a card of 8 GB and one of 6."""
+def gpu(monkeypatch):
+    """A torch with CUDA, a GPU of 8 GB and one of 6."""
     fakes = {
         "is_available": lambda: True,
         "device_count": lambda: 2,
@@ -42,50 +42,50 @@ def test_a_build_without_cuda_is_told(monkeypatch):
     assert probe_torch(0) == TorchFindings(torch.__version__)
 
 
-def test_the_card_that_was_asked_for_is_described(card):
+def test_the_gpu_that_was_asked_for_is_described(gpu):
     first = TorchFindings(
         version=torch.__version__,
         cuda="12.6",
         architectures=("sm_80", "sm_90"),
-        card_name="NVIDIA Toy 8G",
+        gpu_name="NVIDIA Toy 8G",
         capability=(8, 6),
         free_bytes=7 << 30,
     )
     assert probe_torch(0) == first
     assert probe_torch(1) == replace(
-        first, card_name="NVIDIA Toy 6G", capability=(7, 5), free_bytes=5 << 30
+        first, gpu_name="NVIDIA Toy 6G", capability=(7, 5), free_bytes=5 << 30
     )
 
 
-def test_a_card_that_torch_does_not_find_is_told(card):
-    assert probe_torch(2).refusal == "it finds no card 2"
+def test_a_gpu_that_torch_does_not_find_is_told(gpu):
+    assert probe_torch(2).refusal == "it finds no GPU 2"
 
 
-def test_a_driver_that_torch_refuses_is_told_in_its_words(card):
+def test_a_driver_that_torch_refuses_is_told_in_its_words(gpu):
     def refuse():
         warnings.warn("the driver is too old\nupdate it", stacklevel=1)
         return False
 
-    card.setattr(torch.cuda, "is_available", refuse)
+    gpu.setattr(torch.cuda, "is_available", refuse)
     assert probe_torch(0).refusal == "the driver is too old"
-    card.setattr(torch.cuda, "is_available", lambda: False)
+    gpu.setattr(torch.cuda, "is_available", lambda: False)
     assert probe_torch(0).refusal == "it finds no GPU"
 
 
-def test_a_card_that_fails_when_it_is_first_used_is_told(card):
+def test_a_gpu_that_fails_when_it_is_first_used_is_told(gpu):
     def fail(number):
         raise RuntimeError("CUDA error: all devices are busy or unavailable\nsome advice")
 
-    card.setattr(torch.cuda, "mem_get_info", fail)
+    gpu.setattr(torch.cuda, "mem_get_info", fail)
     assert probe_torch(1).refusal == "CUDA error: all devices are busy or unavailable"
 
 
-def test_bitsandbytes_without_kernels_for_cuda_is_told(card):
-    put_bitsandbytes(card)
+def test_bitsandbytes_without_kernels_for_cuda_is_told(gpu):
+    put_bitsandbytes(gpu)
     assert "none of its CUDA libraries" in probe_torch(0).bitsandbytes_problem
-    card.setitem(sys.modules, "bitsandbytes.cextension", None)
+    gpu.setitem(sys.modules, "bitsandbytes.cextension", None)
     assert "cannot be imported" in probe_torch(0).bitsandbytes_problem
-    card.setattr("tinyv_cli.devices.torch_probe.find_spec", lambda name: None)
+    gpu.setattr("tinyv_cli.devices.torch_probe.find_spec", lambda name: None)
     assert probe_torch(0).bitsandbytes_problem == "bitsandbytes is not installed"
 
 
@@ -97,10 +97,10 @@ def test_a_product_is_computed_and_compared():
 
 @pytest.mark.parametrize(("error", "expected"), [(0.5, 0.5), (float("nan"), None)])
 def test_a_wrong_product_stands_in_the_way(error, expected, monkeypatch):
-    monkeypatch.setattr(cuda_probe, "measure_product_error", lambda device: error)
-    told, obstacle = try_product("cuda")
+    monkeypatch.setattr(torch_probe, "measure_product_error", lambda device: error)
+    told, problem = try_product("cuda")
     assert told == expected
-    assert f"an error of {error:.3g}" in obstacle.problem
+    assert f"an error of {error:.3g}" in problem.problem
 
 
 def test_a_product_that_cannot_be_computed_stands_in_the_way(monkeypatch):
@@ -108,9 +108,9 @@ def test_a_product_that_cannot_be_computed_stands_in_the_way(monkeypatch):
         assert device == "cuda:1"
         raise RuntimeError("CUDA error: no kernel image is available\nmore")
 
-    monkeypatch.setattr(cuda_probe, "measure_product_error", fail)
-    told, obstacle = try_product("cuda:1")
+    monkeypatch.setattr(torch_probe, "measure_product_error", fail)
+    told, problem = try_product("cuda:1")
     assert told is None
-    assert obstacle.problem.endswith("two matrices: CUDA error: no kernel image is available")
-    monkeypatch.setattr(cuda_probe, "measure_product_error", lambda device: 1e-4)
+    assert problem.problem.endswith("two matrices: CUDA error: no kernel image is available")
+    monkeypatch.setattr(torch_probe, "measure_product_error", lambda device: 1e-4)
     assert try_product("cuda") == (1e-4, None)

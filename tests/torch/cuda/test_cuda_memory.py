@@ -1,19 +1,19 @@
-"""What a card needs and does at the published size, traced on the meta device."""
+"""What a GPU needs and does at the published size, traced on the meta device."""
 
 import pytest
 import torch
 
 from quantize.plan import Plan, make_plan
 from quantize.recipe import RECIPES
-from tests.torch.cuda.card_trace import MetaCard, count_started, make_language, trace_peak
+from tests.torch.cuda.memory_trace import MetaGpu, count_started, make_language, trace_peak
 from tinyv_cli.backends.cuda.torch_decoder import FIRST_SPAN, StepDecoder
 from tinyv_cli.backends.cuda.torch_modules import Int8WeightLinear
 from tinyv_cli.model.tinygptv import make_empty_model
 from tinyv_cli.spec import make_full_spec
 from tinyv_cli.variants.memory import (
-    card_table_bytes,
-    estimate_card_decoder_bytes,
-    estimate_card_encoder_bytes,
+    cuda_table_bytes,
+    estimate_cuda_decoder_bytes,
+    estimate_cuda_encoder_bytes,
 )
 
 GIB = 2**30
@@ -26,10 +26,10 @@ EVERY_BITS = pytest.mark.parametrize("bits", [4, 8])
 
 def open_decoder(bits: int) -> tuple[StepDecoder, int]:
     """The decoder on the meta device, and the bytes that it took beside its weights."""
-    card = MetaCard()
-    language = make_language(SPEC.language, bits, card)
+    gpu = MetaGpu()
+    language = make_language(SPEC.language, bits, gpu)
     with trace_peak() as peak:
-        decoder = StepDecoder(language, CONTEXT, card, use_graphs=False)
+        decoder = StepDecoder(language, CONTEXT, gpu, use_graphs=False)
     return decoder, peak.now_bytes
 
 
@@ -41,14 +41,14 @@ def trace_prompt(decoder: StepDecoder, n_positions: int) -> int:
 
 
 def trace_picture(bits: int = 16) -> int:
-    card = MetaCard()
+    gpu = MetaGpu()
     model, side = make_empty_model(SPEC).half(), SPEC.vision.image_px
     for name, module in list(model.vision.layers.named_modules()):
         if bits == 8 and isinstance(module, torch.nn.Linear):
             codes, scales = module.weight.to(torch.int8), module.weight[:, 0].float()
             model.vision.layers.set_submodule(name, Int8WeightLinear(codes, scales, module.bias))
     with trace_peak() as peak:
-        model.encode(torch.empty(1, 3, side, side, dtype=card.dtype, device=card.name))
+        model.encode(torch.empty(1, 3, side, side, dtype=gpu.dtype, device=gpu.name))
     return peak.peak_bytes
 
 
@@ -60,7 +60,7 @@ def plan(bits: int, vision_bits: int = 16) -> Plan:
 @EVERY_BITS
 def test_what_a_prompt_works_in_is_what_is_planned_for_it(bits):
     decoder, taken_bytes = open_decoder(bits)
-    planned_bytes = estimate_card_decoder_bytes(SPEC, card_table_bytes(SPEC.language), CONTEXT)
+    planned_bytes = estimate_cuda_decoder_bytes(SPEC, cuda_table_bytes(SPEC.language), CONTEXT)
     traced_bytes = taken_bytes + trace_prompt(decoder, CONTEXT) + UNPACKED_BYTES[bits]
     assert traced_bytes <= planned_bytes <= 1.05 * traced_bytes
     # Without keys and values, which are nearly all of it:
@@ -75,13 +75,13 @@ def test_a_long_prompt_takes_little_more_than_a_chunk_of_it():
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_what_a_picture_works_in_is_what_is_planned_for_it(bits):
-    planned_bytes, traced_bytes = estimate_card_encoder_bytes(SPEC, 0), trace_picture(bits)
+    planned_bytes, traced_bytes = estimate_cuda_encoder_bytes(SPEC, 0), trace_picture(bits)
     assert traced_bytes <= planned_bytes <= 2 * traced_bytes
 
 
 @EVERY_BITS
 @pytest.mark.parametrize("span", [FIRST_SPAN, CONTEXT])
-def test_a_step_asks_nothing_of_the_card_and_takes_next_to_nothing(bits, span):
+def test_a_step_asks_nothing_of_the_gpu_and_takes_next_to_nothing(bits, span):
     decoder, _ = open_decoder(bits)
     with trace_peak() as peak:
         decoder._run(span)  # the meta device has no numbers that could be asked for
@@ -102,7 +102,7 @@ def test_both_sides_and_a_full_context_fit_what_is_allowed_at_these_bits(bits, a
     decoder, taken_bytes = open_decoder(bits)
     working_bytes = max(trace_prompt(decoder, CONTEXT) + UNPACKED_BYTES[bits], trace_picture())
     files_bytes = sum(part.size_bytes for part in plan(bits).parts)
-    weights_bytes = files_bytes - card_table_bytes(SPEC.language)
+    weights_bytes = files_bytes - cuda_table_bytes(SPEC.language)
     whole_bytes = weights_bytes + taken_bytes + working_bytes
     assert 0.8 * allowed_gib < whole_bytes / GIB < 0.95 * allowed_gib
 

@@ -17,7 +17,7 @@ def come_along(tmp_path, monkeypatch):
     """A home without variants, so that the miniature answers."""
     monkeypatch.setenv("TINYV_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("TINYV_MODEL", raising=False)
-    monkeypatch.setattr(miniature, "demo_dir", lambda: DEMO)
+    monkeypatch.setattr(miniature, "miniature_dir", lambda: DEMO)
 
 
 def list_sources() -> list[Path]:

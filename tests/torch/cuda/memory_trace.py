@@ -1,7 +1,7 @@
 """A network on the meta device becomes the memory that it works in; computes nothing.
 
-The meta device stands for a card: tensors there have shapes and bytes, and no numbers that could
-be asked for. Attention is counted as a card computes it, in one kernel without score matrices.
+The meta device stands for a GPU: tensors there have shapes and bytes, and no numbers that could
+be asked for. Attention is counted as a GPU computes it, in one kernel without score matrices.
 """
 
 import weakref
@@ -24,29 +24,29 @@ from tinyv_cli.model.phi import PhiLanguage
 from tinyv_cli.spec import LanguageSpec
 
 
-class MetaCard(TorchDevice):
-    """The meta device with the dtype of a card, and without its streams and graphs."""
+class MetaGpu(TorchDevice):
+    """The meta device with the dtype of a GPU, and without its streams and graphs."""
 
     def __init__(self) -> None:
         super().__init__("meta")
         self.dtype = torch.float16
 
 
-def make_language(spec: LanguageSpec, bits: int, card: MetaCard) -> PhiLanguage:
+def make_language(spec: LanguageSpec, bits: int, gpu: MetaGpu) -> PhiLanguage:
     """The language model as a variant of 4 or 8 bits is loaded; its embeddings are zeros."""
     language = make_empty_language(spec)
     for name, module in list(language.named_modules()):
         if isinstance(module, nn.Linear):
             own_bits = 8 if name == "lm_head" else bits
-            language.set_submodule(name, make_linear(module, own_bits, card))
+            language.set_submodule(name, make_linear(module, own_bits, gpu))
     table = torch.zeros(language.embed_tokens.weight.shape, dtype=torch.int8)
     language.set_submodule("embed_tokens", Int8Embedding(table, torch.zeros(len(table))))
-    return finish_language(language, language.state_dict(), card.dtype)
+    return finish_language(language, language.state_dict(), gpu.dtype)
 
 
-def make_linear(linear: nn.Linear, bits: int, card: MetaCard) -> nn.Module:
+def make_linear(linear: nn.Linear, bits: int, gpu: MetaGpu) -> nn.Module:
     n_rows, n_columns = shape = linear.weight.shape
-    bias = linear.bias.to(card.dtype)
+    bias = linear.bias.to(gpu.dtype)
     if bits == 8:
         return Int8Linear(make_empty(*shape, dtype=torch.int8), make_empty(n_rows), bias)
     n_blocks = n_rows * n_columns // NF4_BLOCK
@@ -60,7 +60,7 @@ def make_linear(linear: nn.Linear, bits: int, card: MetaCard) -> nn.Module:
         code=make_empty(16),
         blocksize=NF4_BLOCK,
         quant_type="nf4",
-        dtype=card.dtype,
+        dtype=gpu.dtype,
         offset=torch.empty((), device="meta"),
         state2=scales,
     )
@@ -117,7 +117,7 @@ class FusedAttention(TorchFunctionMode):
 
 
 class Started(TorchDispatchMode):
-    """Counts what is started on the card: everything but views."""
+    """Counts what is started on the GPU: everything but views."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""One of several cards is asked for by its number, which decides where, and over nothing kept."""
+"""One of several GPUs is asked for by its number, which decides where, and over nothing kept."""
 
 import sys
 from dataclasses import replace
@@ -11,9 +11,9 @@ from tests.light.devices.toy_cuda import (
     NO_DRIVER,
     SMALLER,
     TORCH,
-    TWO_CARDS,
-    put_cards,
+    TWO_GPUS,
     put_driver,
+    put_gpus,
     write_cuda_variant,
 )
 from tests.light.evaluation.toy_evaluation import EchoDecoder, run, write_questions
@@ -21,7 +21,7 @@ from tests.light.toy_decoder import ScriptedDecoder, ToyEncoder
 from tests.light.toy_variant import make_script
 from tinyv_cli.app import main
 from tinyv_cli.backends import opening as backends
-from tinyv_cli.backends.backend import Backend, BackendOptions, ignore_encoder
+from tinyv_cli.backends.backend import Backend, BackendOptions, prefetch_nothing
 from tinyv_cli.backends.image_cache import has_tokens, wrap_encoder
 from tinyv_cli.backends.opening import open_backend
 from tinyv_cli.benchmark import bandwidth
@@ -33,9 +33,9 @@ from tinyv_cli.variants.memory import CUDA_CONTEXT_BYTES
 
 
 @pytest.fixture
-def cards(monkeypatch):
-    """Two cards; returns the numbers of those that torch is asked of."""
-    return put_cards(monkeypatch, TWO_CARDS, TORCH, SMALLER)
+def gpus(monkeypatch):
+    """Two GPUs; returns the numbers of those that torch is asked of."""
+    return put_gpus(monkeypatch, TWO_GPUS, TORCH, SMALLER)
 
 
 @pytest.fixture
@@ -48,10 +48,10 @@ def opened(monkeypatch):
     """Devices that were opened, of a runtime that says where it is."""
     names = []
 
-    def open_toy(variant, options, meanwhile=ignore_encoder):
+    def open_toy(variant, options, on_encoder=prefetch_nothing):
         names.append(options.device)
         encoder = ToyEncoder()
-        meanwhile(encoder, options.device)
+        on_encoder(encoder, options.device)
         decoder = ScriptedDecoder(make_script("a cat") * 3)
         return Backend(encoder, decoder, options.device, 0.1)
 
@@ -63,33 +63,33 @@ def opened(monkeypatch):
     ("asked", "name", "number"),
     [("cuda:1", "cuda:1", 1), ("cuda:0", "cuda", 0), ("cuda", "cuda", 0), ("auto", "cuda", 0)],
 )
-def test_the_card_asked_for_is_looked_at_and_planned_for(asked, name, number, cards, both):
+def test_the_gpu_asked_for_is_looked_at_and_planned_for(asked, name, number, gpus, both):
     choice = choose_device(both, asked)
     assert choice.device == name
     assert choice.memory.limit_bytes == (TORCH, SMALLER)[number].free_bytes + CUDA_CONTEXT_BYTES
     assert (choice.reason is not None) is (asked == "auto")
-    assert cards == [number]
+    assert gpus == [number]
 
 
 @pytest.mark.parametrize("model", ["both", "bits4"])
-def test_a_number_without_a_card_is_refused_with_those_there_are(model, cards, both, capsys):
+def test_a_number_without_a_gpu_is_refused_with_those_there_are(model, gpus, both, capsys):
     command = ["ask", "cat.png", "what?", "-m", model, "--device", "cuda:2"]
     assert main(command) == ExitCode.DEVICE
     assert capsys.readouterr() == (
         "",
-        "error: there is no card cuda:2, the driver sees 2: "
+        "error: there is no GPU cuda:2, the driver sees 2: "
         "cuda:0 NVIDIA Toy 8G, cuda:1 NVIDIA Toy 6G\n"
         "hint:  use one of them, or use `--device cpu`\n",
     )
-    assert cards == []
+    assert gpus == []
 
 
-def test_a_card_asked_for_by_its_number_meets_the_obstacles_in_the_same_order(
-    both, cards, monkeypatch
+def test_a_gpu_asked_for_by_its_number_meets_the_problems_in_the_same_order(
+    both, gpus, monkeypatch
 ):
     with pytest.raises(DeviceError, match="bits4 has no files for CUDA"):
         choose_device(home.resolve_variant("bits4"), "cuda:1")
-    put_cards(monkeypatch, TWO_CARDS, TORCH, replace(SMALLER, architectures=("sm_86",)))
+    put_gpus(monkeypatch, TWO_GPUS, TORCH, replace(SMALLER, architectures=("sm_86",)))
     with pytest.raises(DeviceError, match=r"has no kernels for NVIDIA Toy 6G \(sm_75\)"):
         choose_device(both, "cuda:1")
     assert choose_device(both, "cuda").device == "cuda"
@@ -98,7 +98,7 @@ def test_a_card_asked_for_by_its_number_meets_the_obstacles_in_the_same_order(
         choose_device(home.resolve_variant("bits4"), "cuda:1")
 
 
-def test_ask_opens_the_card_and_counts_its_memory(cards, both, opened, monkeypatch, capsys):
+def test_ask_opens_the_gpu_and_counts_its_memory(gpus, both, opened, monkeypatch, capsys):
     command = ["ask", "cat.png", "what?", "-m", "both", "--stats"]
     assert main([*command, "--device", "cuda:1"]) == ExitCode.OK
     out, err = capsys.readouterr()
@@ -109,10 +109,10 @@ def test_ask_opens_the_card_and_counts_its_memory(cards, both, opened, monkeypat
     assert opened == ["cuda:1", "cuda"]
 
 
-def test_the_backend_is_told_which_card(both, monkeypatch):
+def test_the_backend_is_told_which_gpu(both, monkeypatch):
     told = []
 
-    def open_torch(variant, options, meanwhile, device):
+    def open_torch(variant, options, on_encoder, device):
         told.append(device)
 
     heavy = SimpleNamespace(open_torch=open_torch)
@@ -122,7 +122,7 @@ def test_the_backend_is_told_which_card(both, monkeypatch):
     assert told == ["cuda", "cuda:1"]
 
 
-def test_cards_share_image_tokens(both):
+def test_gpus_share_image_tokens(both):
     spec = both.manifest.spec
     pixels = np.zeros((1, 3, 448, 448), np.float32)
     tokens = np.ones((1, spec.qformer.n_queries, spec.language.width), np.float32)
@@ -134,14 +134,14 @@ def test_cards_share_image_tokens(both):
     ]
 
 
-def test_eval_goes_on_on_another_card(cards, both, runtimes, capsys):
+def test_eval_goes_on_on_another_gpu(gpus, both, runtimes, capsys):
     write_questions()
     for device in ("cuda", "cuda:1", "cpu"):
         run(capsys, "--device", device, model="both")
     assert runtimes.opened == ["both", "both"]
 
 
-def test_batch_goes_on_on_another_card_and_on_nothing_else(cards, both, opened, capsys):
+def test_batch_goes_on_on_another_gpu_and_on_nothing_else(gpus, both, opened, capsys):
     command = ["batch", "what?", "-o", "out.jsonl", "-m", "both"]
     for pictures, device in ((["cat.png"], "cuda"), (["cat.png", "dog.png"], "cuda:1")):
         assert main([command[0], *pictures, *command[1:], "--device", device]) == ExitCode.OK
@@ -151,7 +151,7 @@ def test_batch_goes_on_on_another_card_and_on_nothing_else(cards, both, opened, 
     assert "was begun with other settings: device cuda\n" in capsys.readouterr().err
 
 
-def test_bench_counts_what_the_card_reads(cards, both, monkeypatch, capsys):
+def test_bench_counts_what_the_gpu_reads(gpus, both, monkeypatch, capsys):
     counted = []
 
     def note(manifest, depth, device):
@@ -163,7 +163,7 @@ def test_bench_counts_what_the_card_reads(cards, both, monkeypatch, capsys):
     monkeypatch.setattr(backends, "open_backend", open_for_bench)
     assert main(["bench", "-m", "both", "--device", "cuda:1", "--repeats", "1"]) == ExitCode.OK
     err = capsys.readouterr().err
-    assert "memory and its speed are the computer's, not the card's" in err
+    assert "memory and its speed are the computer's, not the GPU's" in err
     assert "\nboth, 4 bits, on cuda:1: " in err
     assert set(counted) == {"cuda"}
 

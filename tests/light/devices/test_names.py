@@ -2,7 +2,7 @@
 
 import pytest
 
-from tinyv_cli.devices.names import find_card_number, is_card, read_device, to_card_name, to_kind
+from tinyv_cli.devices.names import find_cuda_number, is_cuda, read_device, to_cuda_name, to_kind
 from tinyv_cli.errors import UsageError
 
 NO_DEVICES = (
@@ -36,11 +36,11 @@ def test_anything_else_is_refused_with_what_is_allowed(typed):
         read_device(typed)
     assert caught.value.problem == f"there is no device {typed}"
     assert caught.value.hint.startswith("use `--device` with auto, cpu, cuda or cuda:N")
-    assert find_card_number(typed) is None
+    assert find_cuda_number(typed) is None
 
 
-def test_a_card_is_told_from_what_is_none():
-    assert [find_card_number(to_card_name(number)) for number in (0, 1, 9)] == [0, 1, 9]
+def test_a_gpu_is_told_from_what_is_none():
+    assert [find_cuda_number(to_cuda_name(number)) for number in (0, 1, 9)] == [0, 1, 9]
     names = ("cpu", "auto", "cuda", "cuda:1", "toy")
-    assert [each for each in names if is_card(each)] == ["cuda", "cuda:1"]
+    assert [each for each in names if is_cuda(each)] == ["cuda", "cuda:1"]
     assert [to_kind(each) for each in names] == ["cpu", "auto", "cuda", "cuda", "toy"]

@@ -10,7 +10,7 @@ from tests.light.toy_variant import make_script
 from tinyv_cli.app import main
 from tinyv_cli.backends import opening as backends
 from tinyv_cli.backends.backend import Backend
-from tinyv_cli.backends.prefetch import EncoderAhead
+from tinyv_cli.backends.prefetch import PrefetchingEncoder
 from tinyv_cli.errors import ExitCode, WeightsError
 
 ONE, OTHER = (np.full((1, 3, 4, 4), value, np.float32) for value in (1, 2))
@@ -23,7 +23,7 @@ class FailingEncoder:
 
 def test_the_picture_is_encoded_once_and_others_when_they_come():
     encoder = ToyEncoder()
-    ahead = EncoderAhead(encoder, ONE)
+    ahead = PrefetchingEncoder(encoder, ONE)
     assert ahead.encode(ONE).mean() == 1
     assert ahead.encode(ONE).mean() == 1
     assert encoder.n_encoded == 1
@@ -32,7 +32,7 @@ def test_the_picture_is_encoded_once_and_others_when_they_come():
 
 
 def test_what_went_wrong_is_said_when_the_tokens_are_wanted():
-    ahead = EncoderAhead(FailingEncoder(), ONE)
+    ahead = PrefetchingEncoder(FailingEncoder(), ONE)
     ahead.wait()
     for pixels in (ONE, OTHER):
         with pytest.raises(WeightsError, match="vision file"):
@@ -47,9 +47,9 @@ def test_ask_encodes_before_the_decoder_is_open(place, monkeypatch, capsys):
             encoded.set()
             return super().encode(pixels)
 
-    def open_backend(variant, options, meanwhile):
+    def open_backend(variant, options, on_encoder):
         encoder = TellingEncoder()
-        meanwhile(encoder, "toy")
+        on_encoder(encoder, "toy")
         assert encoded.wait(30), "nothing was encoded while the decoder was being opened"
         return Backend(encoder, ScriptedDecoder(make_script("a cat")), "toy", 0.1)
 
@@ -59,8 +59,8 @@ def test_ask_encodes_before_the_decoder_is_open(place, monkeypatch, capsys):
 
 
 def test_a_picture_that_cannot_be_encoded_ends_the_command(place, monkeypatch, capsys):
-    def open_backend(variant, options, meanwhile):
-        meanwhile(FailingEncoder(), "toy")
+    def open_backend(variant, options, on_encoder):
+        on_encoder(FailingEncoder(), "toy")
         return Backend(FailingEncoder(), ScriptedDecoder(make_script("a")), "toy", 0.1)
 
     monkeypatch.setattr(backends, "open_backend", open_backend)
@@ -78,7 +78,7 @@ def test_another_picture_is_encoded_although_the_first_could_not_be():
                 raise WeightsError("this one is damaged", "take another")
             return super().encode(pixels)
 
-    ahead = EncoderAhead(ChoosyEncoder(), ONE)
+    ahead = PrefetchingEncoder(ChoosyEncoder(), ONE)
     with pytest.raises(WeightsError, match="this one"):
         ahead.encode(ONE)
     assert ahead.encode(OTHER).mean() == 2

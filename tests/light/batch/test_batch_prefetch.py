@@ -10,6 +10,7 @@ from tests.light.batch.test_batch import echo, forbid_opening, list_paths, run, 
 from tests.light.batch.test_batch_program import ClosableEncoder, make_open_backend, read_lines
 from tests.light.toy_decoder import ScriptedDecoder, ToyDecoder
 from tests.light.toy_variant import make_script
+from tinyv_cli import engine
 from tinyv_cli.app import main
 from tinyv_cli.backends import opening as backends
 from tinyv_cli.backends.backend import Backend
@@ -105,8 +106,8 @@ def test_where_memory_is_short_the_sides_of_the_model_take_turns(capsys, monkeyp
 
     monkeypatch.setattr(backends, "open_backend", open_backend)
     offloaded = MemoryPlan(0, is_offloaded=True, limit_bytes=0)
-    monkeypatch.setattr(batch, "plan_memory", lambda *_, **__: offloaded)
-    monkeypatch.setattr(batch, "_FRUGAL_BLOCK", 3)
+    monkeypatch.setattr(engine, "plan_memory", lambda *_, **__: offloaded)
+    monkeypatch.setattr(batch, "_OFFLOADED_BLOCK", 3)
     run(capsys, *names, "what?", "--no-cache", output="frugal.jsonl")
     assert read_lines("frugal.jsonl") == expected
     assert steps == ["encode"] * 3 + ["close", "open"] + ["encode"] * 2 + ["close", "open"]

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests.light.devices.toy_cuda import DRIVER, NO_DRIVER, TORCH, put_cards, write_cuda_variant
+from tests.light.devices.toy_cuda import DRIVER, NO_DRIVER, TORCH, put_gpus, write_cuda_variant
 from tests.light.evaluation.toy_evaluation import run, write_questions
 from tests.light.toy_variant import make_open_backend, make_script
 from tinyv_cli.app import main
@@ -16,27 +16,27 @@ from tinyv_cli.backends import opening as backends
 from tinyv_cli.backends.backend import BackendOptions
 from tinyv_cli.backends.image_cache import has_tokens, wrap_encoder
 from tinyv_cli.backends.opening import open_backend
-from tinyv_cli.devices import choice as devices
-from tinyv_cli.devices import driver as nvidia_driver
-from tinyv_cli.devices.choice import choose_device, find_obstacle, has_kernels
-from tinyv_cli.devices.driver import Driver, Obstacle
+from tinyv_cli.devices.choice import Choice, choose_device, find_problem, has_kernels, read_torch
+from tinyv_cli.devices.driver import DeviceProblem, Driver
 from tinyv_cli.devices.findings import Findings, TorchFindings
 from tinyv_cli.disk import places
 from tinyv_cli.errors import DeviceError, ExitCode, UsageError
 from tinyv_cli.spec import make_full_spec
 from tinyv_cli.variants import home
 from tinyv_cli.variants.manifest import FileEntry
-from tinyv_cli.variants.memory import CARD_BUDGET_BYTES, CUDA_CONTEXT_BYTES, plan_memory
+from tinyv_cli.variants.memory import CUDA_BUDGET_BYTES, CUDA_CONTEXT_BYTES, plan_memory
 
-HIDDEN = Driver("12.4", (), Obstacle("CUDA_VISIBLE_DEVICES is '' and hides every GPU", "unset it"))
+HIDDEN = Driver(
+    "12.4", (), DeviceProblem("CUDA_VISIBLE_DEVICES is '' and hides every GPU", "unset it")
+)
 
 
 @pytest.fixture
-def card(monkeypatch):
+def gpu(monkeypatch):
     """Puts a driver and a torch in place; returns how often torch was asked."""
 
     def put(driver=DRIVER, torch=TORCH):
-        return put_cards(monkeypatch, driver, torch)
+        return put_gpus(monkeypatch, driver, torch)
 
     return put
 
@@ -72,7 +72,7 @@ def cpu_only(place):
         ((), False),
     ],
 )
-def test_kernels_run_on_the_cards_that_nvidia_says(architectures, runs):
+def test_kernels_run_on_the_gpus_that_nvidia_says(architectures, runs):
     assert has_kernels((8, 6), architectures) is runs
 
 
@@ -83,7 +83,7 @@ def test_numbers_of_three_digits_are_read_as_nvidia_writes_them():
     assert not has_kernels((10, 0), ("sm_120",))
 
 
-OBSTACLES = {
+PROBLEMS = {
     "there is no NVIDIA driver": (NO_DRIVER, TORCH, "install one"),
     "CUDA_VISIBLE_DEVICES is ''": (HIDDEN, TORCH, "unset it"),
     "torch is not installed": (DRIVER, TorchFindings(None), "pip install 'tinyv[cuda]'"),
@@ -115,10 +115,10 @@ OBSTACLES = {
 }
 
 
-@pytest.mark.parametrize("problem", OBSTACLES)
-def test_cuda_that_was_asked_for_is_refused_with_what_is_missing(problem, card, both, capsys):
-    driver, torch, hint = OBSTACLES[problem]
-    card(driver, torch)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_cuda_that_was_asked_for_is_refused_with_what_is_missing(problem, gpu, both, capsys):
+    driver, torch, hint = PROBLEMS[problem]
+    gpu(driver, torch)
     command = ["ask", "cat.png", "what?", "-m", "both", "--device", "cuda"]
     assert main(command) == ExitCode.DEVICE
     out, err = capsys.readouterr()
@@ -129,10 +129,10 @@ def test_cuda_that_was_asked_for_is_refused_with_what_is_missing(problem, card, 
     assert second.endswith(", or use `--device cpu`")
 
 
-@pytest.mark.parametrize("problem", OBSTACLES)
-def test_auto_takes_the_cpu_and_says_why(problem, card, both):
-    driver, torch, hint = OBSTACLES[problem]
-    card(driver, torch)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_auto_takes_the_cpu_and_says_why(problem, gpu, both):
+    driver, torch, hint = PROBLEMS[problem]
+    gpu(driver, torch)
     choice = choose_device(both, "auto")
     assert (choice.device, choice.memory) == ("cpu", None)
     assert choice.reason.startswith("both computes on the CPU: ")
@@ -142,10 +142,10 @@ def test_auto_takes_the_cpu_and_says_why(problem, card, both):
 
 
 @pytest.mark.parametrize("asked", ["auto", "cuda"])
-@pytest.mark.parametrize("problem", OBSTACLES)
-def test_a_variant_for_cuda_alone_has_no_other_device(problem, asked, card, cuda_only):
-    driver, torch, hint = OBSTACLES[problem]
-    card(driver, torch)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_a_variant_for_cuda_alone_has_no_other_device(problem, asked, gpu, cuda_only):
+    driver, torch, hint = PROBLEMS[problem]
+    gpu(driver, torch)
     with pytest.raises(DeviceError) as caught:
         choose_device(cuda_only, asked)
     assert problem in caught.value.problem
@@ -154,16 +154,16 @@ def test_a_variant_for_cuda_alone_has_no_other_device(problem, asked, card, cuda
     assert "--device cpu" not in caught.value.hint
 
 
-def test_a_variant_for_cuda_alone_does_not_run_on_the_cpu(card, cuda_only):
-    asked = card()
+def test_a_variant_for_cuda_alone_does_not_run_on_the_cpu(gpu, cuda_only):
+    asked = gpu()
     with pytest.raises(DeviceError, match="cudaonly has files for CUDA only") as caught:
         choose_device(cuda_only, "cpu")
     assert "`tinyv quantize --target cpu`" in caught.value.hint
     assert asked == []
 
 
-def test_a_variant_without_files_for_cuda_is_refused_before_torch_is_asked(card, cpu_only):
-    asked = card()
+def test_a_variant_without_files_for_cuda_is_refused_before_torch_is_asked(gpu, cpu_only):
+    asked = gpu()
     with pytest.raises(DeviceError, match="bits4 has no files for CUDA") as caught:
         choose_device(cpu_only, "cuda")
     assert caught.value.hint == (
@@ -172,8 +172,8 @@ def test_a_variant_without_files_for_cuda_is_refused_before_torch_is_asked(card,
     assert asked == []
 
 
-def test_auto_takes_a_usable_card_and_says_so(card, both):
-    card()
+def test_auto_takes_a_usable_gpu_and_says_so(gpu, both):
+    gpu()
     choice = choose_device(both, "auto")
     assert choice.device == "cuda"
     assert choice.reason.startswith("both computes on the GPU, NVIDIA Toy 8G: about 0.")
@@ -181,19 +181,19 @@ def test_auto_takes_a_usable_card_and_says_so(card, both):
     assert choose_device(both, "cuda") == replace(choice, reason=None)
 
 
-def test_where_there_is_nothing_to_choose_nothing_is_said(card, cpu_only, both):
-    asked = card(NO_DRIVER)
-    assert choose_device(cpu_only, "auto") == devices.Choice("cpu")
-    assert choose_device(cpu_only, "cpu") == devices.Choice("cpu")
-    assert choose_device(both, "cpu") == devices.Choice("cpu")
+def test_where_there_is_nothing_to_choose_nothing_is_said(gpu, cpu_only, both):
+    asked = gpu(NO_DRIVER)
+    assert choose_device(cpu_only, "auto") == Choice("cpu")
+    assert choose_device(cpu_only, "cpu") == Choice("cpu")
+    assert choose_device(both, "cpu") == Choice("cpu")
     assert asked == []
 
 
-def test_a_card_without_files_for_it_is_told_and_driver_and_torch_are_not_asked(
-    card, cpu_only, monkeypatch
+def test_a_gpu_without_files_for_it_is_told_and_driver_and_torch_are_not_asked(
+    gpu, cpu_only, monkeypatch
 ):
-    asked = card()
-    monkeypatch.setattr(nvidia_driver, "read_driver", None)
+    asked = gpu()
+    monkeypatch.setattr("tinyv_cli.devices.driver.read_driver", None)
     choice = choose_device(cpu_only, "auto")
     assert choice.device == "cpu"
     assert "bits4 has no files for CUDA; make a variant that has" in choice.reason
@@ -209,32 +209,32 @@ def test_a_device_that_does_not_exist_is_a_usage_error(asked, both):
         open_backend(both, BackendOptions(asked))
 
 
-def test_what_does_not_fit_the_card_goes_to_the_cpu_or_is_refused_with_figures(card, both):
-    card(torch=replace(TORCH, free_bytes=1_000_000))
+def test_what_does_not_fit_the_gpu_goes_to_the_cpu_or_is_refused_with_figures(gpu, both):
+    gpu(torch=replace(TORCH, free_bytes=1_000_000))
     choice = choose_device(both, "auto")
     assert choice.device == "cpu"
     assert "GB of the GPU's memory, 0.40 are free" in choice.reason
     with pytest.raises(DeviceError, match=r"both needs about 0\.\d+ GB of the GPU's memory"):
         choose_device(both, "cuda")
-    card()
+    gpu()
     with pytest.raises(DeviceError, match=r"0\.10 are allowed"):
         choose_device(both, "cuda", 100_000_000)
 
 
 def test_torch_that_is_not_installed_or_damaged_is_found_out(monkeypatch):
-    monkeypatch.setattr(devices, "find_spec", lambda name: None)
-    assert devices.read_torch(0) == TorchFindings(None)
+    monkeypatch.setattr("tinyv_cli.devices.choice.find_spec", lambda name: None)
+    assert read_torch(0) == TorchFindings(None)
 
     def fail(number):
         raise OSError("libc10.so: cannot open\nmore of it")
 
-    monkeypatch.setattr(devices, "find_spec", lambda name: name)
-    monkeypatch.setattr(devices, "read_version", lambda name: "2.9.0")
+    monkeypatch.setattr("tinyv_cli.devices.choice.find_spec", lambda name: name)
+    monkeypatch.setattr("tinyv_cli.devices.choice.read_version", lambda name: "2.9.0")
     probe = SimpleNamespace(probe_torch=fail)
     monkeypatch.setitem(sys.modules, "tinyv_cli.devices.torch_probe", probe)
-    found = devices.read_torch(0)
+    found = read_torch(0)
     assert found == TorchFindings("2.9.0", import_error="libc10.so: cannot open")
-    assert "libc10.so" in find_obstacle(Findings(DRIVER, found)).problem
+    assert "libc10.so" in find_problem(Findings(DRIVER, found)).problem
 
 
 @pytest.fixture
@@ -247,10 +247,10 @@ def full(both):
 
 def plan(variant, free_bytes, budget_bytes=None, n_positions=2048, **changes):
     changes = {"encodes": True, **changes}
-    return plan_memory(variant, n_positions, budget_bytes, card_free_bytes=free_bytes, **changes)
+    return plan_memory(variant, n_positions, budget_bytes, cuda_free_bytes=free_bytes, **changes)
 
 
-def test_a_card_needs_its_files_its_context_and_keys_and_values_in_float16(full):
+def test_a_gpu_needs_its_files_its_context_and_keys_and_values_in_float16(full):
     long, short = (plan(full, 24 << 30, n_positions=n).needed_bytes for n in (2048, 1024))
     spec = full.manifest.spec.language
     keys_and_values = 2 * 2 * spec.n_layers * spec.width * 1024
@@ -260,14 +260,14 @@ def test_a_card_needs_its_files_its_context_and_keys_and_values_in_float16(full)
     assert long - seen.needed_bytes > 2_200_000_000
 
 
-def test_a_card_is_filled_to_8_gib_at_most_and_to_what_is_free(full):
-    assert plan(full, 24 << 30).limit_bytes == CARD_BUDGET_BYTES
+def test_a_gpu_is_filled_to_8_gib_at_most_and_to_what_is_free(full):
+    assert plan(full, 24 << 30).limit_bytes == CUDA_BUDGET_BYTES
     assert plan(full, 6 << 30).limit_bytes == (6 << 30) + CUDA_CONTEXT_BYTES
     assert plan(full, 24 << 30, 12 << 30).limit_bytes == 12 << 30
     assert plan(full, 6 << 30, 12 << 30).limit_bytes == (6 << 30) + CUDA_CONTEXT_BYTES
 
 
-def test_on_a_card_too_small_for_both_sides_they_take_turns_where_they_may(full):
+def test_on_a_gpu_too_small_for_both_sides_they_take_turns_where_they_may(full):
     together = plan(full, 24 << 30)
     budget = together.needed_bytes - 1
     turns = plan(full, 24 << 30, budget)
@@ -286,8 +286,8 @@ def seen(monkeypatch):
     return found
 
 
-def test_ask_passes_on_the_device_and_what_it_may_take(card, both, seen, capsys):
-    card()
+def test_ask_passes_on_the_device_and_what_it_may_take(gpu, both, seen, capsys):
+    gpu()
     assert main(["ask", "cat.png", "what?", "-m", "both", "--stats"]) == ExitCode.OK
     out, err = capsys.readouterr()
     assert out == "a cat\n"
@@ -301,8 +301,8 @@ def test_ask_passes_on_the_device_and_what_it_may_take(card, both, seen, capsys)
     assert seen["options"].device == "cpu"
 
 
-def test_ask_refuses_a_card_too_small_before_anything_is_opened(card, both, monkeypatch, capsys):
-    card()
+def test_ask_refuses_a_gpu_too_small_before_anything_is_opened(gpu, both, monkeypatch, capsys):
+    gpu()
     monkeypatch.setattr(backends, "open_backend", None)
     command = ["ask", "cat.png", "what?", "-m", "both", "--device", "cuda"]
     assert main([*command, "--memory-budget", "100MB"]) == ExitCode.DEVICE
@@ -328,20 +328,20 @@ def test_image_tokens_computed_by_other_files_for_cuda_are_not_taken(both):
     assert not has_tokens(other, pixels, "cuda")
 
 
-def test_a_picture_that_the_card_has_seen_needs_no_vision_side(card, full):
+def test_a_picture_that_the_gpu_has_seen_needs_no_vision_side(gpu, full):
     decoder_alone = plan(full, 24 << 30, encodes=False).needed_bytes
-    card(torch=replace(TORCH, free_bytes=24 << 30))
+    gpu(torch=replace(TORCH, free_bytes=24 << 30))
     assert choose_device(full, "cuda", decoder_alone, encodes=lambda: False).device == "cuda"
     with pytest.raises(DeviceError):
         choose_device(full, "cuda", decoder_alone, encodes=lambda: True)
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])
-def test_bench_measures_on_the_card(device, card, both, seen, monkeypatch, capsys):
-    card()
+def test_bench_measures_on_the_gpu(device, gpu, both, seen, monkeypatch, capsys):
+    gpu()
     opened = []
 
-    def open_nothing(variant, options, meanwhile):
+    def open_nothing(variant, options, on_encoder):
         opened.append(options.device)
         raise DeviceError("enough was seen", "stop")
 
@@ -351,21 +351,21 @@ def test_bench_measures_on_the_card(device, card, both, seen, monkeypatch, capsy
     assert ("computes on the GPU" in capsys.readouterr().err) is (device == "auto")
 
 
-def test_eval_keeps_answers_of_card_and_cpu_apart(card, both, runtimes, capsys):
-    card()
+def test_eval_keeps_answers_of_gpu_and_cpu_apart(gpu, both, runtimes, capsys):
+    gpu()
     write_questions()
     run(capsys, "--device", "cuda", model="both")
     run(capsys, "--device", "cpu", model="both")
-    run(capsys, model="both")  # auto takes the card, whose answers are there
+    run(capsys, model="both")  # auto takes the GPU, whose answers are there
     assert runtimes.opened == ["both", "both"]
 
 
-def test_eval_refuses_what_is_missing_and_says_each_choice_once(card, both, runtimes, capsys):
+def test_eval_refuses_what_is_missing_and_says_each_choice_once(gpu, both, runtimes, capsys):
     write_questions()
     err = run(capsys, "--device", "cuda", model="both", code=ExitCode.DEVICE)
     assert "there is no NVIDIA driver" in err
     assert runtimes.opened == []
-    card()
+    gpu()
     assert main(["eval", "questions.jsonl", "-m", "both", "--against", "both"]) == ExitCode.OK
     assert capsys.readouterr().err.count("both computes on the GPU") == 1
     command = ["eval", "questions.jsonl", "-m", "both", "--against", "bits4", "--json"]

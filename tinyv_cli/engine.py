@@ -1,0 +1,306 @@
+"""A variant is found, planned on a device and opened: where every verb that asks something begins.
+
+Three steps, always in this order. `find_variant` reads the manifest and no weights. `plan_engine`
+says which variant answers, chooses the device, checks the files and makes sure that memory
+suffices. `Engine.open` loads the weights; over what it opens, any number of conversations can be
+held.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
+
+from tinyv_cli.devices.choice import choose_device
+from tinyv_cli.errors import DeviceError, UsageError, WeightsError
+from tinyv_cli.progress import Progress, show_nothing
+from tinyv_cli.prompts.prompt import TEMPLATES, Template
+from tinyv_cli.variants.hashes import check_hashes
+from tinyv_cli.variants.home import list_variants, resolve_variant
+from tinyv_cli.variants.manifest import MAKE_AGAIN, Variant
+from tinyv_cli.variants.memory import CUDA_CONTEXT_BYTES, MemoryPlan, plan_memory
+from tinyv_cli.variants.miniature import is_miniature_folder, note_miniature, to_damage
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tinyv_cli.answers.generate import ImageEncoder, TrackedDecoder
+    from tinyv_cli.answers.report import Origin
+    from tinyv_cli.answers.tokenizer import Tokenizer
+    from tinyv_cli.backends.backend import Backend, BackendEncoder, BackendOptions
+    from tinyv_cli.session import Session
+
+Notify = Callable[[str], None]  # takes one line for the user
+
+
+class Prefetcher(Protocol):
+    """An encoder that has begun with pictures before it is asked for their tokens."""
+
+    def encode(self, pixels: "np.ndarray") -> "np.ndarray":
+        """Turns pixels (B, 3, S, S) into image tokens (B, Q, D), both float32."""
+
+    def wait(self) -> None:
+        """Waits until everything that was begun is done, whatever comes of it."""
+
+    def cancel(self) -> None:
+        """Begins nothing further."""
+
+    def close(self) -> None:
+        """Begins nothing further, and waits for what is under way."""
+
+
+@dataclass(frozen=True)
+class FoundVariant:
+    """A variant on disk, and the template that its prompts are laid out by.
+
+    Attributes:
+        variant: that answers.
+        template: of its prompts.
+        notes: what the user is to know of the choice, in lines; said when the engine is planned, so
+            that nothing stands before a mistake in the words.
+    """
+
+    variant: Variant
+    template: Template
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
+
+    @property
+    def image_px(self) -> int:
+        """The side of the square that the vision tower sees."""
+        return self.variant.manifest.spec.vision.image_px
+
+    def count_positions(self, prompt: str, n_images: int, max_new_tokens: int) -> int:
+        """Counts the positions of a prompt and its answer at most: a token has a byte or more."""
+        n_queries = self.variant.manifest.spec.qformer.n_queries
+        return n_images * n_queries + len(prompt.encode()) + max_new_tokens
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What is going to be asked, as far as memory depends on it.
+
+    Attributes:
+        n_positions: of the longest prompt and its answer together; None for a full context.
+        encodes: tells whether a picture must be encoded on a kind of device, `cpu` or `cuda`.
+        may_offload: whether the vision side may be given back before the decoder is opened.
+        way_out: the hint where memory does not suffice; None for the one that fits `ask`.
+    """
+
+    n_positions: int | None = None
+    encodes: Callable[[str], bool] = lambda _: True
+    may_offload: bool = False
+    way_out: str | None = None
+
+
+@dataclass(frozen=True)
+class Engine(FoundVariant):
+    """A variant planned on a device, ready to be opened.
+
+    Attributes:
+        options: where and with what it computes.
+        memory: what it will take; None where nothing was planned.
+        notify: takes lines for the user while it is open.
+    """
+
+    options: "BackendOptions"
+    memory: MemoryPlan | None = None
+    notify: Notify = lambda _: None
+
+    @property
+    def is_offloaded(self) -> bool:
+        """Whether the vision side is given back before the decoder is opened."""
+        return self.memory is not None and self.memory.is_offloaded
+
+    @property
+    def needed_bytes(self) -> int:
+        """Bytes of its device's memory that it will take, as estimated."""
+        return self.memory.needed_bytes if self.memory else 0
+
+    @property
+    def context_length(self) -> int:
+        """Positions that a prompt and its answer have room for."""
+        return _limit_positions(self.variant, None, self.options.context_length)
+
+    @contextmanager
+    def open(
+        self,
+        prefetch: "Callable[[ImageEncoder], Prefetcher] | None" = None,
+        *,
+        caches_images: bool = False,
+    ) -> "Iterator[OpenEngine]":
+        """Loads the variant, and frees it at the end of the block.
+
+        Args:
+            prefetch: is given the encoder before the decoder is opened, and begins to encode what
+                will be wanted; sessions then encode through what it returns. Where the vision side
+                is offloaded, everything it has begun is done before the decoder is opened.
+            caches_images: whether prefetched image tokens are taken from this computer's cache and
+                kept there.
+
+        Raises:
+            TinyvError: the device or the runtime cannot open the variant.
+        """
+        from tinyv_cli.answers.generate import TrackedDecoder
+        from tinyv_cli.answers.tokenizer import Tokenizer
+        from tinyv_cli.backends.image_cache import wrap_encoder
+        from tinyv_cli.backends.opening import open_backend
+
+        tokenizer = Tokenizer(self.variant.path("tokenizer"))
+        begun: list[Prefetcher] = []
+
+        def begin(encoder: "BackendEncoder", device: str) -> None:
+            if prefetch is not None:
+                source = wrap_encoder(encoder, self.variant, device) if caches_images else encoder
+                begun.append(prefetch(source))
+                if self.is_offloaded:
+                    begun[0].wait()
+                    encoder.close()
+
+        try:
+            with closing(open_backend(self.variant, self.options, begin)) as backend:
+                encoder = begun[0] if begun else backend.encoder
+                decoder = TrackedDecoder(backend.decoder)
+                try:
+                    yield OpenEngine(self, backend, tokenizer, encoder, decoder)
+                finally:
+                    for each in begun:
+                        each.cancel()  # closing the backend then ends what is under way
+        finally:
+            for each in begun:
+                each.close()
+
+
+@dataclass(frozen=True)
+class OpenEngine:
+    """A variant in memory.
+
+    Any number of sessions may be held over it, one answer at a time: the decoder's cache is one,
+    and what it holds is known, so that a session which takes over computes only what differs.
+
+    Attributes:
+        engine: that was opened.
+        backend: what runs it.
+        tokenizer: of the variant.
+        encoder: the backend's, or what prefetches with it.
+        decoder: the backend's, with the record of what its cache holds.
+    """
+
+    engine: Engine
+    backend: "Backend"
+    tokenizer: "Tokenizer"
+    encoder: "ImageEncoder"
+    decoder: "TrackedDecoder"
+
+    def start_session(self) -> "Session":
+        """Begins a conversation."""
+        from tinyv_cli.session import Session
+
+        engine = self.engine
+        return Session(
+            self,
+            self.tokenizer,
+            engine.template,
+            notify=engine.notify,
+            stop_ids=engine.variant.manifest.stop_ids,
+        )
+
+    @property
+    def origin(self) -> "Origin":
+        """What a report says of where an answer comes from."""
+        from tinyv_cli.answers.report import Origin
+
+        names = self.engine.variant.name, self.engine.template.name
+        return Origin(*names, self.backend.device, self.backend.load_s)
+
+
+def find_variant(model: str | None, template: str | None = None) -> FoundVariant:
+    """Finds the variant that answers, and its template.
+
+    Args:
+        model: a name or a folder; None for the newest, or else the miniature.
+        template: a name of `TEMPLATES`; None for the variant's own.
+
+    Raises:
+        UsageError: there is no such template.
+        WeightsError: there is no such variant, or it cannot be read.
+    """
+    if template is not None and template not in TEMPLATES:
+        raise UsageError(
+            f"there is no template '{template}'",
+            f"use `--template` with one of {', '.join(TEMPLATES)}",
+        )
+    variant = resolve_variant(model)
+    name = variant.manifest.template if template is None else template
+    if name not in TEMPLATES:
+        raise WeightsError(
+            f"there is no template '{name}', which variant {variant.name} asks for", MAKE_AGAIN
+        )
+    notes: list[str] = []
+    if model is None and len(list_variants()) > 1:
+        notes.append(f"{variant.name} answers, the newest variant; `-m NAME` takes another")
+    note_miniature(variant, notes.append)
+    return FoundVariant(variant, TEMPLATES[name], notes=tuple(notes))
+
+
+def plan_engine(
+    found: FoundVariant,
+    wanted: "BackendOptions",
+    demand: Demand,
+    notify: Notify,
+    progress: Progress = show_nothing,
+) -> Engine:
+    """Chooses the device, checks the files, and makes sure that memory suffices.
+
+    Args:
+        found: that is to answer.
+        wanted: as it was typed; the device may be `auto`.
+        demand: what is going to be asked.
+        notify: is told which variant answers where several could, what the miniature is, and
+            which device computes where there was a choice; kept for the open engine.
+        progress: is told of the bytes that are hashed.
+
+    Raises:
+        UsageError: there is no such device.
+        WeightsError: a file is damaged, or cannot be read.
+        DeviceError: the device cannot be used, or memory does not suffice.
+    """
+    variant = found.variant
+    for note in found.notes:
+        notify(note)
+    choice = choose_device(
+        variant,
+        wanted.device,
+        wanted.memory_budget_bytes,
+        context_length=wanted.context_length,
+        encodes=lambda: demand.encodes("cuda"),
+        may_offload=demand.may_offload,
+    )
+    if choice.reason:
+        notify(choice.reason)
+    try:
+        check_hashes(variant.folder, variant.manifest.files, progress)
+    except WeightsError as error:
+        raise to_damage(error) if is_miniature_folder(variant.folder) else error from error
+    budget_bytes = wanted.memory_budget_bytes
+    if choice.memory:  # torch is held to it, and the CUDA context comes on top
+        budget_bytes = choice.memory.limit_bytes - CUDA_CONTEXT_BYTES
+    try:
+        memory = choice.memory or plan_memory(
+            variant,
+            _limit_positions(variant, demand.n_positions, wanted.context_length),
+            budget_bytes,
+            encodes=demand.encodes(choice.device),
+            may_offload=demand.may_offload,
+        )
+    except DeviceError as error:
+        if demand.way_out is None:
+            raise
+        raise DeviceError(error.problem, demand.way_out) from error
+    options = replace(wanted, device=choice.device, memory_budget_bytes=budget_bytes, notify=notify)
+    return Engine(variant, found.template, options, memory, notify)
+
+
+def _limit_positions(variant: Variant, n_positions: int | None, context_length: int | None) -> int:
+    """Limits positions to the context asked for, and that to what the model knows."""
+    longest = variant.manifest.spec.language.context_length
+    return min(each for each in (n_positions, context_length, longest) if each is not None)
