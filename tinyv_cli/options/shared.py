@@ -9,7 +9,7 @@ from tinyv_cli.errors import UsageError
 from tinyv_cli.options.declare import option, real, size, to_variable, whole
 
 if TYPE_CHECKING:
-    from tinyv_cli.answers.sampling import SamplingOptions
+    pass
 
 if TYPE_CHECKING:
     from tinyv_cli.backends.backend import BackendOptions
@@ -131,26 +131,6 @@ class SamplingArguments:
     repeat_penalty: RepeatPenalty = 1.0
     seed: Seed = None
 
-    def __post_init__(self) -> None:
-        try:
-            self.make_sampling()
-        except UsageError as error:
-            variable = to_variable(error.problem.split()[0])
-            hint = f"{error.hint} (or the variable {variable})"
-            raise UsageError(error.problem, hint) from error
-
-    def make_sampling(self) -> "SamplingOptions":
-        """Makes the sampling options, which check their ranges, `/set` of the chat's too.
-
-        Raises:
-            UsageError: a value is out of its range.
-        """
-        from tinyv_cli.answers.sampling import SamplingOptions
-
-        return SamplingOptions(
-            self.temp, self.top_p, self.top_k, self.min_p, self.repeat_penalty, self.seed
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class EngineArguments:
@@ -177,19 +157,24 @@ def to_answer_options(
     """Collects sampling, length and the texts that end an answer.
 
     Raises:
-        UsageError: a text that ends the answer is empty.
+        UsageError: a value is out of its range, or a text that ends the answer is empty.
     """
     from tinyv_cli.answers.sampling import SamplingOptions
     from tinyv_cli.session import AnswerOptions
 
-    sampling = SamplingOptions(
-        temperature=arguments.temperature,
-        top_p=arguments.top_p,
-        top_k=arguments.top_k,
-        min_p=arguments.min_p,
-        repetition_penalty=arguments.repeat_penalty,
-        seed=arguments.seed,
-    )
+    try:  # ranges are checked there, where the chat's `/set` and programs come by too
+        sampling = SamplingOptions(
+            temperature=arguments.temperature,
+            top_p=arguments.top_p,
+            top_k=arguments.top_k,
+            min_p=arguments.min_p,
+            repetition_penalty=arguments.repeat_penalty,
+            seed=arguments.seed,
+        )
+    except UsageError as error:
+        variable = to_variable(error.problem.split()[0])
+        hint = f"{error.hint} (or the variable {variable})"
+        raise UsageError(error.problem, hint) from error
     return AnswerOptions(arguments.max_tokens, sampling, tuple(stop or ()))
 
 
