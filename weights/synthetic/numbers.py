@@ -1,7 +1,7 @@
 """A tensor's name, its shape and a seed become random numbers that keep activations sane.
 
 Each tensor has a generator of its own, seeded by its name, so that the order in which tensors are
-made does not matter, nor which file they go to. Knows no file.
+made does not matter, nor which file they go to.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ _LOGIT_SPREAD = 3.0  # nats; a flat distribution would hide every error
 
 
 def make_numbers(name: str, shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
-    """Normal numbers about zero, or about one in the weights of norms.
+    """Makes normal numbers about zero, or about one in the weights of norms.
 
     Matrices have a spread of 1/√inputs, so that what goes in with a spread of one comes out so.
 
     Args:
-        name: of the tensor; says what it is for.
+        name: of the tensor; decides the spread.
         shape: of the tensor.
         seed: of the whole network.
     """
@@ -44,7 +44,7 @@ def _is_norm(name: str) -> bool:
 
 
 def _choose_spread(name: str, shape: tuple[int, ...]) -> float:
-    """The standard deviation of a tensor's numbers."""
+    """Chooses the standard deviation of a tensor's numbers."""
     if name.endswith(".bias"):
         return _BIAS_SPREAD
     if _is_norm(name):
