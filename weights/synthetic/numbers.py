@@ -32,28 +32,22 @@ def make_numbers(name: str, shape: tuple[int, ...], seed: int) -> NDArray[np.flo
     digest = hashlib.sha256(name.encode()).digest()
     generator = np.random.default_rng([seed, *np.frombuffer(digest, dtype="<u4").tolist()])
     numbers = generator.standard_normal(shape, dtype=np.float32)
-    numbers *= _choose_spread(name, shape)
-    if _is_norm(name) and not name.endswith(".bias"):
+    module = name.split(".")[-2] if "." in name else name
+    is_norm = "norm" in module.lower() or module == "ln_vision"
+    if name.endswith(".bias"):
+        spread = _BIAS_SPREAD
+    elif is_norm:
+        spread = _NORM_SPREAD
+    elif any(token in name for token in _TOKENS):
+        spread = 1.0
+    elif "position_embedding" in name:
+        spread = _POSITION_SPREAD
+    elif name.endswith("lora_B"):
+        spread = _LORA_SHARE * math.sqrt(shape[1]) / LORA_ALPHA
+    else:
+        per_input = 1 / math.sqrt(math.prod(shape[1:]))
+        spread = _LOGIT_SPREAD * per_input if "lm_head" in name else per_input
+    numbers *= spread
+    if is_norm and not name.endswith(".bias"):
         numbers += 1
     return numbers
-
-
-def _is_norm(name: str) -> bool:
-    module = name.split(".")[-2] if "." in name else name
-    return "norm" in module.lower() or module == "ln_vision"
-
-
-def _choose_spread(name: str, shape: tuple[int, ...]) -> float:
-    """Chooses the standard deviation of a tensor's numbers."""
-    if name.endswith(".bias"):
-        return _BIAS_SPREAD
-    if _is_norm(name):
-        return _NORM_SPREAD
-    if any(token in name for token in _TOKENS):
-        return 1.0
-    if "position_embedding" in name:
-        return _POSITION_SPREAD
-    if name.endswith("lora_B"):
-        return _LORA_SHARE * math.sqrt(shape[1]) / LORA_ALPHA
-    per_input = 1 / math.sqrt(math.prod(shape[1:]))
-    return _LOGIT_SPREAD * per_input if "lm_head" in name else per_input

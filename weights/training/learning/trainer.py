@@ -115,7 +115,14 @@ class Trainer:
             self._take_step(step)
             advance(1)
             if (step + 1) % options.save_every == 0 or step + 1 == end:
-                self._save(step + 1)
+                state = {
+                    "n_done": step + 1,
+                    "options": asdict(options),
+                    "trained": {name: tensor.detach() for name, tensor in self._trained.items()},
+                    "optimizers": [each.state_dict() for each in self._optimizers],
+                }
+                with open_whole(self._state_path) as file:  # a kill leaves the old one or the new
+                    torch.save(state, file)
         return max(start, end)
 
     def _take_step(self, step: int) -> None:
@@ -144,17 +151,6 @@ class Trainer:
         line = json.dumps({"step": step, "loss": round(loss.item(), 6), "rate": rate})
         with self._log_path.open("a", encoding="utf-8") as log:
             log.write(line + "\n")
-
-    def _save(self, n_done: int) -> None:
-        """Replaces the state as a whole, so that a kill leaves the old one or the new."""
-        state = {
-            "n_done": n_done,
-            "options": asdict(self._options),
-            "trained": {name: tensor.detach() for name, tensor in self._trained.items()},
-            "optimizers": [each.state_dict() for each in self._optimizers],
-        }
-        with open_whole(self._state_path) as file:
-            torch.save(state, file)
 
     def _resume(self) -> int:
         """Loads the state, if there is one, and drops what was logged after it."""

@@ -73,33 +73,30 @@ def draw_background(background: Background, size_px: int) -> np.ndarray:
     Returns:
         (size_px, size_px, 3) bytes. Each is within `contrast` of `background.rgb`, but for noise.
     """
-    if background.style == "plain":
-        return np.full((size_px, size_px, 3), background.rgb, dtype=np.uint8)
-    shade = _compute_shade(background, size_px) * background.contrast
-    levels = np.asarray(background.rgb, dtype=np.float32) * (1 + shade[..., None])
-    return levels.clip(0, 255).astype(np.uint8)
-
-
-def _compute_shade(background: Background, size_px: int) -> np.ndarray:
-    """Computes each pixel's brightness, -1 to 1, for noise beyond; (size_px, size_px) float32."""
-    if background.style == "noisy":
-        grain = np.random.default_rng(background.seed).standard_normal(
-            (_NOISE_CELLS, _NOISE_CELLS), dtype=np.float32
-        )
-        cells = np.arange(size_px) * _NOISE_CELLS // size_px
-        return _NOISE_GAIN * grain[cells][:, cells]
-    angle = np.deg2rad(background.angle_deg)
+    cos, sin = (np.float32(f(np.deg2rad(background.angle_deg))) for f in (np.cos, np.sin))
     steps = ((np.arange(size_px) + 0.5) / size_px - 0.5).astype(np.float32)
-    along: np.ndarray = (
-        np.float32(np.cos(angle)) * steps + np.float32(np.sin(angle)) * steps[:, None]
-    )
-    if background.style == "shaded":
-        return along * np.float32(1.4142)  # a diagonal reaches 0.707
-    across = np.float32(np.cos(angle)) * steps[:, None] - np.float32(np.sin(angle)) * steps
+    along, across = cos * steps + sin * steps[:, None], cos * steps[:, None] - sin * steps
     period = np.float32(background.period)
-    first: np.ndarray = along / period % 1 - np.float32(0.5)
-    second: np.ndarray = across / period % 1 - np.float32(0.5)
-    if background.style == "dotted":
-        return np.where(first**2 + second**2 < _DOT**2, np.float32(1), np.float32(-0.3))
-    signs: np.ndarray = np.sign(first if background.style == "striped" else first * second)
-    return signs
+    first, second = along / period % 1 - np.float32(0.5), across / period % 1 - np.float32(0.5)
+    match background.style:  # brightness of each pixel, -1 to 1, for noise beyond
+        case "plain":
+            return np.full((size_px, size_px, 3), background.rgb, dtype=np.uint8)
+        case "noisy":
+            grain = np.random.default_rng(background.seed).standard_normal(
+                (_NOISE_CELLS, _NOISE_CELLS), dtype=np.float32
+            )
+            cells = np.arange(size_px) * _NOISE_CELLS // size_px
+            shade = _NOISE_GAIN * grain[cells][:, cells]
+        case "shaded":
+            shade = along * np.float32(1.4142)  # a diagonal reaches 0.707
+        case "striped":
+            shade = np.sign(first)
+        case "checked":
+            shade = np.sign(first * second)
+        case "dotted":
+            is_dot = first**2 + second**2 < _DOT**2
+            shade = np.where(is_dot, np.float32(1), np.float32(-0.3))
+    levels = np.asarray(background.rgb, dtype=np.float32) * (
+        1 + (shade * background.contrast)[..., None]
+    )
+    return levels.clip(0, 255).astype(np.uint8)

@@ -117,7 +117,19 @@ class Glyphs:
         level_px = next((level for level in LEVELS_PX if level >= side_px), LEVELS_PX[-1])
         key = (kind, colour, level_px)
         if key not in self._levels:
-            square = self._make_square(kind)
+            if kind not in self._squares:
+                square = self.draw_square(kind)
+                drawn, stored = to_silhouette(square), load_silhouettes()[kind]
+                agreement = float((drawn & stored).sum() / (drawn | stored).sum())
+                if agreement < _MIN_AGREEMENT:
+                    raise UsageError(
+                        f"{self.path} draws the {kind} otherwise than {SHEET_FILE} says: "
+                        f"they share {agreement:.0%}",
+                        "use version 2.042 of the font, or redo the silhouettes: "
+                        "`python -m weights.training.world.glyphs`",
+                    )
+                self._squares[kind] = square
+            square = self._squares[kind]
             if colour is not None:
                 square = tint(square, colour)
             small = square.resize((level_px, level_px), Image.Resampling.LANCZOS)
@@ -126,22 +138,6 @@ class Glyphs:
             padded.paste(small, (PADDING_PX, PADDING_PX))
             self._levels[key] = padded
         return self._levels[key]
-
-    def _make_square(self, kind: str) -> Image.Image:
-        """Draws a kind, the first time compared with its silhouette."""
-        if kind not in self._squares:
-            square = self.draw_square(kind)
-            drawn, stored = to_silhouette(square), load_silhouettes()[kind]
-            agreement = float((drawn & stored).sum() / (drawn | stored).sum())
-            if agreement < _MIN_AGREEMENT:
-                raise UsageError(
-                    f"{self.path} draws the {kind} otherwise than {SHEET_FILE} says: "
-                    f"they share {agreement:.0%}",
-                    "use version 2.042 of the font, or redo the silhouettes: "
-                    "`python -m weights.training.world.glyphs`",
-                )
-            self._squares[kind] = square
-        return self._squares[kind]
 
     def draw_square(self, kind: str) -> Image.Image:
         """Draws a kind at the bitmaps' size, cut to what is opaque and centred in a square.
