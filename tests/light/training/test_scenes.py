@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -304,9 +305,22 @@ def test_a_scene_is_frozen_and_can_be_made_by_hand():
         scene.objects = ()
 
 
-def test_making_scenes_and_questions_loads_no_torch():
+def test_the_same_seed_asks_the_same_in_every_process():
     code = (
-        "import sys, weights.training.scenes, weights.training.language.dialogues\n"
+        "from weights.training.scenes import make_example\n"
+        "print([make_example('test', 0, i)[1] for i in range(60)])"
+    )
+    said = set()
+    for hash_seed in ("1", "2", "3"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        command = [sys.executable, "-c", code]
+        said.add(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
+    assert len(said) == 1
+
+
+def test_making_scenes_questions_and_texts_loads_no_torch():
+    code = (
+        "import sys, weights.training.scenes, weights.training.language.vocabulary\n"
         "assert not {'torch', 'transformers', 'onnxruntime'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -98,7 +98,9 @@ def ask_count(asker: Asker) -> SceneQuestion:
     """Asks how many there are of a kind, of a kind and tint, or of all objects; zero to four."""
     counted: dict[str, int] = {}
     for each in asker.objects:
-        for name in {each.kind, each.name}:
+        for name in dict.fromkeys(
+            (each.kind, each.name)
+        ):  # a set has an order of its own a process
             counted[make_plural(name)] = counted.get(make_plural(name), 0) + 1
     absent = make_plural(_choose_absent(asker))
     counted |= {absent: 0, asker.choose(_ALL_OBJECTS): len(asker.objects)}
