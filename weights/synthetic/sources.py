@@ -52,7 +52,7 @@ def write_sources(folder: Path, spec: ModelSpec, options: SyntheticOptions) -> N
 
     Args:
         folder: made if need be; holds no sources yet.
-        spec: its epsilons are the published ones, for no file tells them; the vocabulary has room
+        spec: its epsilons are the published ones, for no file holds them; the vocabulary has room
             for the tokenizer's 350 tokens.
         options: in which form.
 
