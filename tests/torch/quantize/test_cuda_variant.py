@@ -87,7 +87,7 @@ def read_files(variant: Variant) -> tuple[Tensors, Tensors]:
 
 
 def expect_dtypes(name: str, shape: torch.Size, bits: int) -> dict[str, torch.dtype]:
-    """What a canonical tensor is stored as, by the names in its file."""
+    """Returns the dtypes that a canonical tensor is stored in, by the names in its file."""
     if len(shape) == 1:
         return {name: torch.float32}
     if name == EMBEDDINGS:
