@@ -22,7 +22,7 @@ from quantize.measure.reference import compute_image_tokens
 from quantize.plan import Shapes
 from quantize.recipe import INT8_PER_CHANNEL, Recipe
 from tinyv_cli.backends.cpu.onnx_cpu import OnnxEncoder
-from tinyv_cli.backends.cpu.onnx_sessions import open_sessions
+from tinyv_cli.backends.cpu.onnx_sessions import open_graphs
 from tinyv_cli.pictures.image import to_pixels
 from weights.reading.checkpoint import MergedWeights
 
@@ -67,7 +67,7 @@ def write_vision_side(
     while True:
         chosen_recipe = recipe.replace_rounding(sorted(chosen), INT8_PER_CHANNEL)
         replace(writer, recipe=chosen_recipe).write_vision()
-        encoder = OnnxEncoder(lambda: open_sessions(paths, writer.threads))
+        encoder = OnnxEncoder(lambda: open_graphs(paths, writer.threads))
         probes = EncodedProbes(exact, np.concatenate([encoder.encode(each) for each in pixels]))
         if not chosen or probes.cosines.min() >= LEAST_COSINE:
             return chosen_recipe, probes

@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from tinyv_cli.answers.box_json import boxes_to_json
 from tinyv_cli.answers.generate import ImageEncoder
 from tinyv_cli.answers.reply import Answer
 from tinyv_cli.engine import Engine
 from tinyv_cli.errors import TinyvError
 from tinyv_cli.pictures.image import read_picture, to_pixels
-from tinyv_cli.prompts.boxes import read_boxes
+from tinyv_cli.prompts.boxes import boxes_to_json, read_boxes
 from tinyv_cli.session import AnswerOptions
 
 N_AHEAD = 2  # one waits with its tokens while the next is encoded; a picture takes 2.4 MB

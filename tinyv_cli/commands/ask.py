@@ -312,7 +312,7 @@ def _draw(
         console.write_note("the answer holds no box; the picture is drawn as it is")
     unwritable = find_unwritable(boxes)
     if unwritable:
-        console.write_note(f"no font here has all signs of {', '.join(unwritable)}")
+        console.write_note(f"no font here has all characters of {', '.join(unwritable)}")
     drawing = draw_boxes(asked.picture, boxes)
     if target is not None:
         write_drawing(target, drawing, Path(asked.name))

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from quantize.cpu.graph import DataFile, GraphWriter
 from quantize.recipe import INT8_PER_CHANNEL, Recipe
 from tinyv_cli.backends.cpu import onnx_sessions
-from tinyv_cli.backends.cpu.onnx_sessions import adds_wrongly, open_session
+from tinyv_cli.backends.cpu.onnx_sessions import adds_wrongly, open_graph
 
 PROBE = Path(onnx_sessions.__file__).with_name("saturation.onnx")
 N_PRODUCTS, N_SUMS = 64, 16
@@ -62,7 +62,7 @@ def test_per_channel_products_are_exact_where_every_sum_is_as_large_as_can_be(
         monkeypatch.setattr(onnx_sessions, "adds_wrongly", lambda: wrongly)
     matrix = write_linear(tmp_path / "m.onnx")
     x = matrix[:40].clamp(min=0) * 255  # rows that meet their own signs: nothing cancels
-    out = open_session(tmp_path / "m.onnx", 1).run(None, {"x": x.numpy()})[0]
+    out = open_graph(tmp_path / "m.onnx", 1).run(None, {"x": x.numpy()})[0]
     assert np.array_equal(out, (x @ matrix.T).numpy())
     assert np.abs(out).max() > 2**14
 
