@@ -34,9 +34,7 @@ def quantize_sources(arguments: QuantizeArguments) -> None:
         from quantize import pipeline
 
         if arguments.target != "cpu" and not arguments.dry_run:
-            from quantize.cuda.parts import load_bitsandbytes
-
-            load_bitsandbytes()
+            import tinyv_cli.backends.cuda.quiet_bitsandbytes  # noqa: F401 - is it installed?
     except ModuleNotFoundError as error:
         raise _to_install_error(error, arguments.target) from error
     console = Console(quiet=arguments.quiet)
