@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tinyv_cli.console import Console
 from tinyv_cli.devices.choice import choose_device
 from tinyv_cli.errors import UsageError, WeightsError
-from tinyv_cli.options.shared import SamplingArguments
+from tinyv_cli.options.shared import SamplingArguments, make_sampling
 from tinyv_cli.prompts.prompt import TEMPLATES, Template
 from tinyv_cli.variants.hashes import check_hashes
 from tinyv_cli.variants.home import list_variants
@@ -121,7 +121,7 @@ def make_answer_options(
     """
     from tinyv_cli.session import AnswerOptions
 
-    return AnswerOptions(arguments.max_tokens, arguments.make_sampling(), tuple(stop or ()))
+    return AnswerOptions(arguments.max_tokens, make_sampling(arguments), tuple(stop or ()))
 
 
 def resolve_template(variant: Variant, wanted: str | None) -> Template:

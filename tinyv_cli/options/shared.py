@@ -128,23 +128,29 @@ class SamplingArguments:
 
     def __post_init__(self) -> None:
         try:
-            self.make_sampling()
+            make_sampling(self)
         except UsageError as error:
             variable = to_variable(error.problem.split()[0])
             hint = f"{error.hint} (or the variable {variable})"
             raise UsageError(error.problem, hint) from error
 
-    def make_sampling(self) -> "SamplingOptions":
-        """Makes the sampling options, which check their ranges, `/set` of the chat's too.
 
-        Raises:
-            UsageError: a value is out of its range.
-        """
-        from tinyv_cli.answers.sampling import SamplingOptions
+def make_sampling(arguments: SamplingArguments) -> "SamplingOptions":
+    """Makes the options of sampling; ranges stand there, since the chat's `/set` changes them too.
 
-        return SamplingOptions(
-            self.temp, self.top_p, self.top_k, self.min_p, self.repeat_penalty, self.seed
-        )
+    Raises:
+        UsageError: a value is out of its range.
+    """
+    from tinyv_cli.answers.sampling import SamplingOptions
+
+    return SamplingOptions(
+        temperature=arguments.temp,
+        top_p=arguments.top_p,
+        top_k=arguments.top_k,
+        min_p=arguments.min_p,
+        repetition_penalty=arguments.repeat_penalty,
+        seed=arguments.seed,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
