@@ -1,7 +1,7 @@
-"""A tensor's name becomes what a GPU's file keeps of it; knows no arithmetic and no library.
+"""A tensor's name and shape become the way a GPU's file stores it, without the arithmetic.
 
-Five kinds of numbers, by name and shape alone. Which arrays a kind is stored as, under which names
-and of how many bytes, stands here too, so that a file can be planned before a weight is read.
+There are five kinds of storage. The arrays of each, their names and bytes stand here too, so that a
+file can be planned before a weight is read.
 """
 
 import math
@@ -19,8 +19,8 @@ NF4_BITS = 4
 CUDA_BITS = (NF4_BITS, 8)
 VISION_BITS = (8, FLOAT16_BITS)
 NF4_BLOCK = 64
-# A card below it does not hold both sides at once with a vision side in float16, 5.1 GB of it.
-SMALL_CARD_BYTES = 6_000_000_000
+# A GPU of less memory does not hold both sides at once where the vision side is in float16: 5.1 GB.
+_SMALL_CUDA_BYTES = 6_000_000_000
 # Scales of NF4 in 8 bits: 0.37 bits a weight less, 0.05 to 0.3 % more error (DESIGN.md).
 DOUBLE_QUANTISATION = True
 _NESTED_BLOCK = 256  # scales that share one scale: bitsandbytes' own number
@@ -29,8 +29,8 @@ _STATE_BYTES = 220  # about: what bitsandbytes writes of a matrix as JSON
 _HEADER_BYTES_PER_ARRAY = 160  # more than an entry takes without its name
 
 
-class Kind(StrEnum):
-    """How a tensor is stored."""
+class StorageKind(StrEnum):
+    """The numbers that a GPU's file keeps of a tensor."""
 
     NF4 = "nf4"
     ROWS_INT8 = "int8"  # as bitsandbytes multiplies it: the row's largest weight beside the codes
@@ -42,17 +42,17 @@ class Kind(StrEnum):
 _NF4_ARRAYS = ("", ".absmax", ".quant_map", ".quant_state.bitsandbytes__nf4")
 _NESTED_ARRAYS = (".nested_absmax", ".nested_quant_map")
 _ARRAYS = {
-    Kind.NF4: _NF4_ARRAYS + (_NESTED_ARRAYS if DOUBLE_QUANTISATION else ()),
-    Kind.ROWS_INT8: ("", ".SCB"),
-    Kind.WEIGHTS_INT8: ("", ".scales"),
-    Kind.FLOAT16: ("",),
-    Kind.FLOAT32: ("",),
+    StorageKind.NF4: _NF4_ARRAYS + (_NESTED_ARRAYS if DOUBLE_QUANTISATION else ()),
+    StorageKind.ROWS_INT8: ("", ".SCB"),
+    StorageKind.WEIGHTS_INT8: ("", ".scales"),
+    StorageKind.FLOAT16: ("",),
+    StorageKind.FLOAT32: ("",),
 }
 
 
 @dataclass(frozen=True)
 class CudaRecipe:
-    """Which tensor is stored how.
+    """A rule from a tensor to its kind of storage.
 
     Attributes:
         bits: of the language model's matrices, one of `CUDA_BITS`.
@@ -62,84 +62,78 @@ class CudaRecipe:
     bits: int
     vision_bits: int = FLOAT16_BITS
 
-    def kind(self, name: str, shape: tuple[int, ...]) -> Kind:
-        """Tells how a tensor is stored, by its canonical name and its shape."""
+    def kind(self, name: str, shape: tuple[int, ...]) -> StorageKind:
+        """Returns how a tensor is stored, by its canonical name and its shape."""
         if len(shape) == 1:
-            return Kind.FLOAT32
+            return StorageKind.FLOAT32
         for patterns, kind in self._rules:
             if any(fnmatchcase(name, pattern) for pattern in patterns):
                 return kind
-        return Kind.FLOAT16
+        return StorageKind.FLOAT16
 
     def to_dict(self) -> Mapping[str, Any]:
-        """What the manifest says of these files."""
-        return {
-            "rules": [
-                {"tensors": pattern, "kind": kind, **_describe(kind)}
-                for patterns, kind in self._rules
-                for pattern in patterns
-            ],
-            "one axis": Kind.FLOAT32,
-            "otherwise": Kind.FLOAT16,
-        }
+        """Converts to plain values for the manifest."""
+        nf4 = {"group": NF4_BLOCK, "double": DOUBLE_QUANTISATION}
+        rules = [
+            {
+                "tensors": pattern,
+                "kind": kind,
+                **(nf4 if kind is StorageKind.NF4 else {"group": "row"}),
+            }
+            for patterns, kind in self._rules
+            for pattern in patterns
+        ]
+        return {"rules": rules, "one axis": StorageKind.FLOAT32, "otherwise": StorageKind.FLOAT16}
 
     @property
-    def _rules(self) -> tuple[tuple[tuple[str, ...], Kind], ...]:
-        """Patterns of names, and how what they match is stored; the first match counts."""
-        matrices = Kind.NF4 if self.bits == NF4_BITS else Kind.ROWS_INT8
-        rules = [(LANGUAGE_MATRICES, matrices), ((HEAD,), Kind.ROWS_INT8)]
-        rules.append(((EMBEDDINGS,), Kind.WEIGHTS_INT8))
+    def _rules(self) -> tuple[tuple[tuple[str, ...], StorageKind], ...]:
+        """Patterns of names, and the kind of what they match; the first match counts."""
+        matrices = StorageKind.NF4 if self.bits == NF4_BITS else StorageKind.ROWS_INT8
+        # The head in float16 was no better: logits diverge by 0.0248 nats either way (miniature).
+        rules = [(LANGUAGE_MATRICES, matrices), ((HEAD,), StorageKind.ROWS_INT8)]
+        rules.append(((EMBEDDINGS,), StorageKind.WEIGHTS_INT8))
         if self.vision_bits < FLOAT16_BITS:
-            rules.append((VISION_MATRICES, Kind.WEIGHTS_INT8))
+            # Activations stay as they are: some channels are a hundred times as large as others.
+            # A thousand positions a picture make reading the weights back cheap.
+            rules.append((VISION_MATRICES, StorageKind.WEIGHTS_INT8))
         return tuple(rules)
 
 
-def choose_vision_bits(bits: int, card_bytes: int | None) -> int:
-    """Tells the bits of the vision side where nobody says otherwise.
+def choose_vision_bits(bits: int, memory_bytes: int | None) -> int:
+    """Chooses the bits of the vision side where `--vision-bits` does not.
 
     Args:
         bits: of the language model's matrices.
-        card_bytes: memory of the card that is to answer; None where it is not known.
+        memory_bytes: of the GPU that is to answer; None where it is unknown.
     """
-    is_small = card_bytes is not None and card_bytes < SMALL_CARD_BYTES
+    is_small = memory_bytes is not None and memory_bytes < _SMALL_CUDA_BYTES
     return 8 if bits == NF4_BITS and is_small else FLOAT16_BITS
 
 
-def _describe(kind: Kind) -> Mapping[str, Any]:
-    """What numbers share a scale."""
-    if kind is Kind.NF4:
-        return {"group": NF4_BLOCK, "double": DOUBLE_QUANTISATION}
-    return {"group": "row"}
-
-
 def find_role(name: str) -> str:
-    """The role of the file that a canonical tensor goes into."""
+    """Returns the role of the file that a canonical tensor goes into."""
     return LANGUAGE_ROLE if name.startswith("language.") else VISION_ROLE
 
 
-def list_arrays(name: str, kind: Kind) -> list[str]:
-    """Names under which a tensor's arrays stand in its file; its codes or numbers come first."""
+def list_arrays(name: str, kind: StorageKind) -> list[str]:
+    """Lists the names of a tensor's arrays in its file; its codes or numbers come first."""
     return [f"{name}{suffix}" for suffix in _ARRAYS[kind]]
 
 
-def count_bytes(shape: tuple[int, ...], kind: Kind) -> int:
-    """Bytes of a tensor's arrays, those of a JSON text among them about right."""
+def count_bytes(shape: tuple[int, ...], kind: StorageKind) -> int:
+    """Counts the bytes of a tensor's arrays, those of a JSON text among them about right."""
     n_weights = math.prod(shape)
-    if kind is Kind.NF4:
-        return -(-n_weights // 2) + _count_state_bytes(-(-n_weights // NF4_BLOCK))
-    if kind in (Kind.ROWS_INT8, Kind.WEIGHTS_INT8):
+    if kind is StorageKind.NF4:
+        n_blocks = -(-n_weights // NF4_BLOCK)
+        scales = 4 * n_blocks
+        if DOUBLE_QUANTISATION:
+            scales = n_blocks + 4 * -(-n_blocks // _NESTED_BLOCK) + 4 * _NESTED_LEVELS
+        return -(-n_weights // 2) + scales + 4 * _NF4_LEVELS + _STATE_BYTES
+    if kind in (StorageKind.ROWS_INT8, StorageKind.WEIGHTS_INT8):
         return n_weights + 4 * shape[0]
-    return n_weights * (2 if kind is Kind.FLOAT16 else 4)
-
-
-def _count_state_bytes(n_blocks: int) -> int:
-    """Bytes of what stands beside a matrix's NF4 codes."""
-    constant = 4 * _NF4_LEVELS + _STATE_BYTES
-    if not DOUBLE_QUANTISATION:
-        return constant + 4 * n_blocks
-    return constant + n_blocks + 4 * -(-n_blocks // _NESTED_BLOCK) + 4 * _NESTED_LEVELS
+    return n_weights * (2 if kind is StorageKind.FLOAT16 else 4)
 
 
 def count_header_bytes(names: Iterable[str]) -> int:
-    """Room that a file keeps for the names and places of its arrays."""
+    """Counts the bytes that a file reserves for the names and places of its arrays."""
     return sum(len(name) + _HEADER_BYTES_PER_ARRAY for name in names)

@@ -1,7 +1,4 @@
-"""A folder of sources becomes a variant: planned, written, measured, and only then moved in.
-
-Joins the parts of the workshop; shows nothing itself, but tells a `Progress` how far it is.
-"""
+"""A folder of sources becomes a variant: planned, written, measured, and only then moved in."""
 
 import shutil
 from collections.abc import Iterator
@@ -11,13 +8,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from quantize.cpu.decoder_graph import check_heads
-from quantize.cpu.parts import PartWriter, SeenNames
+from quantize.cpu.parts import PartWriter
 from quantize.cpu.vision_side import write_vision_side
 from quantize.cuda_recipe import CUDA_BITS, VISION_BITS
 from quantize.measure.probes import PROBES, EncodedProbes
 from quantize.measure.trial import Trial
-from quantize.plan import TARGETS, TOKENIZER, Plan, make_plan
+from quantize.plan import TARGETS, TOKENIZER, VariantPlan, make_plan
 from quantize.recipe import FLOAT16_BITS, RECIPES, Recipe
 from tinyv_cli.answers.tokenizer import Tokenizer, derive_stop_ids
 from tinyv_cli.backends.backend import resolve_threads
@@ -31,17 +30,16 @@ from tinyv_cli.variants.manifest import (
     MANIFEST_NAME,
     FileEntry,
     Manifest,
-    MeasuredErrors,
     Variant,
     read_variant,
 )
-from weights.reading.checkpoint import MergedWeights, open_weights
-from weights.reading.sources import SourceFiles, read_tokenizer_json, resolve_sources
+from weights.reading.checkpoint import MergedWeights, ReadTensor, open_weights
+from weights.reading.sources import read_tokenizer_json, resolve_sources
 
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """What the user asked for.
+    """The user's wishes.
 
     Attributes:
         sources: the folder of public files.
@@ -51,7 +49,7 @@ class QuantizeOptions:
         force: whether a variant that stands there is replaced.
         max_error: largest mean divergence of the logits that is accepted, in nats; None for any.
         threads: to work with, None for the physical cores.
-        target: what the variant is for: `cpu`, `cuda` or `all`.
+        target: that the variant is for: `cpu`, `cuda` or `all`.
         vision_bits: of the vision side's matrices on a GPU: 8 or 16.
     """
 
@@ -68,29 +66,31 @@ class QuantizeOptions:
 
 @dataclass(frozen=True)
 class QuantizeResult:
-    """A finished variant, and what it says when it is asked something.
+    """A finished variant, and its answer to a question.
 
     Attributes:
+        plan: that it was made by.
+        smoke_question: the first of the probes.
         smoke_answer: by its first device, the CPU where it has files for it.
         cuda_answer: by the GPU's files where it has the CPU's too, else None.
     """
 
     variant: Variant
-    plan: Plan
+    plan: VariantPlan
     smoke_question: str
     smoke_answer: str
     cuda_answer: str | None
 
 
-def plan_variant(options: QuantizeOptions) -> Plan:
-    """Computes what `make_variant` would make, from names and shapes alone.
+def plan_variant(options: QuantizeOptions) -> VariantPlan:
+    """Plans the variant that `make_variant` would make, from names and shapes alone.
 
     Raises:
         UsageError: there is no such target, or no recipe for it with so many bits.
         WeightsError: the sources are not what they should be.
     """
     _check_asked(options)
-    with open_weights(_resolve(options)) as weights:
+    with open_weights(resolve_sources(options.sources, options.stage)) as weights:
         return _plan(weights, options)
 
 
@@ -107,26 +107,33 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
         DeviceError: the disk is too small.
     """
     _check_asked(options)
-    files = _resolve(options)
+    files = resolve_sources(options.sources, options.stage)
     target = options.output.absolute()
     _check_target(target, options)
     with open_weights(files) as weights, build_beside(target) as building:
         plan = _plan(weights, options)
-        _check_disk(target, plan)
+        free_bytes = shutil.disk_usage(building).free
+        if free_bytes < plan.disk_bytes:
+            raise DeviceError(
+                f"{target.parent} has {free_bytes / 1e9:.1f} GB free, the variant needs "
+                f"{plan.disk_bytes / 1e9:.1f} GB",
+                "free some space, or name a folder on another disk with `-o`",
+            )
         recipe, images = _write_parts(building, weights, plan, options, progress)
         (building / plan.files[TOKENIZER]).write_text(read_tokenizer_json(files), "utf-8")
         variant = _describe(building, weights, plan, recipe, progress)
         trial = Trial(variant, weights, options.threads, progress).run(images)
-        _check_error(trial.errors, options.max_error)
+        divergence, limit = trial.errors.logits_kl_nats, options.max_error
+        if limit is not None and divergence > limit:
+            raise WeightsError(
+                f"the logits diverge by {divergence:.4f} nats, more than {limit:g}",
+                "use more bits: `--bits 8`, or a larger `--max-error`",
+            )
         _write_manifest(building, replace(variant.manifest, errors=trial.errors))
         move_in(building, target, replace=options.force)
     variant = read_variant(target)
     remember_hashes(variant.folder, variant.manifest.files)
     return QuantizeResult(variant, plan, PROBES[0].question, trial.answer, trial.cuda_answer)
-
-
-def _resolve(options: QuantizeOptions) -> SourceFiles:
-    return resolve_sources(options.sources, options.stage)
 
 
 def _check_asked(options: QuantizeOptions) -> None:
@@ -153,7 +160,7 @@ def _check_asked(options: QuantizeOptions) -> None:
     raise UsageError(f"there is no recipe for {options.bits} bits", f"use `--bits` with {known}")
 
 
-def _plan(weights: MergedWeights, options: QuantizeOptions) -> Plan:
+def _plan(weights: MergedWeights, options: QuantizeOptions) -> VariantPlan:
     devices = TARGETS[options.target]
     if "cpu" in devices:
         check_heads(weights.spec.language)
@@ -176,27 +183,17 @@ def _check_target(target: Path, options: QuantizeOptions) -> None:
         )
 
 
-def _check_disk(target: Path, plan: Plan) -> None:
-    free_bytes = shutil.disk_usage(target.parent).free
-    if free_bytes < plan.disk_bytes:
-        raise DeviceError(
-            f"{target.parent} has {free_bytes / 1e9:.1f} GB free, the variant needs "
-            f"{plan.disk_bytes / 1e9:.1f} GB",
-            "free some space, or name a folder on another disk with `-o`",
-        )
-
-
 def _write_parts(
     building: Path,
     weights: MergedWeights,
-    plan: Plan,
+    plan: VariantPlan,
     options: QuantizeOptions,
     progress: Progress,
 ) -> tuple[Recipe, EncodedProbes | None]:
     """Writes the files of each device.
 
     Returns:
-        The recipe after the choices that were left to measurement, and the probes' image tokens;
+        The recipe after the choices that were left to measurement, and the probes' image tokens,
         None where there are no files for the CPU.
     """
     recipe, images = plan.recipe, None
@@ -216,15 +213,20 @@ def _write_parts(
 
 
 @contextmanager
-def _reading_all(weights: MergedWeights) -> Iterator[SeenNames]:
-    """Gives a reader, and looks at the end that no tensor was left out."""
-    read = SeenNames(weights.read)
+def _reading_all(weights: MergedWeights) -> Iterator[ReadTensor]:
+    """Yields a reader, and checks at the end that no tensor was left out."""
+    names = set()
+
+    def read(name: str) -> Tensor:
+        names.add(name)
+        return weights.read(name)
+
     yield read
-    assert read.names == set(weights.names), "a tensor of the sources was written nowhere"
+    assert names == set(weights.names), "a tensor of the sources was written nowhere"
 
 
 def _describe(
-    building: Path, weights: MergedWeights, plan: Plan, recipe: Recipe, progress: Progress
+    building: Path, weights: MergedWeights, plan: VariantPlan, recipe: Recipe, progress: Progress
 ) -> Variant:
     """Writes the manifest, its errors still unmeasured, and reads the variant back."""
     sources = weights.files.all_files
@@ -239,13 +241,16 @@ def _describe(
         files = tuple(describe(path, building, role) for role, path in written)
         origin = tuple(describe(path, weights.files.folder, "source") for path in sources)
     tokenizer = Tokenizer(building / plan.files[TOKENIZER])
+    described: dict[str, Any] = recipe.to_dict() if "cpu" in plan.devices else {"bits": recipe.bits}
+    if "cuda" in plan.devices:
+        described["cuda"] = plan.cuda_recipe.to_dict()
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         bits=recipe.bits,
         spec=weights.spec,
         template=default_template(weights.spec.stage),
         stop_ids=tuple(derive_stop_ids(tokenizer)),
-        recipe=_describe_recipe(plan, recipe),
+        recipe=described,
         sources=origin,
         files=files,
         errors=None,
@@ -254,22 +259,6 @@ def _describe(
     return _write_manifest(building, manifest)
 
 
-def _describe_recipe(plan: Plan, recipe: Recipe) -> dict[str, Any]:
-    """Plain values: the CPU's rules, and apart from them the GPU's."""
-    described: dict[str, Any] = recipe.to_dict() if "cpu" in plan.devices else {"bits": recipe.bits}
-    if "cuda" in plan.devices:
-        described["cuda"] = plan.cuda_recipe.to_dict()
-    return described
-
-
 def _write_manifest(folder: Path, manifest: Manifest) -> Variant:
     (folder / MANIFEST_NAME).write_text(manifest.to_json(), "utf-8")
     return read_variant(folder)
-
-
-def _check_error(errors: MeasuredErrors, max_error: float | None) -> None:
-    if max_error is not None and errors.logits_kl_nats > max_error:
-        raise WeightsError(
-            f"the logits diverge by {errors.logits_kl_nats:.4f} nats, more than {max_error:g}",
-            "use more bits: `--bits 8`, or a larger `--max-error`",
-        )

@@ -1,8 +1,8 @@
-"""Shapes and a recipe become what a variant will take: files, bytes, memory; reads no weights."""
+"""Shapes and a recipe become a variant's plan: files, bytes, memory; without reading a weight."""
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, starmap
 
@@ -27,11 +27,12 @@ from tinyv_cli.variants.memory import (
 
 Shapes = Mapping[str, tuple[int, ...]]
 TOKENIZER = "tokenizer"
-TARGETS = {"cpu": ("cpu",), "cuda": ("cuda",), "all": ("cpu", "cuda")}  # what is asked → devices
-_ARRAYS = {"embeddings": "embeddings.npy", "embeddings-scales": "embeddings.scales.npy"}
+TARGETS = {"cpu": ("cpu",), "cuda": ("cuda",), "all": ("cpu", "cuda")}  # `--target` → devices
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
-_MOST_GRAPHS = 4  # of one part; they are opened in parallel
-_LEAST_GRAPH_BYTES = 256 << 20  # of weights; below that there is nothing to gain
+# Graphs of one part are opened in parallel; the size is that of the weights below which this gains
+# nothing. Four in two threads open in 0.9-1.2 s, two in 1.1-1.4, one in 1.7-2.5 (DESIGN.md).
+_MOST_GRAPHS = 4
+_LEAST_GRAPH_BYTES = 256 << 20
 PAGE_BYTES = 4096  # mapped tensors of a page or more start on one
 SMALL_ALIGN_BYTES = 64  # what is smaller starts on a cache line
 _GRAPH_BYTES_PER_TENSOR = 700  # of an `.onnx` file: name, place in the data file, its node
@@ -41,14 +42,14 @@ _PROGRAM_BYTES = 900_000_000  # interpreter, torch and what it keeps, the runtim
 
 @dataclass(frozen=True)
 class PlannedPart:
-    """One part of a variant: what it holds and what it takes on disk.
+    """One part of a variant, with its files and their size.
 
     Attributes:
         name: `vision`, `decoder` or `embeddings`; `cuda-language` or `cuda-vision`.
         files: role → name of its files, in the manifest's order.
         layers: of each of its graphs; a GPU's parts have none.
         n_weights: numbers before rounding.
-        size_bytes: bytes of its files, within a few per cent.
+        size_bytes: of its files, within a few per cent.
     """
 
     name: str
@@ -59,22 +60,22 @@ class PlannedPart:
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits on disk for one weight, scales and zero points included."""
+        """Bits on disk for one weight, with its share of scales and zero points."""
         return 8 * self.size_bytes / self.n_weights
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What quantising will make.
+class VariantPlan:
+    """A variant that is yet to be made, with the memory and disk it needs.
 
     Attributes:
         spec: the model's numbers.
-        recipe: what is rounded to how many bits, on the CPU.
-        cuda_recipe: likewise on a GPU.
-        devices: what the variant can run on, `cpu` before `cuda`.
+        recipe: rounding of each tensor in the CPU's files.
+        cuda_recipe: likewise in a GPU's.
+        devices: that the variant can run on, `cpu` before `cuda`.
         parts: of the variant.
-        run_bytes: memory an answer takes with a full context on the CPU, 0 where it has no files.
-        card_bytes: of the GPU's memory, likewise.
+        run_bytes: memory an answer takes with a full context on the CPU, 0 without files for it.
+        cuda_run_bytes: of the GPU's memory, likewise.
         quantise_bytes: memory that making the variant takes at its peak.
         disk_bytes: free disk that making the variant needs.
     """
@@ -85,7 +86,7 @@ class Plan:
     devices: tuple[str, ...]
     parts: tuple[PlannedPart, ...]
     run_bytes: int
-    card_bytes: int
+    cuda_run_bytes: int
     quantise_bytes: int
     disk_bytes: int
 
@@ -96,12 +97,12 @@ class Plan:
 
     @property
     def files(self) -> dict[str, str]:
-        """Role → name of all files, in the manifest's order."""
+        """All files by role → name, in the manifest's order."""
         named = {role: name for part in self.parts for role, name in part.files.items()}
         return named | {TOKENIZER: "tokenizer.json"}
 
     def graphs(self, part: str) -> dict[str, range]:
-        """Name → layers of a part's graphs, in the order in which they run."""
+        """Returns name → layers of a part's graphs, in the order in which they run."""
         [planned] = [each for each in self.parts if each.name == part]
         roles = list_graph_roles(part, planned.files)
         names = (planned.files[role] for role in roles)
@@ -114,116 +115,103 @@ def make_plan(
     recipe: Recipe,
     devices: tuple[str, ...] = ("cpu",),
     vision_bits: int = FLOAT16_BITS,
-) -> Plan:
-    """Computes what a variant of these shapes will take.
+) -> VariantPlan:
+    """Plans a variant of tensors of these shapes.
 
     Args:
         spec: the model's numbers.
         shapes: every canonical tensor and its shape.
-        recipe: what is rounded to how many bits.
+        recipe: rounding of each tensor in the CPU's files; its bits count for a GPU's too.
         devices: that it is to run on, one of `TARGETS`' values.
         vision_bits: of the vision side's matrices on a GPU.
     """
-    on_cuda = CudaRecipe(recipe.bits, vision_bits)
+    cuda_recipe = CudaRecipe(recipe.bits, vision_bits)
     cpu_parts = _plan_cpu_parts(spec, shapes, recipe) if "cpu" in devices else ()
-    cuda_parts = _plan_cuda_parts(shapes, on_cuda) if "cuda" in devices else ()
-    size_bytes = sum(part.size_bytes for part in (*cpu_parts, *cuda_parts))
+    cuda_parts = _plan_cuda_parts(shapes, cuda_recipe) if "cuda" in devices else ()
     largest_bytes = _FLOAT_BYTES * max(math.prod(shape) for shape in shapes.values())
     peaks = [3 * largest_bytes]
-    run_bytes = card_bytes = 0
+    run_bytes = cuda_run_bytes = 0
+    n_positions = spec.language.context_length
     if cpu_parts:
         vision, decoder, _ = cpu_parts
         sizes = PartSizes(vision.size_bytes, decoder.size_bytes, len(decoder.layers))
-        run_bytes = estimate_bytes(spec, sizes, spec.language.context_length)
+        run_bytes = estimate_bytes(spec, sizes, n_positions)
         # While logits are measured, the decoder is open, and the reference holds the largest
         # matrix in float32 and its source: 3.6 GB measured at full size and 4 bits.
         peaks.append(decoder.size_bytes + 2 * largest_bytes)
     if cuda_parts:
-        card_bytes = _estimate_card_bytes(spec, cuda_parts)
-        # Likewise without a card, and its codes in float32: 4.0 and 4.9 GB at 4 and 8 bits.
-        peaks.append(cuda_parts[0].size_bytes + 3 * largest_bytes)
-    return Plan(
+        language, vision = cuda_parts
+        cuda_run_bytes = CUDA_BASE_BYTES + estimate_cuda_encoder_bytes(spec, vision.size_bytes)
+        cuda_run_bytes += estimate_cuda_decoder_bytes(spec, language.size_bytes, n_positions)
+        # Likewise without a GPU, and its codes in float32: 4.0 and 4.9 GB at 4 and 8 bits.
+        peaks.append(language.size_bytes + 3 * largest_bytes)
+    parts = (*cpu_parts, *cuda_parts)
+    return VariantPlan(
         spec=spec,
         recipe=recipe,
-        cuda_recipe=on_cuda,
+        cuda_recipe=cuda_recipe,
         devices=devices,
-        parts=(*cpu_parts, *cuda_parts),
+        parts=parts,
         run_bytes=run_bytes,
-        card_bytes=card_bytes,
+        cuda_run_bytes=cuda_run_bytes,
         quantise_bytes=_PROGRAM_BYTES + max(peaks),
-        disk_bytes=size_bytes,
+        disk_bytes=sum(part.size_bytes for part in parts),
     )
 
 
 def _plan_cpu_parts(spec: ModelSpec, shapes: Shapes, recipe: Recipe) -> tuple[PlannedPart, ...]:
-    """The vision side, the decoder and the embeddings as onnxruntime reads them."""
-    language = [n for n in shapes if n.startswith("language.") and n != EMBEDDINGS]
-    vision = [n for n in shapes if not n.startswith(("language.", "projection."))]
-    projection = {
-        "projection.weight": (spec.language.width, spec.qformer.width),
-        "projection.bias": (spec.language.width,),
-    }
-    vision_shapes = {**{n: shapes[n] for n in vision}, **projection}
+    """Plans the vision side, the decoder and the embeddings as onnxruntime reads them."""
+    vision = {n: s for n, s in shapes.items() if not n.startswith(("language.", "projection."))}
+    vision["projection.weight"] = (spec.language.width, spec.qformer.width)
+    vision["projection.bias"] = (spec.language.width,)
+    decoder = {n: s for n, s in shapes.items() if n.startswith("language.") and n != EMBEDDINGS}
     return (
-        _plan_part("vision", vision_shapes, recipe),
-        _plan_part("decoder", {n: shapes[n] for n in language}, recipe),
+        _plan_part("vision", vision, recipe),
+        _plan_part("decoder", decoder, recipe),
         _plan_part("embeddings", {EMBEDDINGS: shapes[EMBEDDINGS]}, recipe),
     )
 
 
-def _plan_cuda_parts(shapes: Shapes, recipe: CudaRecipe) -> tuple[PlannedPart, ...]:
-    """The two files that torch reads."""
-    kinds = {name: recipe.kind(name, shape) for name, shape in shapes.items()}
-
-    def plan(role: str) -> PlannedPart:
-        mine = {name: shape for name, shape in shapes.items() if find_role(name) == role}
-        arrays = [each for name in mine for each in list_arrays(name, kinds[name])]
-        size_bytes = count_header_bytes(arrays)
-        size_bytes += sum(count_bytes(mine[name], kinds[name]) for name in mine)
-        files = {role: f"{role}.safetensors"}
-        return PlannedPart(role, files, (), _count(mine.values()), size_bytes)
-
-    return tuple(plan(role) for role in ROLES)
-
-
-def _estimate_card_bytes(spec: ModelSpec, parts: Iterable[PlannedPart]) -> int:
-    """Both sides on a card at once, with a cache of the whole context."""
-    language, vision = (part.size_bytes for part in parts)
-    decoder = estimate_cuda_decoder_bytes(spec, language, spec.language.context_length)
-    return CUDA_BASE_BYTES + estimate_cuda_encoder_bytes(spec, vision) + decoder
-
-
 def _plan_part(name: str, shapes: Shapes, recipe: Recipe) -> PlannedPart:
+    """Plans one part: the arrays of the embeddings; else graphs, and one data file for all."""
     tensor_bytes = {
         tensor: _stored_bytes(shape, recipe.rounding(tensor)) + _GRAPH_BYTES_PER_TENSOR
         for tensor, shape in shapes.items()
     }
+    n_weights = sum(map(math.prod, shapes.values()))
     size_bytes = sum(tensor_bytes.values())
-    layers = _share_layers(tensor_bytes)
-    files = _name_files(name, len(layers))
-    if all(not recipe.rounding(tensor).has_codes for tensor in shapes):
-        files.pop(f"{name}-scales", None)
-    return PlannedPart(name, files, layers, _count(shapes.values()), size_bytes)
-
-
-def _share_layers(tensor_bytes: Mapping[str, int]) -> tuple[range, ...]:
-    """Shares a part's layers out among its graphs, none where it has no layers.
-
-    What comes before the layers belongs to the first of them, what comes after to the last.
-    """
-    costs: dict[int, int] = {}
+    if name == "embeddings":
+        has_codes = recipe.rounding(EMBEDDINGS).has_codes
+        arrays = ("embeddings", "embeddings.scales") if has_codes else ("embeddings",)
+        files = {array.replace(".", "-"): f"{array}.npy" for array in arrays}
+        return PlannedPart(name, files, (), n_weights, size_bytes)
+    costs: dict[int, int] = {}  # of each layer; what comes before them is the first one's
     for tensor, n_bytes in tensor_bytes.items():
         found = _LAYER.search(tensor)
-        if found is not None:
-            costs[int(found[1])] = costs.get(int(found[1]), 0) + n_bytes
-    if not costs:
-        return ()
-    before = sum(n for tensor, n in tensor_bytes.items() if ".embeddings." in tensor)
-    total = sum(tensor_bytes.values())
+        if found is not None or ".embeddings." in tensor:
+            layer = int(found[1]) if found is not None else 0
+            costs[layer] = costs.get(layer, 0) + n_bytes
     in_order = [costs[layer] for layer in range(len(costs))]
-    in_order[0] += before
-    in_order[-1] += total - sum(in_order)
-    return divide(in_order, min(_MOST_GRAPHS, len(costs), max(1, total // _LEAST_GRAPH_BYTES)))
+    in_order[-1] += size_bytes - sum(in_order)  # what comes after them is the last one's
+    n_graphs = min(_MOST_GRAPHS, len(costs), max(1, size_bytes // _LEAST_GRAPH_BYTES))
+    layers = divide(in_order, n_graphs)
+    roles = [make_graph_role(name, place) for place in range(n_graphs)]
+    files = {role: f"{role}.onnx" for role in roles} | {f"{name}-data": f"{name}.data"}
+    return PlannedPart(name, files, layers, n_weights, size_bytes)
+
+
+def _plan_cuda_parts(shapes: Shapes, recipe: CudaRecipe) -> tuple[PlannedPart, ...]:
+    """Plans the two files that torch reads."""
+    parts = []
+    for role in ROLES:
+        mine = {name: shape for name, shape in shapes.items() if find_role(name) == role}
+        kinds = {name: recipe.kind(name, shape) for name, shape in mine.items()}
+        arrays = [each for name, kind in kinds.items() for each in list_arrays(name, kind)]
+        size_bytes = count_header_bytes(arrays)
+        size_bytes += sum(count_bytes(shape, kinds[name]) for name, shape in mine.items())
+        n_weights = sum(map(math.prod, mine.values()))
+        parts.append(PlannedPart(role, {role: f"{role}.safetensors"}, (), n_weights, size_bytes))
+    return tuple(parts)
 
 
 def divide(costs: Sequence[int], n_shares: int) -> tuple[range, ...]:
@@ -242,33 +230,21 @@ def divide(costs: Sequence[int], n_shares: int) -> tuple[range, ...]:
     return tuple(starmap(range, pairwise([*borders, len(costs)])))
 
 
-def _name_files(part: str, n_graphs: int) -> dict[str, str]:
-    """Role → name: the arrays of the embeddings; else graphs, and one file of numbers for all."""
-    if part in _ARRAYS:
-        return dict(_ARRAYS)
-    roles = [make_graph_role(part, place) for place in range(n_graphs)]
-    return {role: f"{role}.onnx" for role in roles} | {f"{part}-data": f"{part}.data"}
-
-
 def _stored_bytes(shape: tuple[int, ...], rounding: Rounding) -> int:
-    """Bytes of one tensor in a data file, the wait for the next page included."""
+    """Counts the bytes of one tensor in a data file, with what is left empty before its arrays."""
     if not rounding.has_codes:
-        return _add_wait(rounding.bits // 8 * math.prod(shape))
+        return _add_padding(rounding.bits // 8 * math.prod(shape))
     n_rows, n_columns = shape
     if rounding.per_channel:
-        return _add_wait(n_rows * n_columns) + _add_wait(_FLOAT_BYTES * n_rows)
+        return _add_padding(n_rows * n_columns) + _add_padding(_FLOAT_BYTES * n_rows)
     group = rounding.fit(n_columns).group
     n_groups = -(-n_columns // group)
     codes = n_rows * n_groups * group * rounding.bits // 8
     scales = 4 * n_rows * n_groups
     zero_points = n_rows * -(-n_groups * rounding.bits // 8)
-    return sum(_add_wait(n_bytes) for n_bytes in (codes, scales, zero_points))
+    return sum(_add_padding(n_bytes) for n_bytes in (codes, scales, zero_points))
 
 
-def _add_wait(n_bytes: int) -> int:
-    """Bytes with the mean of what is left empty before them."""
+def _add_padding(n_bytes: int) -> int:
+    """Adds the mean of what is left empty before an array."""
     return n_bytes + (PAGE_BYTES if n_bytes >= PAGE_BYTES else SMALL_ALIGN_BYTES) // 2
-
-
-def _count(shapes: Iterable[tuple[int, ...]]) -> int:
-    return sum(math.prod(shape) for shape in shapes)

@@ -4,7 +4,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What the process returns; public, never renumbered."""
+    """The exit codes of the process; public, never renumbered."""
 
     OK = 0
     BUG = 1
@@ -17,7 +17,7 @@ class ExitCode(IntEnum):
 
 
 class TinyvError(Exception):
-    """A failure that was foreseen, told as one problem and one way out.
+    """A planned failure: one problem and one way out.
 
     Attributes:
         problem: one sentence in lower case with the offending value, no full stop.

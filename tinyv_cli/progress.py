@@ -1,4 +1,4 @@
-"""Long steps become a moving bar, a line now and then, or nothing, on stderr; knows no step."""
+"""Long steps become a moving bar, a line now and then, or nothing, on stderr."""
 
 import sys
 import time
@@ -20,11 +20,11 @@ class Bar(Protocol):
     """One step that is under way."""
 
     def advance(self, amount: int = 1) -> None:
-        """Tells that so much more of the total is done."""
+        """Adds to the amount that is done."""
 
 
 class Progress(Protocol):
-    """What a long piece of work is given to tell how far it is, `Console.progress` for one.
+    """Opens a step of a long piece of work and shows how far it is, as `Console.progress` does.
 
     `with progress("reading weights", total=n) as bar:` opens a step, `bar.advance(k)` moves it.
     """
@@ -32,7 +32,7 @@ class Progress(Protocol):
     def __call__(
         self, label: str, total: int | None = None, unit: Unit = "steps"
     ) -> AbstractContextManager[Bar]:
-        """Opens a step of `total` units; None where nobody knows how many."""
+        """Opens a step of `total` units; None if their number is unknown."""
 
 
 class SilentBar:
@@ -50,12 +50,12 @@ class SilentBar:
 
 
 def show_nothing(label: str, total: int | None = None, unit: Unit = "steps") -> SilentBar:
-    """A `Progress` that shows no step."""
+    """Opens a step that is not shown; a `Progress`."""
     return SilentBar()
 
 
 class LineBar:
-    """A step told in whole lines: every ten seconds, and at its end if it took a second.
+    """A step written in whole lines: every ten seconds, and at its end if it took a second.
 
     For log files and pipes, where a bar would be drawn a thousand times.
     """
@@ -69,18 +69,18 @@ class LineBar:
     ) -> None:
         self._label, self._total, self._write_line, self._unit = label, total, write_line, unit
         self._done = 0
-        self._start_s = self._told_s = time.monotonic()
+        self._start_s = self._written_s = time.monotonic()
 
     def advance(self, amount: int = 1) -> None:
         """Counts, and writes a line if the last one is old."""
         self._done += amount
         now_s = time.monotonic()
-        if now_s - self._told_s >= LINE_EVERY_S:
-            self._told_s = now_s
-            self._write_line(f"{self._label}: {self._tell_share(now_s - self._start_s)}")
+        if now_s - self._written_s >= LINE_EVERY_S:
+            self._written_s = now_s
+            self._write_line(f"{self._label}: {self._format_share(now_s - self._start_s)}")
 
-    def _tell_share(self, elapsed_s: float) -> str:
-        """How much is done, how fast, and when the rest will be."""
+    def _format_share(self, elapsed_s: float) -> str:
+        """Formats how much is done, how fast, and when the rest will be."""
         if not self._total:
             return str(self._done)
         share = f"{100 * self._done // self._total} %"
@@ -91,11 +91,11 @@ class LineBar:
 
     def __enter__(self) -> Self:
         """Starts the clock anew."""
-        self._start_s = self._told_s = time.monotonic()
+        self._start_s = self._written_s = time.monotonic()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Tells how long it took, unless it failed or was over at once."""
+        """Writes how long it took, unless it failed or was over at once."""
         elapsed_s = time.monotonic() - self._start_s
         if kind is None and elapsed_s >= WORTH_A_LINE_S:
             self._write_line(f"{self._label}: done in {elapsed_s:.1f} s")
@@ -125,7 +125,7 @@ class TerminalBar:
 
 
 def _make_rich_progress(unit: Unit) -> "rich_progress.Progress":
-    """The columns of a bar; stdout is left alone, an answer may be on its way there."""
+    """Makes a bar and its columns; stdout is left alone, an answer may be on its way there."""
     from rich import progress as columns
     from rich.console import Console
     from rich.text import Text

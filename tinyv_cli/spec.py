@@ -1,4 +1,4 @@
-"""The model's numbers, frozen; knows no tensor, no file and no runtime.
+"""The model's numbers, frozen.
 
 Letters for dimensions, used in shape comments throughout:
 
@@ -13,8 +13,7 @@ Source: arXiv 2312.16862 and the published configuration files; the values are t
 classes below.
 """
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -32,17 +31,17 @@ class VisionSpec:
 
     @property
     def n_patches(self) -> int:
-        """Patches in a picture."""
+        """Returns the number of patches in a picture."""
         return (self.image_px // self.patch_px) ** 2
 
     @property
     def n_tokens(self) -> int:
-        """Features of a picture: the class token, then one a patch."""
+        """Returns the number of features of a picture: the class token, then one a patch."""
         return 1 + self.n_patches
 
     @property
     def head_width(self) -> int:
-        """Channels of one attention head."""
+        """Returns the channels of one attention head."""
         return self.width // self.n_heads
 
 
@@ -60,11 +59,11 @@ class QFormerSpec:
 
     @property
     def head_width(self) -> int:
-        """Channels of one attention head."""
+        """Returns the channels of one attention head."""
         return self.width // self.n_heads
 
     def has_cross_attention(self, layer: int) -> bool:
-        """Tells whether a layer looks at the features."""
+        """Checks whether a layer attends to the features."""
         return layer % self.cross_attention_every == 0
 
 
@@ -85,7 +84,7 @@ class LanguageSpec:
 
     @property
     def head_width(self) -> int:
-        """Channels of one attention head."""
+        """Returns the channels of one attention head."""
         return self.width // self.n_heads
 
 
@@ -99,38 +98,19 @@ class ModelSpec:
     projection_width: int = 4096
     language: LanguageSpec = LanguageSpec()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "ModelSpec":
-        """Reads what `to_dict` wrote.
-
-        Raises:
-            KeyError, TypeError: a part or a number is missing or unknown.
-        """
-        return cls(
-            stage=values["stage"],
-            vision=VisionSpec(**values["vision"]),
-            qformer=QFormerSpec(**values["qformer"]),
-            projection_width=values["projection_width"],
-            language=LanguageSpec(**values["language"]),
-        )
-
 
 def image_px_of_stage(stage: int) -> int:
-    """Side of the square picture that a stage was trained on, in pixels."""
+    """Returns the side of the square picture that a stage was trained on, in pixels."""
     return 448 if stage == 4 else 224
 
 
 def make_full_spec(stage: int) -> ModelSpec:
-    """TinyGPT-V at its published size."""
+    """Makes the numbers of TinyGPT-V at its published size."""
     return ModelSpec(stage=stage, vision=VisionSpec(image_px=image_px_of_stage(stage)))
 
 
 def make_tiny_spec(stage: int) -> ModelSpec:
-    """The same network at a size where a test takes milliseconds; head widths are the real ones."""
+    """Makes numbers so small that a test takes milliseconds; head widths are the real ones."""
     return replace(
         make_full_spec(stage),
         vision=VisionSpec(

@@ -1,8 +1,7 @@
-"""Phi-2 with its added norms becomes graphs: embeddings in, last position's logits out.
+"""Phi-2 with its added norms becomes ONNX graphs: embeddings in, last position's logits out.
 
-Several graphs of some layers each are opened in parallel, which one cannot be (DESIGN.md).
 Keys and values stand in buffers of the caller, (B, H, C, d) for each layer; the graph writes the
-new positions into them. Knows the network's order of operations, not how a matrix is rounded.
+new positions into them. The order of operations stands here; how a matrix is rounded in `graph`.
 
 Source: MODEL.md's block is that of the published model; operators as documented in onnxruntime's
 ContribOperators.md (GroupQueryAttention, FastGelu, SimplifiedLayerNormalization).
@@ -11,7 +10,7 @@ ContribOperators.md (GroupQueryAttention, FastGelu, SimplifiedLayerNormalization
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from onnx import TensorProto, ValueInfoProto
+from onnx import TensorProto
 from onnx.helper import make_tensor_value_info
 
 from quantize.cpu.graph import MICROSOFT, GraphWriter
@@ -46,40 +45,51 @@ def write_decoder(
     """Writes the decoder's graphs and tensors.
 
     Args:
-        graphs: where to; each takes the hidden states that the one before gives. Their recipe
-            rounds the matrices.
+        graphs: where to; each takes the hidden states of the one before. Their recipe rounds the
+            matrices.
         shares: the layers of each graph.
         spec: the language model's numbers.
         advance: called after each layer, and after the head.
     """
     x = "embeddings"  # (B, T, D)
+    cache_shape = ["B", spec.n_heads, "C", spec.head_width]
+    # onnxruntime rearranges a graph's weights whenever it opens it, in one thread. Several graphs
+    # are opened in parallel: four in two threads take 0.9-1.2 s at full size, one 1.7-2.5 s.
     for graph, layers in zip(graphs, shares, strict=True):
-        entering = x
+        inputs = [
+            make_tensor_value_info(x, TensorProto.FLOAT, ["B", "T", spec.width]),
+            make_tensor_value_info("last_positions", TensorProto.INT32, ["B"]),
+            make_tensor_value_info("total_length", TensorProto.INT32, []),
+        ]
         _write_rotary_tables(graph, spec)
         for layer in layers:
             x = _write_block(graph, spec, layer, x)
             advance()
         leaving = make_tensor_value_info(x, TensorProto.FLOAT, ["B", "T", spec.width])
         if graph is graphs[-1]:
-            logits = _write_head(graph, spec, x)
+            limits = {"slice.starts": -1, "slice.ends": np.iinfo(np.int64).max, "slice.axes": 1}
+            ends = [graph.constant(name, np.array([n], np.int64)) for name, n in limits.items()]
+            last = graph.apply("Slice", [x, *ends], "last")  # (B, 1, D)
+            last = graph.layer_norm(last, "language.final_layernorm", spec.eps)
+            logits = graph.linear(last, "language.lm_head")  # (B, 1, V)
+            logits = graph.reshape(logits, (0, -1), "logits")
             leaving = make_tensor_value_info(logits, TensorProto.FLOAT, ["B", spec.vocab_size])
-        graph.save(*_list_values(spec, layers, entering, leaving))
+        outputs = [leaving]
+        for side, infos in (("past", inputs), ("present", outputs)):
+            infos += [
+                make_tensor_value_info(f"{side}_{kind}.{layer}", TensorProto.FLOAT, cache_shape)
+                for layer in layers
+                for kind in ("key", "value")
+            ]
+        graph.save(inputs, outputs)
     advance()
-
-
-def _write_head(graph: GraphWriter, spec: LanguageSpec, x: str) -> str:
-    """Logits (B, V) of the last of (B, T, D) positions."""
-    last = graph.apply("Slice", [x, *_last_position(graph)], "last")  # (B, 1, D)
-    last = graph.layer_norm(last, "language.final_layernorm", spec.eps)
-    logits = graph.linear(last, "language.lm_head")  # (B, 1, V)
-    return graph.reshape(logits, (0, -1), "logits")
 
 
 def _write_rotary_tables(graph: GraphWriter, spec: LanguageSpec) -> None:
     """Cosines and sines of every position, each (C, rotary_width / 2) float32.
 
-    The runtime computes them once, when it opens the graph; files of small networks have better
-    use for the room.
+    The runtime computes them once, when it opens the graph, within 9e-8 of float64: neither Range
+    nor Cos is left in what it runs, and the miniature's files are 0.26 MB smaller.
 
     Source: RoFormer, arXiv 2104.09864, equation 15.
     """
@@ -96,35 +106,20 @@ def _write_rotary_tables(graph: GraphWriter, spec: LanguageSpec) -> None:
 
 
 def _write_block(graph: GraphWriter, spec: LanguageSpec, layer: int, x: str) -> str:
-    """One block, x + RMSNorm(attention(h)) + MLP(h) with h = LayerNorm(x), (B, T, D)."""
-    at = f"language.layers.{layer}"
-    hidden = graph.layer_norm(x, f"{at}.input_layernorm", spec.eps)
-    mixed = graph.linear(_write_attention(graph, spec, layer, hidden), f"{at}.attention.dense")
-    scale = graph.weight(f"{at}.post_layernorm.weight")
-    attention = graph.apply(
-        "SimplifiedLayerNormalization",
-        [mixed, scale],
-        f"{at}.post_layernorm.out",
-        axis=-1,
-        epsilon=spec.post_norm_eps,
-    )
-    wide = graph.linear(hidden, f"{at}.mlp.fc1")
-    wide = graph.apply("FastGelu", [wide], f"{at}.mlp.gelu", domain=MICROSOFT)
-    narrow = graph.linear(wide, f"{at}.mlp.fc2")
-    both = graph.apply("Add", [attention, narrow], f"{at}.branches")
-    return graph.apply("Add", [x, both], f"{at}.out")
+    """One block, x + RMSNorm(attention(h)) + MLP(h) with h = LayerNorm(x), (B, T, D).
 
-
-def _write_attention(graph: GraphWriter, spec: LanguageSpec, layer: int, hidden: str) -> str:
-    """Attention of one layer before its output matrix, (B, T, D); extends the layer's cache."""
-    at = f"language.layers.{layer}.attention"
+    Its attention extends the layer's cache.
+    """
+    block = f"language.layers.{layer}"
+    at = f"{block}.attention"
+    hidden = graph.layer_norm(x, f"{block}.input_layernorm", spec.eps)
     qkv = graph.linear(hidden, f"{at}.qkv")
     query, key, value = graph.split_in_three(qkv, f"{at}.split")
     query = _write_head_norm(graph, spec, query, f"{at}.q_layernorm")
     key = _write_head_norm(graph, spec, key, f"{at}.k_layernorm")
     past = [f"past_key.{layer}", f"past_value.{layer}"]
     lengths = ["last_positions", "total_length"]
-    outputs = graph.node(
+    mixed, *_ = graph.node(
         "GroupQueryAttention",
         [query, key, value, *past, *lengths, "rotary.cosines", "rotary.sines"],
         [f"{at}.out", f"present_key.{layer}", f"present_value.{layer}"],
@@ -135,37 +130,23 @@ def _write_attention(graph: GraphWriter, spec: LanguageSpec, layer: int, hidden:
         rotary_interleaved=0,
         scale=spec.head_width**-0.5,
     )
-    return outputs[0]
+    mixed = graph.linear(mixed, f"{at}.dense")
+    attention = graph.apply(
+        "SimplifiedLayerNormalization",
+        [mixed, graph.weight(f"{block}.post_layernorm.weight")],
+        f"{block}.post_layernorm.out",
+        axis=-1,
+        epsilon=spec.post_norm_eps,
+    )
+    wide = graph.linear(hidden, f"{block}.mlp.fc1")
+    wide = graph.apply("FastGelu", [wide], f"{block}.mlp.gelu", domain=MICROSOFT)
+    narrow = graph.linear(wide, f"{block}.mlp.fc2")
+    both = graph.apply("Add", [attention, narrow], f"{block}.branches")
+    return graph.apply("Add", [x, both], f"{block}.out")
 
 
 def _write_head_norm(graph: GraphWriter, spec: LanguageSpec, x: str, tensors: str) -> str:
     """LayerNorm over each head's channels, (B, T, D) → (B, T, D)."""
     heads = graph.reshape(x, (0, 0, spec.n_heads, spec.head_width), f"{tensors}.heads")
-    return graph.reshape(
-        graph.layer_norm(heads, tensors, spec.eps), (0, 0, spec.width), f"{tensors}.flat"
-    )
-
-
-def _last_position(graph: GraphWriter) -> list[str]:
-    """Starts, ends and axes of the slice that keeps the last position."""
-    limits = {"slice.starts": -1, "slice.ends": np.iinfo(np.int64).max, "slice.axes": 1}
-    return [graph.constant(name, np.array([n], np.int64)) for name, n in limits.items()]
-
-
-def _list_values(
-    spec: LanguageSpec, layers: range, entering: str, leaving: ValueInfoProto
-) -> tuple[list[ValueInfoProto], list[ValueInfoProto]]:
-    """What the graph of these layers takes and gives, with symbolic B, T and C."""
-    cache_shape = ["B", spec.n_heads, "C", spec.head_width]
-    inputs = [
-        make_tensor_value_info(entering, TensorProto.FLOAT, ["B", "T", spec.width]),
-        make_tensor_value_info("last_positions", TensorProto.INT32, ["B"]),
-        make_tensor_value_info("total_length", TensorProto.INT32, []),
-    ]
-    outputs = [leaving]
-    for layer in layers:
-        for kind in ("key", "value"):
-            for side, infos in (("past", inputs), ("present", outputs)):
-                name = f"{side}_{kind}.{layer}"
-                infos.append(make_tensor_value_info(name, TensorProto.FLOAT, cache_shape))
-    return inputs, outputs
+    normed = graph.layer_norm(heads, tensors, spec.eps)
+    return graph.reshape(normed, (0, 0, spec.width), f"{tensors}.flat")

@@ -1,7 +1,7 @@
-"""ViT, ln_vision, Q-Former and folded projection become graphs: pixels in, image tokens out.
+"""ViT, ln_vision, Q-Former and folded projection become ONNX graphs: pixels in, image tokens out.
 
-Knows the network's order of operations, not how a matrix is rounded. The values `features`,
-`query_tokens` and `image_tokens` carry these names in the graph, so that each part can be compared.
+The order of operations stands here; how a matrix is rounded in `graph`. Every value is named after
+its tensors, so that each part can be compared (`tests/torch/quantize/test_rounding_ladder.py`).
 
 Source: operators as documented in onnxruntime's ContribOperators.md (MultiHeadAttention, Gelu).
 """
@@ -17,8 +17,6 @@ from quantize.cpu.graph import MICROSOFT, GraphWriter
 from tinyv_cli.spec import ModelSpec, QFormerSpec, VisionSpec
 from weights.reading.checkpoint import ReadTensor
 
-_BERT = "qformer.bert"
-
 
 def write_vision(
     graphs: Sequence[GraphWriter],
@@ -29,7 +27,7 @@ def write_vision(
     """Writes the graphs and tensors of the vision side.
 
     Args:
-        graphs: where to; each takes what the one before gives. Their recipe rounds the matrices.
+        graphs: where to; each takes the output of the one before. Their recipe rounds the matrices.
             They must read `projection.*`, as `fold_projections` makes it.
         shares: the ViT's layers of each graph.
         spec: the model's numbers.
@@ -53,21 +51,8 @@ def write_vision(
         entering = leaving
 
 
-def _write_image_tokens(
-    graph: GraphWriter, spec: ModelSpec, x: str, advance: Callable[[], None]
-) -> str:
-    """ln_vision, Q-Former and projection, (B, N, Dv) → (B, Q, D)."""
-    features = graph.layer_norm(x, "vision.ln_vision", spec.vision.ln_vision_eps)
-    tokens = _write_queries(graph, spec.qformer, features)  # (B, Q, Dq)
-    for layer in range(spec.qformer.n_layers):
-        tokens = _write_qformer_layer(graph, spec.qformer, layer, tokens, features)
-        advance()
-    image_tokens = graph.linear(tokens, "projection")
-    return graph.apply("Identity", [image_tokens], "image_tokens")
-
-
 def fold_projections(read: ReadTensor) -> ReadTensor:
-    """Wraps a reader so that it also gives `projection.weight` and `.bias`, both linears in one.
+    """Wraps a reader so that it also returns `projection.weight` and `.bias`, both linears in one.
 
     W = W₂·W₁ and b = W₂·b₁ + b₂, multiplied in float64: there is no activation between the two.
     """
@@ -127,19 +112,6 @@ def _write_attention(
     )
 
 
-def _write_queries(graph: GraphWriter, spec: QFormerSpec, features: str) -> str:
-    """The learned queries after their LayerNorm, one set for each picture: (B, Q, Dq)."""
-    normed = torch.nn.functional.layer_norm(
-        graph.read("qformer.query_tokens"),
-        (spec.width,),
-        graph.read(f"{_BERT}.layernorm.weight"),
-        graph.read(f"{_BERT}.layernorm.bias"),
-        spec.eps,
-    )
-    queries = graph.constant("queries", normed.numpy())
-    return _repeat_for_batch(graph, queries, (spec.n_queries, spec.width), features)
-
-
 def _repeat_for_batch(graph: GraphWriter, x: str, shape: tuple[int, ...], like: str) -> str:
     """Repeats (1, *shape) once for each picture that `like` has."""
     batch = graph.apply("Shape", [like], f"{x}.batch", start=0, end=1)
@@ -148,17 +120,35 @@ def _repeat_for_batch(graph: GraphWriter, x: str, shape: tuple[int, ...], like: 
     return graph.apply("Expand", [x, full], f"{x}.repeated")
 
 
-def _write_qformer_layer(
-    graph: GraphWriter, spec: QFormerSpec, layer: int, tokens: str, features: str
+def _write_image_tokens(
+    graph: GraphWriter, spec: ModelSpec, x: str, advance: Callable[[], None]
 ) -> str:
-    """Self-attention, cross-attention in even layers, MLP; each added to its input and normed."""
-    at = f"{_BERT}.encoder.layer.{layer}"
-    tokens = _write_bert_attention(graph, spec, f"{at}.attention", tokens, tokens)
-    if spec.has_cross_attention(layer):
-        tokens = _write_bert_attention(graph, spec, f"{at}.crossattention", tokens, features)
-    wide = graph.linear(tokens, f"{at}.intermediate_query.dense")
-    wide = graph.apply("Gelu", [wide], f"{at}.gelu", domain=MICROSOFT)
-    return _write_added_norm(graph, spec, f"{at}.output_query", wide, tokens)
+    """ln_vision, Q-Former and projection, (B, N, Dv) → (B, Q, D).
+
+    A Q-Former layer is self-attention, cross-attention where it has one, and MLP; each is added to
+    its input and normed.
+    """
+    bert, qformer = "qformer.bert", spec.qformer
+    features = graph.layer_norm(x, "vision.ln_vision", spec.vision.ln_vision_eps)
+    normed = torch.nn.functional.layer_norm(
+        graph.read("qformer.query_tokens"),
+        (qformer.width,),
+        graph.read(f"{bert}.layernorm.weight"),
+        graph.read(f"{bert}.layernorm.bias"),
+        qformer.eps,
+    )
+    queries = graph.constant("queries", normed.numpy())
+    tokens = _repeat_for_batch(graph, queries, (qformer.n_queries, qformer.width), features)
+    for layer in range(qformer.n_layers):
+        at = f"{bert}.encoder.layer.{layer}"
+        tokens = _write_bert_attention(graph, qformer, f"{at}.attention", tokens, tokens)
+        if qformer.has_cross_attention(layer):
+            tokens = _write_bert_attention(graph, qformer, f"{at}.crossattention", tokens, features)
+        wide = graph.linear(tokens, f"{at}.intermediate_query.dense")
+        wide = graph.apply("Gelu", [wide], f"{at}.gelu", domain=MICROSOFT)
+        tokens = _write_added_norm(graph, qformer, f"{at}.output_query", wide, tokens)
+        advance()
+    return graph.apply("Identity", [graph.linear(tokens, "projection")], "image_tokens")
 
 
 def _write_bert_attention(

@@ -1,1 +1,1 @@
-"""A graphics card's files: NF4 or int8 matrices, as bitsandbytes reads them."""
+"""A GPU's files: NF4 or int8 matrices, as bitsandbytes reads them."""

@@ -1,7 +1,7 @@
-"""Merged tensors become the two files that a GPU runs: codes as bitsandbytes keeps them.
+"""Merged tensors become the two files that a GPU runs, and can be read back from them in float32.
 
-One matrix at a time is in full precision, and what became of it goes to disk before the next.
-Knows nothing of the network: `cuda_recipe` tells what each tensor is stored as.
+One matrix at a time is in full precision, and its codes go to disk before the next is read.
+`cuda_recipe` decides how each tensor is stored.
 
 NF4: symmetric about zero but for its levels, 16 of them, those of a normal distribution; blocks of
 64 along the rows, one scale each, the block's largest weight. A weight is off by half the widest
@@ -14,33 +14,33 @@ section 3.2, for the rows of int8.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, cast
 
 import torch
+from safetensors import safe_open
 
 from quantize.channelwise import LARGEST_CODE, round_channels
-from quantize.cuda.tensor_file import TensorFile
+from quantize.cuda.safetensors_writer import SafetensorsWriter
 from quantize.cuda_recipe import (
     DOUBLE_QUANTISATION,
     NF4_BLOCK,
     ROLES,
-    Kind,
+    StorageKind,
     count_header_bytes,
     find_role,
     list_arrays,
 )
-from quantize.plan import Plan, Shapes
+from quantize.plan import Shapes, VariantPlan
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.progress import Progress
 from weights.reading.checkpoint import ReadTensor
 
-Arrays = Mapping[str, torch.Tensor]
-
 
 def load_bitsandbytes() -> None:
-    """Imports bitsandbytes without a word on stderr of kernels that a CPU could fetch.
+    """Imports bitsandbytes without its note on stderr about kernels that a CPU could fetch.
 
     Raises:
         ModuleNotFoundError: it is not installed.
@@ -50,15 +50,15 @@ def load_bitsandbytes() -> None:
 
 
 def write_cuda_parts(
-    folder: Path, plan: Plan, shapes: Shapes, read: ReadTensor, progress: Progress
+    folder: Path, plan: VariantPlan, shapes: Shapes, read: ReadTensor, progress: Progress
 ) -> None:
     """Writes both files.
 
     Args:
         folder: where to.
-        plan: names the files, and tells what is rounded how.
+        plan: names the files, and holds the recipe.
         shapes: every canonical tensor and its shape.
-        read: gives a canonical tensor in float32.
+        read: returns a canonical tensor in float32.
         progress: is told of each tensor.
 
     Raises:
@@ -67,27 +67,19 @@ def write_cuda_parts(
     load_bitsandbytes()
     kinds = {name: plan.cuda_recipe.kind(name, shape) for name, shape in shapes.items()}
     with ExitStack() as stack, progress("rounding for the GPU", len(kinds)) as bar:
-        files = {
-            role: stack.enter_context(_open_file(folder / plan.files[role], role, kinds))
-            for role in ROLES
-        }
+        writers = {}
+        for role in ROLES:
+            mine = [name for name in kinds if find_role(name) == role]
+            arrays = (each for name in mine for each in list_arrays(name, kinds[name]))
+            writer = SafetensorsWriter(folder / plan.files[role], count_header_bytes(arrays))
+            writers[role] = stack.enter_context(writer)
         for name, kind in kinds.items():
-            _append(files[find_role(name)], to_arrays(name, read(name), kind))
+            for array, values in to_arrays(name, read(name), kind).items():
+                writers[find_role(name)].append(array, values)
             bar.advance()
 
 
-def _append(file: TensorFile, arrays: Arrays) -> None:
-    for name, values in arrays.items():
-        file.append(name, values)
-
-
-def _open_file(path: Path, role: str, kinds: Mapping[str, Kind]) -> TensorFile:
-    mine = ((name, kind) for name, kind in kinds.items() if find_role(name) == role)
-    names = (array for name, kind in mine for array in list_arrays(name, kind))
-    return TensorFile(path, count_header_bytes(names))
-
-
-def to_arrays(name: str, tensor: torch.Tensor, kind: Kind) -> Arrays:
+def to_arrays(name: str, tensor: torch.Tensor, kind: StorageKind) -> Mapping[str, torch.Tensor]:
     """Rounds a tensor.
 
     Args:
@@ -101,43 +93,58 @@ def to_arrays(name: str, tensor: torch.Tensor, kind: Kind) -> Arrays:
     Raises:
         WeightsError: a number is too large for float16.
     """
-    arrays = _ROUND[kind](tensor)
-    if kind is Kind.FLOAT16 and not arrays[""].isfinite().all():
-        raise WeightsError(
-            f"{name} holds {float(tensor.abs().max()):g}, more than float16 can tell",
-            "make a variant for the CPU: `tinyv quantize --target cpu`",
+    arrays = {"": tensor}
+    if kind is StorageKind.FLOAT16:
+        arrays = {"": tensor.half()}
+        if not arrays[""].isfinite().all():
+            raise WeightsError(
+                f"{name} holds {float(tensor.abs().max()):g}, too large for float16",
+                "make a variant for the CPU: `tinyv quantize --target cpu`",
+            )
+    elif kind is StorageKind.NF4:
+        from bitsandbytes.functional import quantize_4bit
+
+        codes, state = quantize_4bit(
+            tensor, blocksize=NF4_BLOCK, quant_type="nf4", compress_statistics=DOUBLE_QUANTISATION
         )
+        state.dtype = torch.float16  # of the products; the scales come from float32
+        arrays = {f".{key}": values for key, values in state.as_dict(packed=True).items()}
+        arrays = {"": codes} | arrays
+    elif kind is not StorageKind.FLOAT32:
+        # Not by the library: its rows of zeros divide by zero. Its codes are the same but for ties.
+        rounded = round_channels(tensor)
+        rows = {".SCB": rounded.scales * LARGEST_CODE}  # the row's largest weight
+        scales = rows if kind is StorageKind.ROWS_INT8 else {".scales": rounded.scales}
+        arrays = {"": rounded.codes} | scales
     named = {f"{name}{suffix}": values for suffix, values in arrays.items()}
-    assert named.keys() == set(list_arrays(name, kind)), "the library keeps other arrays"
+    assert named.keys() == set(list_arrays(name, kind)), "bitsandbytes keeps other arrays"
     return named
 
 
-def _to_nf4(matrix: torch.Tensor) -> Arrays:
-    """Codes, two in a byte, and the state that bitsandbytes reads them back with, in float16."""
-    from bitsandbytes.functional import quantize_4bit
+class StoredTensors:
+    """Reads canonical tensors of a mapped file as the GPU's kernels take its codes.
 
-    codes, state = quantize_4bit(
-        matrix, blocksize=NF4_BLOCK, quant_type="nf4", compress_statistics=DOUBLE_QUANTISATION
-    )
-    state.dtype = torch.float16  # of what is computed with; the scales come from float32
-    return {"": codes} | {f".{key}": values for key, values in state.as_dict(packed=True).items()}
+    Args:
+        path: of a file with the role `cuda-language` or `cuda-vision`.
+    """
 
+    def __init__(self, path: Path) -> None:
+        self._file = cast(Any, safe_open(path, framework="pt"))
+        self._names = frozenset(self._file.keys())
 
-def _to_rows(matrix: torch.Tensor) -> Arrays:
-    """Codes, and the largest weight of each row, as bitsandbytes' int8 layers keep them."""
-    rounded = round_channels(matrix)
-    return {"": rounded.codes, ".SCB": rounded.scales * LARGEST_CODE}
+    def read(self, name: str) -> torch.Tensor:
+        """Returns a tensor in float32, in its own shape."""
+        stored: torch.Tensor = self._file.get_tensor(name)
+        if f"{name}.absmax" in self._names:
+            from tinyv_cli.backends.cuda.quiet_bitsandbytes import QuantState
+            from tinyv_cli.backends.cuda.torch_modules import read_nf4
 
-
-def _to_weights(matrix: torch.Tensor) -> Arrays:
-    rounded = round_channels(matrix)
-    return {"": rounded.codes, ".scales": rounded.scales}
-
-
-_ROUND: Mapping[Kind, Callable[[torch.Tensor], Arrays]] = {
-    Kind.NF4: _to_nf4,
-    Kind.ROWS_INT8: _to_rows,
-    Kind.WEIGHTS_INT8: _to_weights,
-    Kind.FLOAT16: lambda tensor: {"": tensor.half()},
-    Kind.FLOAT32: lambda tensor: {"": tensor},
-}
+            beside = [each for each in self._names if each.startswith(f"{name}.")]
+            parts = {each[len(name) + 1 :]: self._file.get_tensor(each) for each in beside}
+            return read_nf4(stored, QuantState.from_dict(parts, stored.device), torch.float32)
+        tensor = stored.float()
+        if f"{name}.SCB" in self._names:
+            tensor *= (self._file.get_tensor(f"{name}.SCB") / LARGEST_CODE)[:, None]
+        if f"{name}.scales" in self._names:
+            tensor *= self._file.get_tensor(f"{name}.scales")[:, None]
+        return tensor

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quantize.measure.probes import PROBES, EncodedProbes, Probe
+from quantize.measure.probes import PROBES, EncodedProbes
 from quantize.measure.reference import compute_logits
 from tinyv_cli.answers.generate import ImageTokens, Segment
 from tinyv_cli.answers.tokenizer import Tokenizer
@@ -24,7 +24,7 @@ _DIGITS = 6  # figures of a manifest: what follows is the order of additions
 
 @dataclass(frozen=True)
 class ProbeIds:
-    """A probe's token ids: before the picture, after it, and of the answer."""
+    """A probe's picture, and its token ids before the picture and after it, with the answer's."""
 
     picture: int
     before: tuple[int, ...]
@@ -48,7 +48,7 @@ def measure_errors(
 
     Args:
         spec: the model's numbers.
-        read: gives the unrounded tensors.
+        read: returns the unrounded tensors.
         compute: the variant's logits, `step_through` or `run_layers`.
         tokenizer: the variant's.
         template: name of the prompt template.
@@ -58,7 +58,11 @@ def measure_errors(
         Cosine of the image tokens; divergence KL(reference ‖ variant) and agreement of the best
         token over all positions from the picture's end to the answer's.
     """
-    probes = [_to_ids(probe, tokenizer, template) for probe in PROBES]
+    probes = []
+    for probe in PROBES:
+        before, after = make_prompt(TEMPLATES[template], (), probe.question).pieces
+        to_answer = (*tokenizer.encode(after), *tokenizer.encode(probe.answer))
+        probes.append(ProbeIds(probe.picture, tuple(tokenizer.encode(before)), to_answer))
     exact_logits = run_layers(spec, read)(probes, images.exact)
     divergences, agreements = [], []
     for exact, logits in zip(exact_logits, compute(probes, images.rounded), strict=True):
@@ -72,17 +76,8 @@ def measure_errors(
     )
 
 
-def _to_ids(probe: Probe, tokenizer: Tokenizer, template: str) -> ProbeIds:
-    before, after = make_prompt(TEMPLATES[template], (), probe.question).pieces
-    return ProbeIds(
-        probe.picture,
-        tuple(tokenizer.encode(before)),
-        (*tokenizer.encode(after), *tokenizer.encode(probe.answer)),
-    )
-
-
 def run_layers(spec: ModelSpec, read: ReadTensor) -> ComputeLogits:
-    """Logits in full precision from tensors as they are read, all probes a layer at a time."""
+    """Makes a `ComputeLogits` of tensors as they are read; all probes take a layer together."""
 
     def compute(probes: Sequence[ProbeIds], images: np.ndarray) -> list[np.ndarray]:
         table = read("language.embed_tokens.weight").numpy()
@@ -98,7 +93,7 @@ def run_layers(spec: ModelSpec, read: ReadTensor) -> ComputeLogits:
 
 
 def step_through(backend: Backend) -> ComputeLogits:
-    """Logits of an open variant, one token at a time; only its decoder is used."""
+    """Makes a `ComputeLogits` of an open variant's decoder, one token at a time."""
 
     def compute_one(probe: ProbeIds, image: np.ndarray) -> np.ndarray:
         decoder = backend.decoder

@@ -1,4 +1,4 @@
-"""The fixed pictures, questions and answers that every variant is measured on; knows no model.
+"""The fixed pictures, questions and answers that every variant is measured on.
 
 They are drawn here, so that a measurement needs no file and is the same everywhere. Shapes, stripes
 and noise cover flat, regular and busy patches; the answers are there to be scored, not to be right.
@@ -41,7 +41,7 @@ class EncodedProbes:
 
     @property
     def cosines(self) -> np.ndarray:
-        """Cosine of each token with its full-precision self, (P, Q) float64."""
+        """Cosines of each token with its full-precision self, (P, Q) float64."""
         lengths = np.linalg.norm(self.exact, axis=-1) * np.linalg.norm(self.rounded, axis=-1)
         cosines: np.ndarray = (self.exact * self.rounded).sum(-1, dtype=np.float64) / lengths
         return cosines
@@ -59,27 +59,17 @@ PROBES = (
 
 def make_pictures() -> list[Image.Image]:
     """Draws the pictures: two shapes on a shaded wall, stripes, and noise."""
-    return [_draw_shapes(), _draw_stripes(), _draw_noise()]
-
-
-def _draw_shapes() -> Image.Image:
     shade = np.linspace(90, 190, _SIDE_PX, dtype=np.float32).astype(np.uint8)
-    picture = Image.fromarray(np.repeat(shade[:, None, None], _SIDE_PX, 1).repeat(3, 2))
-    draw = ImageDraw.Draw(picture)
+    shapes = Image.fromarray(np.repeat(shade[:, None, None], _SIDE_PX, 1).repeat(3, 2))
+    draw = ImageDraw.Draw(shapes)
     draw.ellipse((40, 60, 200, 220), fill=(205, 40, 30))
     draw.rectangle((235, 225, 380, 370), fill=(35, 70, 200))
-    return picture
-
-
-def _draw_stripes() -> Image.Image:
     columns = np.arange(_SIDE_PX) // (_SIDE_PX // 7) % 2
     colours = np.array([[240, 220, 60], [30, 120, 60]], np.uint8)[columns]
-    return Image.fromarray(np.repeat(colours[None], _SIDE_PX, 0))
-
-
-def _draw_noise() -> Image.Image:
+    stripes = Image.fromarray(np.repeat(colours[None], _SIDE_PX, 0))
     generator = np.random.default_rng(20240101)
-    coarse = generator.integers(40, 216, (28, 28, 3), dtype=np.uint8)
-    picture = Image.fromarray(coarse).resize((_SIDE_PX, _SIDE_PX), Image.Resampling.BICUBIC)
+    coarse = Image.fromarray(generator.integers(40, 216, (28, 28, 3), dtype=np.uint8))
+    coarse = coarse.resize((_SIDE_PX, _SIDE_PX), Image.Resampling.BICUBIC)
     fine = generator.integers(-25, 26, (_SIDE_PX, _SIDE_PX, 3), dtype=np.int16)
-    return Image.fromarray((np.asarray(picture) + fine).clip(0, 255).astype(np.uint8))
+    noise = Image.fromarray((np.asarray(coarse) + fine).clip(0, 255).astype(np.uint8))
+    return [shapes, stripes, noise]

@@ -1,7 +1,7 @@
 """Pixels become image tokens, embeddings logits, in full precision with one layer in memory.
 
-A variant is measured against it; it knows neither codes nor graphs. Layers are the outer loop and
-inputs the inner one, so each tensor is read once however many inputs there are.
+A variant is measured against it. Layers are the outer loop and inputs the inner one, so each tensor
+is read once however many inputs there are.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,17 +24,24 @@ class _Stream:
     def __init__(self, spec: ModelSpec, read: Read, watch: Watch | None = None) -> None:
         self._model = make_empty_model(spec)
         self._read = read
-        if watch is not None:
-            _watch_linears(self._model, watch)
+        if watch is None:
+            return
+
+        def make_hook(name: str, watch: Watch) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+            return lambda linear, inputs: watch(name, inputs[0], linear.get_parameter("weight"))
+
+        for name, module in self._model.named_modules():
+            if isinstance(module, nn.Linear):
+                module.register_forward_pre_hook(make_hook(f"{name}.weight", watch))
 
     def run(
         self, part: str, *inputs: Sequence[Tensor], call: Callable[..., Tensor] | None = None
     ) -> list[Tensor]:
-        """Sends inputs through the part of that name, one after the other.
+        """Runs the part of that name on inputs, one after the other.
 
         Args:
             part: a sub-module whose tensors fit in memory together.
-            inputs: one or several sequences of the same length; the part is given one of each.
+            inputs: one or several sequences of the same length; each call takes one of each.
             call: how the part is called, `call(part, *input)`; None: plainly.
         """
         module = self._model.get_submodule(part)
@@ -46,32 +53,27 @@ class _Stream:
         return outputs
 
 
-def _watch_linears(model: nn.Module, watch: Watch) -> None:
-    """Lets a function be told of all that enters a linear."""
-
-    def make_hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda linear, inputs: watch(name, inputs[0], linear.get_parameter("weight"))
-
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            module.register_forward_pre_hook(make_hook(f"{name}.weight"))
-
-
 @torch.no_grad()
 def compute_image_tokens(
     spec: ModelSpec, read: Read, pixels: np.ndarray, watch: Watch | None = None
 ) -> np.ndarray:
-    """Computes what `TinyGptV.encode` does, to 1e-5 of its norm.
+    """Computes image tokens as `TinyGptV.encode` does, to 1e-5 of their norm.
 
     Args:
         spec: the network's numbers.
-        read: gives the float32 tensor of a name; called once a name.
+        read: returns the float32 tensor of a name; called once a name.
         pixels: (B, 3, S, S) float32, normalised.
-        watch: is told of every matrix's input, picture by picture.
+        watch: is called with every matrix's input, picture by picture.
 
     Returns:
         (B, Q, D) float32.
     """
+
+    def call_layer(layer: nn.Module, queries: Tensor, features: Tensor) -> Tensor:
+        # As transformers' model calls it: every position is a query.
+        out: Tensor = layer(queries, None, features, query_length=queries.shape[1])
+        return out
+
     stream = _Stream(spec, read, watch)
     states = stream.run("vision.embeddings", [torch.tensor(each)[None] for each in pixels])
     for layer in range(spec.vision.n_layers):
@@ -80,7 +82,7 @@ def compute_image_tokens(
     states = stream.run("qformer.bert.layernorm", [read("qformer.query_tokens")] * len(features))
     for layer in range(spec.qformer.n_layers):
         part = f"qformer.bert.encoder.layer.{layer}"
-        states = stream.run(part, states, features, call=_call_qformer_layer)
+        states = stream.run(part, states, features, call=call_layer)
     states = stream.run("projection.first", states)
     states = stream.run("projection.second", states)
     image_tokens: np.ndarray = torch.cat(states).numpy()
@@ -89,11 +91,11 @@ def compute_image_tokens(
 
 @torch.no_grad()
 def compute_logits(spec: ModelSpec, read: Read, prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Computes what `PhiLanguage` does for each prompt, to 1e-5 of its norm.
+    """Computes each prompt's logits as `PhiLanguage` does, to 1e-5 of their norm.
 
     Args:
         spec: the network's numbers.
-        read: gives the float32 tensor of a name; called once a name.
+        read: returns the float32 tensor of a name; called once a name.
         prompts: embeddings, (T, D) float32 each; T may differ.
 
     Returns:
@@ -101,8 +103,8 @@ def compute_logits(spec: ModelSpec, read: Read, prompts: Sequence[np.ndarray]) -
     """
 
     def call_block(block: nn.Module, hidden: Tensor) -> Tensor:
-        places = torch.arange(hidden.shape[1])[None]
-        out: Tensor = block(hidden, make_rotary(spec.language, places, hidden.dtype))
+        position_ids = torch.arange(hidden.shape[1])[None]
+        out: Tensor = block(hidden, make_rotary(spec.language, position_ids, hidden.dtype))
         return out
 
     stream = _Stream(spec, read)
@@ -111,9 +113,3 @@ def compute_logits(spec: ModelSpec, read: Read, prompts: Sequence[np.ndarray]) -
         states = stream.run(f"language.layers.{layer}", states, call=call_block)
     states = stream.run("language.final_layernorm", states)
     return [each[0].numpy() for each in stream.run("language.lm_head", states)]
-
-
-def _call_qformer_layer(layer: nn.Module, queries: Tensor, features: Tensor) -> Tensor:
-    """Calls one layer as transformers' model calls it: every position is a query."""
-    out: Tensor = layer(queries, None, features, query_length=queries.shape[1])
-    return out

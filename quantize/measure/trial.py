@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from quantize.cuda.stored_tensors import StoredTensors
+from quantize.cuda.parts import StoredTensors
 from quantize.cuda_recipe import LANGUAGE_ROLE, VISION_ROLE
 from quantize.measure.compare import ComputeLogits, measure_errors, run_layers, step_through
 from quantize.measure.probes import PROBES, EncodedProbes, make_pictures
@@ -37,7 +37,7 @@ _CUDA_POSITIONS = 512  # of its cache, which is taken as a whole; the probes nee
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What came of trying a variant.
+    """A variant's answers, and its errors against full precision.
 
     Attributes:
         errors: of the CPU's files where there are some, else of the GPU's.
@@ -67,7 +67,7 @@ class Trial:
     progress: Progress
 
     def run(self, images: EncodedProbes | None) -> TrialResult:
-        """Lets each device answer, and measures the first of them.
+        """Answers a question on each device, and measures the first of them.
 
         Args:
             images: the probes' image tokens by the CPU's files, None where it has none.
@@ -92,12 +92,7 @@ class Trial:
         return TrialResult(errors, answer, cuda_answer)
 
     def _try_cuda(self) -> TrialResult:
-        """Tries a variant for a GPU alone.
-
-        Without one, each token takes long: NF4 unpacks all matrices, 0.3 s a layer. What counts is
-        how weights are rounded (activations keep 16 bits, also in int8), so all probes' tokens go
-        through one unpacked layer after the other instead.
-        """
+        """Tries a variant for a GPU alone."""
         spec, pixels = self.variant.manifest.spec, self._make_pixels()
         with self.progress("computing the vision side in full precision"):
             exact = compute_image_tokens(spec, self.weights.read, np.concatenate(pixels))
@@ -106,6 +101,9 @@ class Trial:
         answer = self._answer_by_cuda_files(backend, image_tokens)
         images = EncodedProbes(exact, image_tokens)
         if backend.device == "cpu":
+            # Here each token takes long: NF4 unpacks all matrices for it, 0.3 s a layer of full
+            # width. What counts is how weights are rounded (activations keep 16 bits, also in
+            # int8), so all probes' tokens go through one unpacked layer after the other instead.
             del backend  # and its weights
             stored = StoredTensors(self.variant.path(LANGUAGE_ROLE))
             return TrialResult(self._measure(run_layers(spec, stored.read), images), answer)
@@ -114,7 +112,7 @@ class Trial:
         return TrialResult(errors, answer)
 
     def _make_pixels(self) -> list[np.ndarray]:
-        """The probes' pictures as the network sees them, (1, 3, S, S) float32 each."""
+        """Returns the probes' pictures as the network sees them, (1, 3, S, S) float32 each."""
         image_px = self.variant.manifest.spec.vision.image_px
         return [to_pixels(picture, image_px) for picture in make_pictures()]
 
@@ -129,7 +127,7 @@ class Trial:
     def _answer(
         self, backend: Backend, image_tokens: np.ndarray, n_tokens: int = _SMOKE_TOKENS
     ) -> str:
-        """The answer to the first probe, greedily, from the image tokens (P, Q, D) of all."""
+        """Answers the first probe, greedily, from the image tokens (P, Q, D) of all."""
         template = TEMPLATES[self.variant.manifest.template]
         runtime = replace(backend, encoder=_ReadyEncoder(image_tokens[[PROBES[0].picture]]))
         with self.progress("answering a question"):
@@ -172,6 +170,7 @@ def open_cuda(
         DeviceError: memory does not suffice.
     """
     from tinyv_cli.backends.cuda.torch_cuda import open_torch
+    from tinyv_cli.backends.cuda.torch_weights import load_vision_side
 
     context_length = min(_CUDA_POSITIONS, variant.manifest.spec.language.context_length)
     options = BackendOptions("cuda", threads, context_length)
@@ -184,31 +183,20 @@ def open_cuda(
     if torch.cuda.is_available():
         backend = open_torch(variant, options, encode)
         return backend, np.concatenate(image_tokens)
-    tokens = _encode_by_layers(variant, np.concatenate(pixels))
-    return open_torch(variant, options, prefetch_nothing, device="cpu"), tokens
-
-
-def _encode_by_layers(variant: Variant, pixels: np.ndarray) -> np.ndarray:
-    """Image tokens (P, Q, D) by a GPU's vision file, with one layer of it in float32 at a time.
-
-    As a whole it would take 4.4 GB. The GPU's backend only looks whether it could be loaded.
-    """
-    from tinyv_cli.backends.cuda.torch_weights import load_vision_side
-
+    # In float32 as a whole, the vision side would take 4.4 GB: so the backend only checks that it
+    # could load it, and one layer at a time computes.
     spec, path = variant.manifest.spec, variant.path(VISION_ROLE)
     load_vision_side(path, spec, "meta", torch.float16)
-    return compute_image_tokens(spec, StoredTensors(path).read, pixels)
+    tokens = compute_image_tokens(spec, StoredTensors(path).read, np.concatenate(pixels))
+    return open_torch(variant, options, prefetch_nothing, device="cpu"), tokens
 
 
 @dataclass(frozen=True)
 class _ReadyEncoder:
-    """Gives image tokens that were computed before.
-
-    The vision side is not opened again for an answer.
-    """
+    """Returns image tokens that were computed before: the vision side is not opened again."""
 
     image_tokens: np.ndarray
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
-        """Gives (1, Q, D) whatever the pixels (1, 3, S, S) are."""
+        """Returns (1, Q, D) whatever the pixels (1, 3, S, S) are."""
         return self.image_tokens

@@ -169,7 +169,7 @@ def make_schema_grammar(tokenizer: Tokenizer, schema: str) -> AnswerGrammar:
     text = LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_OPTIONS)  # type: ignore[arg-type]
 
     def complete(said: bytes, matcher: "LLMatcher", byte_ids: dict[int, int]) -> bytes | None:
-        """Looks for a short end of the document, taking what closes most at every step."""
+        """Searches for a short end of the document, taking what closes most at every step."""
         found = b""
         while not matcher.is_accepting():
             step = matcher.compute_ff_bytes()  # what the grammar forces

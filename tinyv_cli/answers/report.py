@@ -3,9 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from tinyv_cli.answers.box_json import boxes_to_json
 from tinyv_cli.devices.names import is_cuda
-from tinyv_cli.prompts.boxes import read_boxes
+from tinyv_cli.prompts.boxes import boxes_to_json, read_boxes
 from tinyv_cli.variants.memory import read_peak_rss_bytes
 
 if TYPE_CHECKING:

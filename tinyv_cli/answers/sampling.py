@@ -176,7 +176,7 @@ def _keep_top_p(ids: KeptIds, weights: np.ndarray, p: float) -> tuple[KeptIds, n
 
 
 def _find(weights: np.ndarray, share: float, before: float = 0.0) -> int:
-    """Index of the first weight with which the running sum is above a share of the whole sum.
+    """Returns the index of the first weight whose running sum is above a share of the whole sum.
 
     It is summed up block by block first, and then weight by weight in one block alone.
 

@@ -1,1 +1,1 @@
-"""What runs the model, and what stands around its image encoder."""
+"""Backends that run a variant, the cache of image tokens, and prefetching."""

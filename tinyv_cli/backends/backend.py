@@ -14,15 +14,15 @@ from tinyv_cli.spec import LanguageSpec
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """What the user asked of the machine.
+    """Device, threads, context and memory that a backend is opened with.
 
     Attributes:
-        device: `cpu`, `cuda` or `cuda:1`; `auto` until `opening.resolve_device` has chosen one.
+        device: `cpu`, `cuda` or `cuda:1`; `auto` until `choose_device` has chosen one.
         threads: threads of one operator; None takes the physical cores.
-        context_length: positions the cache has room for; None takes all that the model knows.
-        memory_budget_bytes: that may be taken; None for what there is. On a card, weights and all
+        context_length: positions the cache has room for; None takes all that the model has.
+        memory_budget_bytes: that may be taken; None for what there is. On a GPU, weights and all
             that is computed are held to it, and the CUDA context comes on top.
-        notify: takes a line for the user, of what works, but not as it should.
+        notify: takes a line for the user about something that works worse than it should.
     """
 
     device: str = "cpu"
@@ -34,7 +34,7 @@ class BackendOptions:
 
 @dataclass(frozen=True)
 class Backend:
-    """What runs a variant.
+    """An open variant.
 
     Attributes:
         encoder: pixels → image tokens.
@@ -50,15 +50,15 @@ class Backend:
     _close: Callable[[], None] = field(default=lambda: None, repr=False)
 
     def close(self) -> None:
-        """Gives memory and mapped files back."""
+        """Frees memory and mapped files."""
         self._close()
 
 
 class BackendEncoder(ImageEncoder, Protocol):
-    """An encoder that can give its memory back."""
+    """An encoder whose memory can be freed."""
 
     def close(self) -> None:
-        """Gives memory and files back; the next picture opens them again."""
+        """Frees memory and files; the next picture opens them again."""
 
 
 OnEncoder = Callable[[BackendEncoder, str], None]  # is given the encoder and its device

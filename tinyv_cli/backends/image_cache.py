@@ -1,4 +1,4 @@
-"""Pixels become image tokens that were computed before, or are computed and kept; knows files only.
+"""Pixels become image tokens, read from disk or computed and kept there.
 
 Encoding a picture takes seconds, its tokens a few hundred kilobytes. They are kept in float32, as
 they were computed, so that a second answer about a picture is the first one's to the letter.
@@ -9,13 +9,13 @@ import os
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 import numpy as np
 
 from tinyv_cli.answers.generate import ImageEncoder
 from tinyv_cli.devices.names import to_kind
 from tinyv_cli.disk import places
+from tinyv_cli.disk.whole_file import write_whole
 from tinyv_cli.pictures.image import hash_pixels
 from tinyv_cli.variants.manifest import Variant, list_graph_roles
 
@@ -26,10 +26,10 @@ _FORMAT = "tinyv image tokens 1"  # another number when files mean something els
 
 
 class ImageCache:
-    """Image tokens on disk by name; the least recently used ones go when there are too many.
+    """Image tokens on disk by name; the least recently used ones are removed.
 
-    Several processes may use one folder: files are exchanged as a whole, carry a checksum, and one
-    that is missing, damaged or of another shape was simply never kept.
+    Several processes may use one folder: files are replaced as a whole and carry a checksum; one
+    that is missing, damaged or of another shape counts as not kept.
 
     Args:
         folder: where they lie; made when something is kept.
@@ -41,7 +41,7 @@ class ImageCache:
         self._max_bytes = max_bytes
 
     def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
-        """Finds tokens, and notes that they were used.
+        """Reads tokens, and marks them as used now.
 
         Args:
             name: 64 hexadecimal digits.
@@ -66,34 +66,25 @@ class ImageCache:
         return tokens
 
     def write(self, name: str, tokens: np.ndarray) -> None:
-        """Keeps tokens; where that is impossible, nothing is kept and nothing said."""
+        """Keeps tokens, and removes those unused for longest; does nothing if that fails."""
         body = BytesIO()
         np.save(body, tokens)
         with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
-            with NamedTemporaryFile(dir=self._folder, suffix=".tmp", delete=False) as file:
-                fresh = Path(file.name)
-            try:
-                fresh.write_bytes(hashlib.sha256(body.getvalue()).digest() + body.getvalue())
-                fresh.replace(self._folder / f"{name}{_SUFFIX}")
-            finally:
-                fresh.unlink(missing_ok=True)
-            self._make_room()
-
-    def _make_room(self) -> None:
-        """Removes what was not used for longest; a file that another process removed is gone."""
-        used: list[tuple[int, int, Path]] = []
-        for path in self._folder.glob(f"*{_SUFFIX}"):
-            with suppress(OSError):
-                state = path.stat()
-                used.append((state.st_mtime_ns, state.st_size, path))
-        n_bytes = sum(size for _, size, _ in used)
-        for _, size, path in sorted(used):
-            if n_bytes <= self._max_bytes:
-                return
-            with suppress(OSError):
-                path.unlink()
-            n_bytes -= size
+            content = hashlib.sha256(body.getvalue()).digest() + body.getvalue()
+            write_whole(self._folder / f"{name}{_SUFFIX}", content, is_durable=False)
+            used: list[tuple[int, int, Path]] = []
+            for path in self._folder.glob(f"*{_SUFFIX}"):
+                with suppress(OSError):  # another process may have removed it
+                    state = path.stat()
+                    used.append((state.st_mtime_ns, state.st_size, path))
+            n_bytes = sum(size for _, size, _ in used)
+            for _, size, path in sorted(used):
+                if n_bytes <= self._max_bytes:
+                    return
+                with suppress(OSError):
+                    path.unlink()
+                n_bytes -= size
 
 
 class CachedEncoder:
@@ -102,7 +93,7 @@ class CachedEncoder:
     Args:
         encoder: computes image tokens.
         cache: keeps them.
-        origin: names all but the pixels that decides over the tokens.
+        origin: names everything but the pixels that the tokens depend on.
         shape: (Q, D) of one picture's tokens.
     """
 
@@ -115,7 +106,7 @@ class CachedEncoder:
         self._shape = shape
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
-        """Gives image tokens (B, Q, D) of pixels (B, 3, S, S), both float32."""
+        """Returns image tokens (B, Q, D) of pixels (B, 3, S, S), both float32."""
         names = [_make_name(self._origin, each[None]) for each in pixels]
         found = [self._cache.read(name, self._shape) for name in names]
         missing = [i for i, tokens in enumerate(found) if tokens is None]
@@ -128,25 +119,25 @@ class CachedEncoder:
 
 
 def wrap_encoder(encoder: ImageEncoder, variant: Variant, device: str) -> CachedEncoder:
-    """Lets an encoder use the cache of this computer.
+    """Wraps an encoder so that it uses the cache of this computer.
 
     Args:
         encoder: of the variant.
-        variant: whose vision files decide over the tokens.
-        device: where they are computed; another kind rounds otherwise, and cards share theirs.
+        variant: whose vision files the tokens depend on.
+        device: where they are computed; a CPU rounds otherwise than a GPU, and GPUs share theirs.
     """
     cache, origin = ImageCache(places.image_cache_dir()), _make_origin(variant, device)
     return CachedEncoder(encoder, cache, origin, _shape_of(variant))
 
 
 def has_tokens(variant: Variant, pixels: np.ndarray, device: str) -> bool:
-    """Whether the cache of this computer holds the tokens of a picture's pixels (1, 3, S, S)."""
+    """Checks whether the cache holds the tokens of a picture's pixels (1, 3, S, S)."""
     name = _make_name(_make_origin(variant, device), pixels)
     return ImageCache(places.image_cache_dir()).read(name, _shape_of(variant)) is not None
 
 
 def _make_origin(variant: Variant, device: str) -> str:
-    """Names all but the pixels that decides over image tokens."""
+    """Names everything but the pixels that image tokens depend on."""
     files = variant.manifest.files
     graphs = list_graph_roles("vision", {entry.role for entry in files})
     roles = [*graphs, "vision-data", "cuda-vision"]
@@ -155,11 +146,11 @@ def _make_origin(variant: Variant, device: str) -> str:
 
 
 def _make_name(origin: str, pixels: np.ndarray) -> str:
-    """Names what comes of one picture: its pixels hold all that preprocessing did."""
+    """Names the tokens of one picture: its pixels hold all that preprocessing did."""
     return hashlib.sha256(f"{origin} {hash_pixels(pixels)}".encode()).hexdigest()
 
 
 def _shape_of(variant: Variant) -> tuple[int, int]:
-    """(Q, D) of one picture's tokens."""
+    """Returns (Q, D) of one picture's tokens."""
     spec = variant.manifest.spec
     return spec.qformer.n_queries, spec.language.width

@@ -19,7 +19,7 @@ def open_backend(
 
     Args:
         variant: a variant whose files have been checked.
-        options: device (`cpu` or a card), threads, context and memory.
+        options: device (`cpu`, `cuda` or `cuda:N`), threads, context and memory.
         on_encoder: is given the encoder before the decoder is opened, and may use it in a thread.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A picture becomes image tokens in a thread, while something else is opened; computes nothing."""
+"""A picture becomes image tokens in a thread, while something else is opened."""
 
 from threading import Thread
 
@@ -8,7 +8,7 @@ from tinyv_cli.answers.generate import ImageEncoder
 
 
 class PrefetchingEncoder:
-    """Begins to encode one picture at once, and has it when it is asked for; encodes others too.
+    """An encoder that begins with one picture at once, in a thread; it encodes others too.
 
     Args:
         encoder: is used by the thread alone until that picture is done.
@@ -24,7 +24,7 @@ class PrefetchingEncoder:
         self._thread.start()
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
-        """Gives image tokens (B, Q, D) of pixels (B, 3, S, S), both float32.
+        """Returns image tokens (B, Q, D) of pixels (B, 3, S, S), both float32.
 
         Raises:
             TinyvError: as the encoder does, also for the picture of the thread.

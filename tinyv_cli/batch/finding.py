@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from tinyv_cli.disk.paths import exists, is_folder
 from tinyv_cli.errors import InputError
 
 STDIN = "-"
@@ -33,7 +34,7 @@ def find_pictures(
 
     Args:
         words: paths and patterns; `-` is replaced by the list on stdin.
-        read_stdin: gives the content of stdin: a path a line, or each ended by a zero byte, as
+        read_stdin: returns the content of stdin: a path a line, or each ended by a zero byte, as
             `find -print0` writes them. A path of it that does not exist is kept, and fails later.
         recurses: whether sub-folders are looked through; links to folders never are.
 
@@ -42,8 +43,23 @@ def find_pictures(
     """
     found: dict[Path, Path] = {}
     for word in words:
-        for path in _find(word, read_stdin, recurses):
-            found.setdefault(identify(path), path)
+        if word == STDIN:
+            content = read_stdin()
+            lines = content.split(b"\0") if b"\0" in content else content.splitlines()
+            named = [os.fsdecode(line) for line in lines if line.strip()]
+        elif exists(word):
+            named = [word]
+        elif matches := glob.has_magic(word) and sorted(glob.glob(word, recursive=True)):  # noqa: PTH207
+            named = matches
+        else:
+            # Refused before the model is opened: it is mostly a prompt without quotes.
+            kind = "nothing matches" if glob.has_magic(word) else "there is no file or folder"
+            raise InputError(
+                f"{kind} {word}", "check it; the prompt is one word, in quotes, and the last"
+            )
+        for name in named:
+            for path in _look_into(Path(name), recurses):
+                found.setdefault(identify(path), path)
     if found:
         return [*found.values()]
     names = shlex.join(words[:3]) + (" …" if len(words) > 3 else "")
@@ -52,50 +68,19 @@ def find_pictures(
 
 
 def identify(path: Path) -> Path:
-    """One name for a file, however its folder is written; links to files stay apart."""
+    """Returns one name for a file, however its folder is written; links to files stay apart."""
     return _resolve(path.parent.absolute()) / path.name
 
 
 @lru_cache(maxsize=4096)
 def _resolve(folder: Path) -> Path:
-    """The own name of a folder given from the root; most pictures share theirs."""
+    """Returns the own name of a folder given from the root; most pictures share theirs."""
     return Path(os.path.realpath(folder))
 
 
-def _find(word: str, read_stdin: Callable[[], bytes], recurses: bool) -> Iterator[Path]:
-    """What one word names."""
-    if word == STDIN:
-        for line in _split(read_stdin()):
-            yield from _look_into(Path(line), recurses)
-    elif _exists(word):
-        yield from _look_into(Path(word), recurses)
-    elif matches := glob.has_magic(word) and sorted(glob.glob(word, recursive=True)):  # noqa: PTH207
-        for match in matches:
-            yield from _look_into(Path(match), recurses)
-    else:
-        kind = "nothing matches" if glob.has_magic(word) else "there is no file or folder"
-        raise InputError(
-            f"{kind} {word}", "check it; the prompt is one word, in quotes, and the last"
-        )
-
-
-def _exists(word: str) -> bool:
-    """Whether there is such a file; what no file can be called is none."""
-    try:
-        return bool(word) and Path(word).exists()
-    except (OSError, ValueError):
-        return False
-
-
-def _split(content: bytes) -> list[str]:
-    """The paths of a list."""
-    lines = content.split(b"\0") if b"\0" in content else content.splitlines()
-    return [os.fsdecode(line) for line in lines if line.strip()]
-
-
 def _look_into(path: Path, recurses: bool) -> Iterator[Path]:
-    """The file itself, or the pictures of a folder."""
-    if not _exists(str(path)) or not path.is_dir():
+    """Yields the file itself, or the pictures of a folder."""
+    if not is_folder(path):
         yield path
         return
     for folder, folders, names in os.walk(path):

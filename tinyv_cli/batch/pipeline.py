@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from tinyv_cli.answers.box_json import boxes_to_json
 from tinyv_cli.answers.generate import ImageEncoder
 from tinyv_cli.answers.reply import Answer
 from tinyv_cli.engine import Engine
 from tinyv_cli.errors import TinyvError
 from tinyv_cli.pictures.image import read_picture, to_pixels
-from tinyv_cli.prompts.boxes import read_boxes
+from tinyv_cli.prompts.boxes import boxes_to_json, read_boxes
 from tinyv_cli.session import AnswerOptions
 
 N_AHEAD = 2  # one waits with its tokens while the next is encoded; a picture takes 2.4 MB
@@ -67,7 +66,7 @@ class Unreadable:
     error: TinyvError
 
 
-class PicturesAhead:
+class PicturePrefetcher:
     """Pictures in their order, made ready before they are wanted; also a session's encoder.
 
     Args:
@@ -108,7 +107,7 @@ class PicturesAhead:
             yield picture
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
-        """Gives the image tokens (1, Q, D) of the picture that came last."""
+        """Returns the image tokens (1, Q, D) of the picture that came last."""
         assert self._current is not None
         assert pixels is self._current.pixels
         return self._current.tokens
@@ -176,30 +175,26 @@ def answer_pictures(
         TinyvError: the variant cannot be opened, or a picture not encoded.
     """
     n_ahead = len(paths) if engine.is_offloaded else N_AHEAD
-    begun: list[PicturesAhead] = []
+    begun: list[PicturePrefetcher] = []
 
-    def prefetch(encoder: ImageEncoder) -> PicturesAhead:
-        begun.append(PicturesAhead(encoder, paths, engine.image_px, n_ahead))
+    def prefetch(encoder: ImageEncoder) -> PicturePrefetcher:
+        begun.append(PicturePrefetcher(encoder, paths, engine.image_px, n_ahead))
         return begun[0]
 
     with engine.open(prefetch, caches_images=caches_images) as opened:
         session = opened.start_session()
         for picture in begun[0]:
             if isinstance(picture, Unreadable):
-                yield _to_failure(picture)
+                error = picture.error
+                problem = {"problem": error.problem, "hint": error.hint}
+                yield {"path": str(picture.path), "error": problem}
             else:
                 session.show_pixels(picture.pixels)
                 yield _to_line(picture, session.ask(prompt, options).finish())
 
 
-def _to_failure(picture: Unreadable) -> dict[str, Any]:
-    """The line of a picture that could not be asked about."""
-    error = picture.error
-    return {"path": str(picture.path), "error": {"problem": error.problem, "hint": error.hint}}
-
-
 def _to_line(picture: Encoded, answer: Answer) -> dict[str, Any]:
-    """The line of a picture and its answer; times are seconds of work on this picture.
+    """Makes the line of a picture and its answer; times are seconds of work on this picture.
 
     Reading and encoding went on while others were answered: totals add up to more than a clock's.
     """

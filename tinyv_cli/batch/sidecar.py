@@ -1,22 +1,23 @@
-"""Answers go into text files beside their pictures; what somebody else wrote there stays."""
+"""Answers go into text files beside their pictures; other texts there stay."""
 
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tinyv_cli.batch.finding import identify
-from tinyv_cli.errors import DeviceError, UsageError
+from tinyv_cli.disk.whole_file import write_whole
+from tinyv_cli.errors import DeviceError, UsageError, describe_os_error
 
 
 def resolve_sidecar(picture: Path) -> Path:
-    """`pets/cat.png` → `pets/cat.txt`."""
+    """Returns the text of a picture: `pets/cat.png` → `pets/cat.txt`."""
     return picture.with_suffix(".txt")
 
 
 def check_sidecars(
     pictures: Iterable[Path], answers: Mapping[Path, str | None], *, replaces: bool
 ) -> None:
-    """Looks that every picture can have a text of its own, before anything is computed.
+    """Checks that every picture can have a text of its own, before anything is computed.
 
     Args:
         pictures: all of the batch.
@@ -49,7 +50,10 @@ def check_sidecars(
 
 
 def restore_sidecars(pictures: Iterable[Path], answers: Mapping[Path, str | None]) -> None:
-    """Writes the texts that a killed run did not get to, or that were not wanted before."""
+    """Writes the texts that a killed run did not get to, or that were not wanted before.
+
+    A text follows its line, so that a kill between them is mended here.
+    """
     for picture in pictures:
         answer = answers.get(identify(picture))
         if answer is not None and not resolve_sidecar(picture).exists():
@@ -63,15 +67,12 @@ def write_sidecar(picture: Path, answer: str) -> None:
         DeviceError: it cannot be written.
     """
     target = resolve_sidecar(picture)
-    fresh = target.with_name(f"{target.name}.tmp")
     try:
-        fresh.write_text(f"{answer}\n", "utf-8")
-        fresh.replace(target)
+        # Not durable, which costs milliseconds a picture: what a power cut takes can be had of the
+        # lines again.
+        write_whole(target, f"{answer}\n", is_durable=False)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
         raise DeviceError(
-            f"{target} cannot be written: {reason}",
+            f"{target} cannot be written: {describe_os_error(error)}",
             "make room or allow it; the same command then goes on from there",
         ) from error
-    finally:
-        fresh.unlink(missing_ok=True)

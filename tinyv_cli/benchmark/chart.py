@@ -6,7 +6,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from tinyv_cli.errors import DeviceError, UsageError
+from tinyv_cli.disk.whole_file import open_whole
+from tinyv_cli.errors import DeviceError, UsageError, describe_os_error
 
 _PANEL_PX = (420, 320)
 _LEFT, _TOP, _RIGHT, _BOTTOM = 60, 50, 24, 50  # margins of a panel, in pixels
@@ -17,7 +18,7 @@ _WHOLE_FROM = 40  # tokens a second that need no digits after the point
 
 
 def check_chart(path: Path) -> None:
-    """Looks whether a chart can be meant to lie there, before anything is measured.
+    """Checks that a chart can be written there, before anything is measured.
 
     Raises:
         UsageError: another kind of file than PNG, or there is no such folder.
@@ -52,16 +53,17 @@ def draw_chart(details: Mapping[str, Any], title: str) -> Image.Image:
 
 
 def write_chart(chart: Image.Image, path: Path) -> None:
-    """Writes a PNG.
+    """Writes a PNG, whole or not at all.
 
     Raises:
         DeviceError: it cannot be written there.
     """
     try:
-        chart.save(path, "PNG")
+        with open_whole(path) as file:
+            chart.save(file, "PNG")
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise DeviceError(f"cannot write {path}: {reason}", "use `--chart` elsewhere") from error
+        problem = f"cannot write {path}: {describe_os_error(error)}"
+        raise DeviceError(problem, "use `--chart` elsewhere") from error
 
 
 def _draw_panel(
@@ -99,5 +101,5 @@ def _draw_panel(
 
 
 def _load_font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The font that comes with Pillow."""
+    """Loads the font that comes with Pillow."""
     return ImageFont.load_default(size_px)

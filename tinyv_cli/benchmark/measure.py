@@ -33,7 +33,7 @@ _ID_STEP = 7919  # a prime: neighbours in a prompt are far apart in the table of
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     """What is measured, and how often.
 
     Attributes:
@@ -88,7 +88,7 @@ class Measured:
 
 
 def measure(
-    engine: Engine, plan: Plan, note: Callable[[str], None], clock: Clock = perf_counter
+    engine: Engine, plan: BenchPlan, note: Callable[[str], None], clock: Clock = perf_counter
 ) -> Measured:
     """Measures an opened variant, and opens it again for the figures of opening.
 
@@ -141,7 +141,7 @@ def measure_start(repeats: Repeats, clock: Clock = perf_counter) -> Spread:
 
 
 def measure_prefill(
-    decoder: Decoder, plan: Plan, ids: Sequence[int], clock: Clock
+    decoder: Decoder, plan: BenchPlan, ids: Sequence[int], clock: Clock
 ) -> dict[int, Spread]:
     """Measures positions a second of prompts behind an empty cache, by their length.
 
@@ -166,7 +166,7 @@ def measure_prefill(
 
 
 def measure_decoding(
-    decoder: Decoder, plan: Plan, ids: Sequence[int], clock: Clock
+    decoder: Decoder, plan: BenchPlan, ids: Sequence[int], clock: Clock
 ) -> dict[int, Spread]:
     """Measures tokens a second, decoded one by one, by the positions cached before them.
 
@@ -257,7 +257,7 @@ def _time_encode(opened: OpenEngine, clock: Clock) -> float:
     return clock() - started
 
 
-def _ask_repeatedly(opened: OpenEngine, plan: Plan, clock: Clock) -> list[Answer]:
+def _ask_repeatedly(opened: OpenEngine, plan: BenchPlan, clock: Clock) -> list[Answer]:
     """Asks about a new picture each time, with nothing left in the cache."""
     session = opened.start_session()
     options = AnswerOptions(max_new_tokens=plan.n_answered)

@@ -1,7 +1,7 @@
 """Figures become one document and a table, beside an earlier document's; measures nothing."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -10,7 +10,7 @@ from tinyv_cli.benchmark.measure import Measured
 from tinyv_cli.benchmark.spread import Spread
 from tinyv_cli.console import to_size, to_table
 from tinyv_cli.disk.typed_json import read_object, to_dataclass
-from tinyv_cli.errors import InputError
+from tinyv_cli.errors import InputError, describe_os_error
 
 PREFILL_LENGTH = 128  # what `prefill_tok_s` is of, or the length nearest to it
 DECODE_DEPTH = 64  # what `decode_tok_s` is of, or the depth nearest to it
@@ -30,7 +30,7 @@ class Headline:
         prefill_tok_s: positions a second of a prompt of `PREFILL_LENGTH`.
         decode_tok_s: tokens a second behind `DECODE_DEPTH` positions.
         first_token_s: from a question about a new picture to the first token.
-        peak_rss_bytes: of the process; None where it cannot be told.
+        peak_rss_bytes: of the process; None where it cannot be found out.
         bytes_per_token: that decoding one token reads.
         achieved_gb_s: `bytes_per_token` times `decode_tok_s`, in 10⁹ bytes a second.
         read_gb_s: the best that this machine reads with as many threads.
@@ -49,7 +49,7 @@ class Headline:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table: a figure's name, where a document has it, and how it reads."""
+    """One line of the table: a figure's name, where a document has it, and how it is shown."""
 
     label: str
     name: str
@@ -57,30 +57,55 @@ class Line:
 
     @property
     def more_is_better(self) -> bool:
-        """Whether the larger of two values is the better one."""
+        """Returns whether the larger of two values is the better one."""
         return self.name.endswith(("tok_s", "gb_s"))
 
     def find(self, document: Mapping[str, Any]) -> float | None:
-        """The value in a document of this or an earlier run; None where there is none."""
+        """Finds the value in a document of this or an earlier run; None where there is none.
+
+        Documents of other versions may have measured more, or less.
+        """
         value: object = self.find_spread(document).get("median")
         if self.key is None:
             value = document.get(self.name, value)
         return value if _is_figure(value) else None
 
     def find_spread(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The figure's details in a document; empty where there are none."""
+        """Finds the figure's details in a document; empty where there are none."""
         found: object = document
         for step in ("details", self.name, *([] if self.key is None else [self.key])):
             found = found.get(step) if isinstance(found, dict) else None
         return found if isinstance(found, dict) else {}
 
     def show(self, value: object) -> str:
-        """A value in a cell."""
+        """Formats a value for a cell."""
         if not _is_figure(value):
             return "-"
         if self.name.endswith("_bytes") or self.name.startswith("bytes_"):
             return to_size(int(value))
         return f"{value:.1f}" if self.more_is_better else f"{value:.3f}"
+
+    def to_row(self, document: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> list[str]:
+        """Makes the cells; beside an earlier document also its value, their ratio and the better.
+
+        Whatever lies within the spread of this run counts as the same.
+        """
+        now, spread = self.find(document), self.find_spread(document)
+        cells = [self.label, *map(self.show, (now, spread.get("min"), spread.get("max")))]
+        cells.append(str(spread.get("repeats", "-")))
+        if earlier is None:
+            return cells
+        then = self.find(earlier)
+        ratio = _to_ratio(now, then)
+        if then is not None and spread and spread["min"] <= then <= spread["max"]:
+            better = "same"
+        elif ratio is None:
+            better = "-"
+        elif abs(ratio - 1) < _SAME:
+            better = "same"
+        else:
+            better = "now" if (ratio > 1) == self.more_is_better else "then"
+        return [*cells, self.show(then), "-" if ratio is None else f"{ratio:.2f}", better]
 
 
 def make_bench_document(
@@ -126,12 +151,12 @@ def make_bench_document(
 
 
 def find_nearest(figures: Mapping[int, Spread], wanted: int) -> int:
-    """The length or depth nearest to the one wanted; of two as near, the shorter one."""
+    """Returns the length or depth nearest to the one wanted; of two as near, the shorter one."""
     return min(figures, key=lambda each: (abs(each - wanted), each))
 
 
 def read_earlier(path: Path) -> dict[str, Any]:
-    """Reads the document of an earlier run.
+    """Reads the document of an earlier run; untrusted: the headline's figures are validated.
 
     Raises:
         InputError: the file cannot be read, or is no such document.
@@ -139,8 +164,8 @@ def read_earlier(path: Path) -> dict[str, Any]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(f"cannot read {path}: {reason}", HOW_TO_KEEP_ONE) from error
+        problem = f"cannot read {path}: {describe_os_error(error)}"
+        raise InputError(problem, HOW_TO_KEEP_ONE) from error
     try:
         document = read_object(content)
         for name, value in asdict(to_dataclass(Headline, document)).items():
@@ -154,13 +179,13 @@ def read_earlier(path: Path) -> dict[str, Any]:
 
 
 def compare(document: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, float | None]:
-    """Each figure of the headline, now divided by then; None where one of them is missing."""
+    """Divides each figure of the headline by the earlier one; None where one is missing."""
     lines = [Line(name, name) for name in Headline.__dataclass_fields__]
     return {line.name: _to_ratio(line.find(document), line.find(earlier)) for line in lines}
 
 
 def list_differences(document: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[str]:
-    """What an earlier run was of that this one is not: variant, machine, versions."""
+    """Lists in what an earlier run differs from this one: variant, machine, versions."""
 
     def collect(each: Mapping[str, Any]) -> dict[str, object]:
         machine = each.get("machine")
@@ -171,7 +196,7 @@ def list_differences(document: Mapping[str, Any], earlier: Mapping[str, Any]) ->
 
 
 def to_report(document: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> str:
-    """The table for people.
+    """Makes the table for people.
 
     Args:
         document: as `make_bench_document` makes it.
@@ -181,77 +206,42 @@ def to_report(document: Mapping[str, Any], earlier: Mapping[str, Any] | None) ->
     header = ["", "median", "min", "max", "repeats"]
     if earlier is not None:
         header += ["then", "now/then", "better"]
-    rows = [_to_row(line, document, earlier) for line in _list_lines(document)]
-    share = document["details"]["achieved_share"]
-    tokens = ", ".join(map(str, document["details"]["answer_tokens"]))
+    details = document["details"]
+    lines = [
+        Line("start (s)", "start_s"),
+        Line("load (s)", "load_s"),
+        Line("first picture (s)", "first_encode_s"),
+        Line("picture (s)", "encode_s"),
+        *(Line(f"prompt of {n} (tokens/s)", "prefill_tok_s", n) for n in details["prefill_tok_s"]),
+        *(Line(f"decoding at {n} (tokens/s)", "decode_tok_s", n) for n in details["decode_tok_s"]),
+        Line("first token (s)", "first_token_s"),
+        Line("answer (s)", "total_s"),
+        Line("peak memory", "peak_rss_bytes"),
+        Line("read for a token", "bytes_per_token"),
+        Line("read when decoding (GB/s)", "achieved_gb_s"),
+        Line("memory, best pass (GB/s)", "read_gb_s"),
+    ]
+    share, tokens = details["achieved_share"], ", ".join(map(str, details["answer_tokens"]))
     notes = [
         f"decoding reads at {100 * share:.0f} % of what this machine can read",
         f"tokens of the answers: {tokens}",
     ]
+    rows = [line.to_row(document, earlier) for line in lines]
     return "\n".join([to_table(header, rows), *notes])
 
 
-def _list_lines(document: Mapping[str, Any]) -> Iterator[Line]:
-    """The lines of the table, in the order of an answer."""
-    details = document["details"]
-    yield Line("start (s)", "start_s")
-    yield Line("load (s)", "load_s")
-    yield Line("first picture (s)", "first_encode_s")
-    yield Line("picture (s)", "encode_s")
-    for length in details["prefill_tok_s"]:
-        yield Line(f"prompt of {length} (tokens/s)", "prefill_tok_s", length)
-    for depth in details["decode_tok_s"]:
-        yield Line(f"decoding at {depth} (tokens/s)", "decode_tok_s", depth)
-    yield Line("first token (s)", "first_token_s")
-    yield Line("answer (s)", "total_s")
-    yield Line("peak memory", "peak_rss_bytes")
-    yield Line("read for a token", "bytes_per_token")
-    yield Line("read when decoding (GB/s)", "achieved_gb_s")
-    yield Line("memory, best pass (GB/s)", "read_gb_s")
-
-
-def _to_row(
-    line: Line, document: Mapping[str, Any], earlier: Mapping[str, Any] | None
-) -> list[str]:
-    """The cells of one line."""
-    now, spread = line.find(document), line.find_spread(document)
-    cells = [line.label, *map(line.show, (now, spread.get("min"), spread.get("max")))]
-    cells.append(str(spread.get("repeats", "-")))
-    if earlier is not None:
-        then = line.find(earlier)
-        ratio = _to_ratio(now, then)
-        cells += [line.show(then), "-" if ratio is None else f"{ratio:.2f}"]
-        is_within = then is not None and _lies_within(then, spread)
-        cells.append("same" if is_within else _tell_better(ratio, line.more_is_better))
-    return cells
-
-
 def _to_ratio(now: float | None, then: float | None) -> float | None:
-    """Now divided by then."""
+    """Divides now by then; None where one of them is missing."""
     return None if now is None or then is None else now / then
 
 
-def _lies_within(value: float, spread: Mapping[str, Any]) -> bool:
-    """Whether an earlier value is one that this run has measured too."""
-    return bool(spread) and spread["min"] <= value <= spread["max"]
-
-
-def _tell_better(ratio: float | None, more_is_better: bool) -> str:
-    """Which of the two runs is the better one."""
-    if ratio is None:
-        return "-"
-    if abs(ratio - 1) < _SAME:
-        return "same"
-    return "now" if (ratio > 1) == more_is_better else "then"
-
-
 def _to_text_keys(figures: Mapping[int, Spread]) -> dict[str, dict[str, Any]]:
-    """Figures by length or depth as JSON has them."""
+    """Keys figures by text, as JSON does."""
     return {str(key): asdict(spread) for key, spread in figures.items()}
 
 
 def _is_figure(value: object) -> TypeGuard[float]:
-    """Whether this is a number that can be measured: finite and above zero."""
+    """Returns whether this is a number that can be measured: finite and above zero."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return math.isfinite(value) and value > 0

@@ -1,4 +1,4 @@
-"""A step done several times becomes a median with its spread; knows nothing of the step."""
+"""A step done several times becomes a median with its spread, whatever the step is."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ class Repeats:
 
 
 def make_spread(values: Sequence[float]) -> Spread:
-    """Sums values up, at least one."""
+    """Makes the spread of values, at least one."""
     return Spread(float(median(values)), float(min(values)), float(max(values)), len(values))
 
 
@@ -62,5 +62,5 @@ def repeat(step: Callable[[], T], repeats: Repeats, clock: Clock) -> list[T]:
 
 
 def to_rate(amount: float, elapsed_s: float) -> float:
-    """An amount a second; finite also where the clock did not move."""
+    """Divides an amount by seconds; finite also where the clock did not move."""
     return amount / max(elapsed_s, _SHORTEST_S)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from tinyv_cli.answers.reply import Answer
-from tinyv_cli.chat.session_ahead import SessionAhead
+from tinyv_cli.chat.prefetch import SessionPrefetcher
 from tinyv_cli.errors import InputError
 from tinyv_cli.prompts.prompt import Turn
 from tinyv_cli.session import AnswerOptions
@@ -50,7 +50,7 @@ class Conversation:
         answer: the last answer with its figures; None where the last turn was not answered here.
     """
 
-    def __init__(self, ahead: SessionAhead, options: AnswerOptions) -> None:
+    def __init__(self, ahead: SessionPrefetcher, options: AnswerOptions) -> None:
         self._ahead = ahead
         self.options = options
         self.answer: Answer | None = None

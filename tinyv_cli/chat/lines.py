@@ -1,6 +1,6 @@
 """Lines of questions become lines of answers, or documents; one conversation, for scripts."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from tinyv_cli.answers.reply import Answer
@@ -20,48 +20,21 @@ def answer_lines(
     """Answers each line before the next is read; blank lines are passed over.
 
     Every line is a question, also one with a slash before it: a script may not know what it is
-    given, and a question writes no file.
+    given, and commands write files. The first question that cannot be answered ends the run, since
+    the later ones build on it.
 
     Args:
         conversation: that is held.
         stream: UTF-8; None is empty.
         console: takes an answer a line, newlines inside it as spaces.
-        to_document: makes what is written instead of a question and its answer.
+        to_document: makes what is written of a question and its answer instead.
 
     Raises:
+        InputError: a line is not UTF-8 text; the questions before it are answered.
         TinyvError: a question cannot be answered; those before it are.
         KeyboardInterrupt: Ctrl-C, after what was said until then has been written.
     """
-    is_told = False
-    for question in _read_questions(stream):
-        if question.startswith("/") and not is_told:
-            console.write_note(f"'{question}' is asked; commands are for a terminal")
-            is_told = True
-        n_turns = len(conversation.turns)
-        try:
-            conversation.ask(question, lambda _: None)
-        finally:
-            if len(conversation.turns) > n_turns and conversation.answer is not None:
-                _write(console, question, conversation.answer, to_document)
-
-
-def _write(console: Console, question: str, answer: Answer, to_document: ToDocument | None) -> None:
-    """Writes one turn."""
-    if to_document is not None:
-        console.write_json(to_document(question, answer))
-        return
-    console.write_line(" ".join(answer.text.splitlines()))
-    if answer.finish_reason == "length":
-        n = answer.usage.completion_tokens
-        console.write_note(f"an answer was cut after {n} tokens, see `-n` and `-c`")
-
-
-def _read_questions(stream: BinaryIO | None) -> Iterator[str]:
-    """Yields lines that are not blank, without what ends them.
-
-    Raises:
-        InputError: a line is not UTF-8 text.
-    """
+    was_noted = False
     for number, line in enumerate(stream or (), 1):
         try:
             question = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
@@ -70,5 +43,21 @@ def _read_questions(stream: BinaryIO | None) -> Iterator[str]:
                 f"line {number} on stdin is not UTF-8 text: {error.reason} at byte {error.start}",
                 "convert it: `iconv -t UTF-8 questions.txt | tinyv chat PICTURE`",
             ) from error
-        if question:
-            yield question
+        if not question:
+            continue
+        if question.startswith("/") and not was_noted:
+            console.write_note(f"'{question}' is asked; commands are for a terminal")
+            was_noted = True
+        n_turns = len(conversation.turns)
+        try:
+            conversation.ask(question, lambda _: None)
+        finally:  # also after a Ctrl-C
+            answer = conversation.answer
+            if len(conversation.turns) > n_turns and answer is not None:
+                if to_document is not None:
+                    console.write_json(to_document(question, answer))
+                else:
+                    console.write_line(" ".join(answer.text.splitlines()))
+                    if answer.finish_reason == "length":
+                        n = answer.usage.completion_tokens
+                        console.write_note(f"an answer was cut after {n} tokens, see `-n` and `-c`")

@@ -1,24 +1,24 @@
 """A conversation becomes a file and comes back from one; also Markdown, to be read by people."""
 
 import json
-import os
 import re
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyv_cli.disk.places import home_dir
+from tinyv_cli.disk.paths import exists, is_folder
+from tinyv_cli.disk.places import chats_dir
 from tinyv_cli.disk.typed_json import read_object, to_dataclass
-from tinyv_cli.errors import InputError
+from tinyv_cli.disk.whole_file import write_whole
+from tinyv_cli.errors import InputError, describe_os_error
 from tinyv_cli.prompts.prompt import Turn
 from tinyv_cli.variants.home import is_bare_name
 
 FORMAT_VERSION = 1
 SUFFIX = ".json"
 
-_MARKDOWN_SIGNS = re.compile(r"[\\`*_<>\[\]#|~&]")
+_MARKDOWN_CHARACTERS = re.compile(r"[\\`*_<>\[\]#|~&]")
 
 
 @dataclass(frozen=True)
@@ -55,32 +55,28 @@ class SavedChat:
     turns: tuple[Turn, ...]
 
     def to_json(self) -> str:
-        """The file's content."""
+        """Makes the file's content, which is also what `/export json` writes."""
         return json.dumps(asdict(self), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
 
     def to_markdown(self) -> str:
-        """The conversation for people; what was said is shown as it was, never as mark-up."""
+        """Makes a text for people; what was said is shown as it was, never as mark-up."""
         about = f" about {Path(self.picture.name).name}" if self.picture else ""
         lines = [f"# Conversation{_escape(about)}", "", f"Answered by {_escape(self.model)}.", ""]
         for turn in self.turns:
-            lines += [f"**{_escape(_join_lines(turn.question))}**", "", _escape(turn.answer), ""]
+            question = " ".join(turn.question.splitlines())
+            lines += [f"**{_escape(question)}**", "", _escape(turn.answer), ""]
         return "\n".join(lines)
 
 
-def chats_dir() -> Path:
-    """Where conversations without a folder of their own lie."""
-    return home_dir() / "chats"
-
-
 def list_names() -> list[str]:
-    """Names of the conversations in `chats_dir()`."""
+    """Returns the names of the conversations in `chats_dir()`."""
     with suppress(OSError):
         return sorted(path.stem for path in chats_dir().glob(f"*{SUFFIX}"))
     return []
 
 
 def resolve_chat(name_or_path: str) -> Path:
-    """File of a conversation: a name lies in `chats_dir()`, a path where it says."""
+    """Returns a conversation's file: a name lies in `chats_dir()`, a path where it says."""
     if is_bare_name(name_or_path) and not name_or_path.endswith(SUFFIX):
         return chats_dir() / f"{name_or_path}{SUFFIX}"
     return Path(name_or_path).expanduser()
@@ -97,27 +93,21 @@ def read_chat(path: Path) -> SavedChat:
     if names:
         hint += f"; there are {', '.join(names)}"
     try:
-        return _parse(path.read_bytes())
+        chat = to_dataclass(SavedChat, read_object(path.read_bytes()))
+        if chat.format_version != FORMAT_VERSION:
+            raise ValueError(f"its format is {chat.format_version}, this version reads 1")
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}", hint) from error
+        raise InputError(f"cannot read {path}: {describe_os_error(error)}", hint) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no conversation: {error}", hint) from error
-
-
-def _parse(content: bytes) -> SavedChat:
-    """Reads a file's content.
-
-    Raises:
-        ValueError: it is no conversation, or one of a later format.
-    """
-    chat = to_dataclass(SavedChat, read_object(content))
-    if chat.format_version != FORMAT_VERSION:
-        raise ValueError(f"its format is {chat.format_version}, this version reads 1")
     return chat
 
 
 class Outputs:
-    """Files that one conversation writes; others are never written over."""
+    """Files that one conversation wrote or was loaded from; others are never written over.
+
+    `/draw cat.png` about cat.png is refused, and `/save` with a name of last week.
+    """
 
     def __init__(self) -> None:
         self._own: set[Path] = set()
@@ -127,58 +117,37 @@ class Outputs:
         self._own.add(path.absolute())
 
     def check(self, path: Path) -> None:
-        """Looks whether a file may be written.
+        """Checks that a file may be written.
 
         Raises:
-            InputError: it belongs to somebody else, or is a folder.
+            InputError: it is not the conversation's own, or a folder.
         """
         if path.absolute() in self._own:
             return
-        if path.is_dir():
+        if is_folder(path):
             raise InputError(f"{path} is a folder", f"name a file in it: `{path}/NAME`")
-        if path.exists():
+        if exists(path):
             raise InputError(f"{path} is there already", "take another name, or remove it first")
 
     def write(self, path: Path, content: bytes) -> None:
         """Writes a file as a whole or not at all.
 
         Raises:
-            InputError: it is somebody else's, or cannot be written.
+            InputError: as `check` does, or it cannot be written.
         """
         self.check(path)
         try:
-            _exchange(path, content)
+            if path.parent == chats_dir():
+                path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, content)
         except OSError as error:
-            raise InputError(
-                f"cannot write {path}: {error.strerror or error}", "name another file or folder"
-            ) from error
+            problem = f"cannot write {path}: {describe_os_error(error)}"
+            raise InputError(problem, "name another file or folder") from error
         self.adopt(path)
 
 
-def _exchange(path: Path, content: bytes) -> None:
-    """Writes beside a file and then takes its place; folders for conversations are made."""
-    if path.parent == chats_dir():
-        path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        fresh.write_bytes(content)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
-def _join_lines(text: str) -> str:
-    """One line."""
-    return " ".join(text.splitlines())
-
-
 def _escape(text: str) -> str:
-    """Text that Markdown shows as it is; lines stay lines."""
-    lines: Sequence[str] = _MARKDOWN_SIGNS.sub(r"\\\g<0>", text).splitlines()
-    return "  \n".join(re.sub(r"^(\s*)([-+]|\d+(?=[.)]))", _escape_start, line) for line in lines)
-
-
-def _escape_start(found: re.Match[str]) -> str:
-    """The beginning of what would be a list, with a backslash that keeps it from being one."""
-    sign = found[2]
-    return f"{found[1]}\\{sign}" if sign in "-+" else f"{found[1]}{sign}\\"
+    """Makes text that Markdown shows as it is: lines stay lines, none begins a list."""
+    # Without it the boxes' `<12>` would vanish, as HTML.
+    lines = _MARKDOWN_CHARACTERS.sub(r"\\\g<0>", text).splitlines()
+    return "  \n".join(re.sub(r"^(\s*(?=[-+])|\s*\d+(?=[.)]))", r"\1\\", line) for line in lines)

@@ -23,13 +23,13 @@ NAMES = ("max-tokens", *_SAMPLING)
 
 
 def list_settings(options: AnswerOptions) -> dict[str, float | None]:
-    """The settings by the names they are typed with; a seed of None draws anew each time."""
+    """Returns the settings by their typed names; a seed of None draws anew each time."""
     sampling = {name: getattr(options.sampling, field) for name, field in _SAMPLING.items()}
     return {"max-tokens": options.max_new_tokens, **sampling}
 
 
 def to_text(settings: Mapping[str, object]) -> str:
-    """One line a setting, as they are typed."""
+    """Formats one line a setting, as they are typed."""
     return "\n".join(
         f"{name:<15} {OFF if value is None else value}" for name, value in settings.items()
     )
@@ -71,7 +71,14 @@ def _change(options: AnswerOptions, name: str, text: str | None) -> AnswerOption
         raise UsageError(f"there is no setting '{name}'", hint)
     if text is None:
         raise UsageError(f"{name} lacks its value", f"give one: `/set {name} NUMBER`")
-    value = _read_value(name, text)
+    value: Any  # int, float or None, by its name
+    try:
+        is_off = name == "seed" and text == OFF
+        value = None if is_off else int(text) if name in _WHOLE else float(text)
+    except ValueError as error:
+        kind = "a whole number" if name in _WHOLE else "a number"
+        way_out = f"give {kind}: `/set {name} NUMBER`" + (", or off" if name == "seed" else "")
+        raise UsageError(f"'{text}' is no value for {name}", way_out) from error
     try:
         if name == "max-tokens":
             return replace(options, max_new_tokens=value)
@@ -79,15 +86,3 @@ def _change(options: AnswerOptions, name: str, text: str | None) -> AnswerOption
     except UsageError as error:  # is written for the command line's flags
         problem, hint = error.problem.removeprefix("--"), error.hint.replace("`--", "`/set ")
         raise UsageError(problem, hint) from error
-
-
-def _read_value(name: str, text: str) -> Any:  # noqa: ANN401 - int, float or None by name
-    """The number that a setting is given; None for a seed that is off."""
-    if name == "seed" and text == OFF:
-        return None
-    try:
-        return int(text) if name in _WHOLE else float(text)
-    except ValueError as error:
-        kind = "a whole number" if name in _WHOLE else "a number"
-        way_out = f"give {kind}: `/set {name} NUMBER`" + (", or off" if name == "seed" else "")
-        raise UsageError(f"'{text}' is no value for {name}", way_out) from error

@@ -6,10 +6,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from tinyv_cli.chat import settings
-from tinyv_cli.chat.conversation import ShownPicture, is_address
+from tinyv_cli.chat.conversation import is_address
 from tinyv_cli.chat.saved import (
     FORMAT_VERSION,
     SavedChat,
@@ -19,13 +19,21 @@ from tinyv_cli.chat.saved import (
 )
 from tinyv_cli.chat.talk import Talk
 from tinyv_cli.console import to_size
+from tinyv_cli.disk.paths import exists, is_file
 from tinyv_cli.errors import InputError, TinyvError, UsageError
 from tinyv_cli.pictures.image import hash_pixels
 from tinyv_cli.prompts.boxes import read_boxes
 from tinyv_cli.prompts.prompt import make_prompt
 from tinyv_cli.variants.memory import read_peak_rss_bytes
 
-Takes = Literal["nothing", "path", "chat", "setting", "topic", "export"]
+Takes: TypeAlias = Literal["nothing", "path", "chat", "setting", "topic", "export"]
+Run: TypeAlias = Callable[[Talk, str], None]
+
+TOPICS = ("prompt", "settings", "memory")
+EXPORTS: dict[str, Callable[[SavedChat], str]] = {
+    "md": SavedChat.to_markdown,
+    "json": SavedChat.to_json,
+}
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,21 @@ class Command:
 
     usage: str
     help: str
-    run: Callable[[Talk, str], None]
-    takes: Takes = "nothing"
+    run: Run
+    takes: Takes
+
+
+COMMANDS: dict[str, Command] = {}
+
+
+def _command(usage: str, help_: str, takes: Takes = "nothing") -> Callable[[Run], Run]:
+    """Makes a function a command, in the order in which `/help` lists them."""
+
+    def add(run: Run) -> Run:
+        COMMANDS[usage.split()[0]] = Command(usage, help_, run, takes)
+        return run
+
+    return add
 
 
 def run_command(talk: Talk, line: str) -> None:
@@ -57,64 +78,41 @@ def run_command(talk: Talk, line: str) -> None:
         EOFError: it is the one that leaves.
     """
     name, _, words = line.partition(" ")
+    words = words.strip()
     command = COMMANDS.get(name)
     if command is None:
-        raise _make_unknown_error(name, line)
-    words = words.strip()
+        if close := get_close_matches(name, COMMANDS, n=1):
+            hint = f"did you mean `{close[0]}`?"
+        elif is_file(to_path(line)):
+            hint = f"show a picture with `/image {line}`"
+        else:
+            hint = "`/help` lists them; with a space before it, it is a question"
+        raise UsageError(f"there is no command '{name}'", hint)
     if command.takes == "nothing" and words:
         raise UsageError(f"{name} takes nothing, not '{words}'", f"type `{name}` alone")
     command.run(talk, words)
 
 
-def _make_unknown_error(name: str, line: str) -> UsageError:
-    """The nearest command, or the one that a picture's name lacks before it."""
-    problem = f"there is no command '{name}'"
-    close = get_close_matches(name, COMMANDS, n=1)
-    if close:
-        return UsageError(problem, f"did you mean `{close[0]}`?")
-    with suppress(OSError):  # it can be too long for a file's name
-        if to_path(line).is_file():
-            return UsageError(problem, f"show a picture with `/image {line}`")
-    return UsageError(problem, "`/help` lists them; with a space before it, it is a question")
-
-
 def to_path(words: str) -> Path:
-    """The file that is meant, its name as it is, or quoted as a shell or a dragged file has it."""
+    """Returns the file that is meant, named as it is or quoted as by a shell or a dragged file."""
     literal = Path(words).expanduser()
-    with suppress(OSError, ValueError):
+    with suppress(ValueError):
         parts = shlex.split(words)
-        if not literal.exists() and len(parts) == 1:
+        if not exists(literal) and len(parts) == 1:
             return Path(parts[0]).expanduser()
     return literal
 
 
-def _need(words: str, usage: str) -> str:
-    """The words behind a command.
-
-    Raises:
-        UsageError: there are none.
-    """
-    if not words:
-        raise UsageError(f"{usage.split()[0]} lacks something", f"type `{usage}`")
-    return words
-
-
-def _show_help(talk: Talk, words: str) -> None:
-    width = max(len(each.usage) for each in COMMANDS.values())
-    lines = [f"{each.usage:<{width}}  {each.help}" for each in COMMANDS.values()]
-    quotes = 'A question of several lines stands between """ and """. Ctrl-C stops an answer.'
-    talk.show("\n".join([*lines, "", quotes]))
-
-
+@_command("/image PATH", "Show a picture; a new conversation begins", "path")
 def _show_picture(talk: Talk, words: str) -> None:
     name = _need(words, "/image PATH")
     picture = talk.open_picture(name if is_address(name) else str(to_path(name)))
-    had_turns = bool(talk.conversation.turns)
+    began = "; a new conversation begins" if talk.conversation.turns else ""
     talk.conversation.begin(picture)
-    began = "; a new conversation begins" if had_turns else ""
     talk.console.write_note(f"{picture.name} is shown{began}")
 
 
+@_command("/clear", "Forget what was said")
 def _clear(talk: Talk, words: str) -> None:
     talk.conversation.clear()
     shown = talk.conversation.picture
@@ -122,12 +120,13 @@ def _clear(talk: Talk, words: str) -> None:
     talk.console.write_note(f"what was said is forgotten{stays}")
 
 
+@_command("/undo", "Take the last question and its answer back")
 def _undo(talk: Talk, words: str) -> None:
-    turn = talk.conversation.undo()
-    question = " ".join(turn.question.split())
+    question = " ".join(talk.conversation.undo().question.split())
     talk.console.write_note(f"taken back: {question}")
 
 
+@_command("/retry", "Ask the last question again")
 def _retry(talk: Talk, words: str) -> None:
     options = talk.conversation.options.sampling
     if talk.conversation.turns and (options.temperature == 0 or options.seed is not None):
@@ -136,75 +135,43 @@ def _retry(talk: Talk, words: str) -> None:
     talk.stream(talk.conversation.retry)
 
 
+@_command("/set temp 0.5 …", f"Change {', '.join(settings.NAMES)}", "setting")
 def _set(talk: Talk, words: str) -> None:
     conversation = talk.conversation
     conversation.options = settings.change_settings(conversation.options, words)
     talk.show(settings.to_text(settings.list_settings(conversation.options)))
 
 
+@_command("/show [prompt|settings|memory]", "Show them", "topic")
 def _show(talk: Talk, words: str) -> None:
     if words and words not in TOPICS:
         raise UsageError(f"there is no '{words}' to show", f"show one of {', '.join(TOPICS)}")
-    chosen = [words] if words else list(TOPICS)
-    talk.show("\n\n".join(f"{topic}:\n{TOPICS[topic](talk)}" for topic in chosen))
-
-
-def _tell_prompt(talk: Talk) -> str:
-    """The prompt of the last answer, exactly as it was sent."""
     conversation = talk.conversation
-    if conversation.answer is not None:
-        return conversation.answer.prompt
-    if not conversation.turns:
-        return "nothing was said yet"
-    n_images = 0 if conversation.picture is None else 1
-    *earlier, last = conversation.turns
-    return make_prompt(talk.template, earlier, last.question, n_images).text
-
-
-def _tell_settings(talk: Talk) -> str:
-    shown = talk.conversation.picture
+    answer, shown, turns = conversation.answer, conversation.picture, conversation.turns
+    peak_bytes = read_peak_rss_bytes()
+    memory = [f"estimated       {to_size(talk.needed_bytes)}"]
+    if peak_bytes is not None:
+        memory.append(f"taken at most   {to_size(peak_bytes)}")
+    if answer is not None:
+        prompt = answer.prompt
+        n_used = answer.usage.prompt_tokens + answer.usage.completion_tokens
+        memory.append(f"context used    {n_used} of {talk.context_length} positions")
+    elif turns:  # said elsewhere: the prompt as it would be sent
+        prompt = make_prompt(talk.template, turns[:-1], turns[-1].question, bool(shown)).text
+    else:
+        prompt = "nothing was said yet"
     about: dict[str, object] = {
         "model": talk.model,
         "template": talk.template.name,
-        "picture": "none" if shown is None else shown.name,
+        "picture": shown.name if shown else "none",
+        **settings.list_settings(conversation.options),
     }
-    return settings.to_text(about | dict(settings.list_settings(talk.conversation.options)))
+    texts = {"prompt": prompt, "settings": settings.to_text(about), "memory": "\n".join(memory)}
+    chosen = [words] if words else TOPICS
+    talk.show("\n\n".join(f"{topic}:\n{texts[topic]}" for topic in chosen))
 
 
-def _tell_memory(talk: Talk) -> str:
-    """Bytes, and positions of the context that the last prompt and its answer took."""
-    peak = read_peak_rss_bytes()
-    lines = [f"estimated       {to_size(talk.needed_bytes)}"]
-    if peak is not None:
-        lines.append(f"taken at most   {to_size(peak)}")
-    answer = talk.conversation.answer
-    if answer is not None:
-        usage = answer.usage
-        n_used = usage.prompt_tokens + usage.completion_tokens
-        lines.append(f"context used    {n_used} of {talk.context_length} positions")
-    return "\n".join(lines)
-
-
-def _to_saved(talk: Talk) -> SavedChat:
-    """The conversation as a file holds it.
-
-    Raises:
-        InputError: nothing was said.
-    """
-    conversation = talk.conversation
-    if not conversation.turns:
-        raise InputError("nothing was said yet", "ask something first")
-    shown = conversation.picture
-    return SavedChat(
-        format_version=FORMAT_VERSION,
-        picture=SavedPicture(shown.lasting_name, hash_pixels(shown.pixels)) if shown else None,
-        model=talk.model,
-        template=talk.template.name,
-        settings=dict(settings.list_settings(conversation.options)),
-        turns=conversation.turns,
-    )
-
-
+@_command("/save [NAME|FILE]", "Keep the conversation", "chat")
 def _save(talk: Talk, words: str) -> None:
     name = _need(words or talk.saved_as or "", "/save NAME")
     path = resolve_chat(name)
@@ -213,40 +180,35 @@ def _save(talk: Talk, words: str) -> None:
     talk.console.write_note(f"saved as {path}; `/load {name}` takes it up again")
 
 
+@_command("/load NAME|FILE", "Take a conversation up again", "chat")
 def _load(talk: Talk, words: str) -> None:
     name = _need(words, "/load NAME")
     path = resolve_chat(name)
     saved = read_chat(path)
-    conversation = talk.conversation
+    conversation, console = talk.conversation, talk.console
     options = settings.restore_settings(conversation.options, saved.settings)
-    picture = _find_picture(talk, saved)
+    picture = None
+    if saved.picture is not None:
+        picture, pixels = conversation.picture, saved.picture.pixels
+        if picture is None or hash_pixels(picture.pixels) != pixels:
+            picture = talk.open_picture(saved.picture.name)
+            # Another model may see the same file with other pixels.
+            if saved.model == talk.model and hash_pixels(picture.pixels) != pixels:
+                console.write_note(f"{picture.name} is not the picture it was then")
     conversation.begin(picture, saved.turns)
     conversation.options = options
     talk.outputs.adopt(path)
     talk.saved_as = name
     if saved.model != talk.model:
-        talk.console.write_note(f"{saved.model} answered then, {talk.model} answers now")
+        console.write_note(f"{saved.model} answered then, {talk.model} answers now")
     n = len(saved.turns)
     turns = "question and its answer" if n == 1 else f"{n} questions and their answers"
-    talk.console.write_note(f"{turns} from {path}")
+    console.write_note(f"{turns} from {path}")
     if saved.turns:
         talk.show(f"> {saved.turns[-1].question}\n{saved.turns[-1].answer}")
 
 
-def _find_picture(talk: Talk, saved: SavedChat) -> ShownPicture | None:
-    """The picture of a conversation; the one that is shown where it is the same."""
-    if saved.picture is None:
-        return None
-    shown = talk.conversation.picture
-    if shown is not None and hash_pixels(shown.pixels) == saved.picture.pixels:
-        return shown
-    picture = talk.open_picture(saved.picture.name)
-    # Another model may see the same file with other pixels.
-    if saved.model == talk.model and hash_pixels(picture.pixels) != saved.picture.pixels:
-        talk.console.write_note(f"{picture.name} is not the picture it was then")
-    return picture
-
-
+@_command("/export md|json FILE", "Write the conversation to a file", "export")
 def _export(talk: Talk, words: str) -> None:
     kind, _, name = _need(words, "/export md|json FILE").partition(" ")
     if kind not in EXPORTS:
@@ -258,6 +220,7 @@ def _export(talk: Talk, words: str) -> None:
     talk.console.write_note(f"written to {path}")
 
 
+@_command("/draw FILE.png", "Draw the boxes of the last answer", "path")
 def _draw(talk: Talk, words: str) -> None:
     from tinyv_cli.drawing.on_picture import draw_boxes, write_drawing
 
@@ -276,33 +239,45 @@ def _draw(talk: Talk, words: str) -> None:
     talk.console.write_note(f"{len(boxes)} {'box' if len(boxes) == 1 else 'boxes'} in {path}")
 
 
+@_command("/help", "Show this")
+def _show_help(talk: Talk, words: str) -> None:
+    width = max(len(each.usage) for each in COMMANDS.values())
+    lines = [f"{each.usage:<{width}}  {each.help}" for each in COMMANDS.values()]
+    quotes = 'A question of several lines stands between """ and """. Ctrl-C stops an answer.'
+    talk.show("\n".join([*lines, "", quotes]))
+
+
+@_command("/bye", "Leave, as Ctrl-D does")
 def _leave(talk: Talk, words: str) -> None:
     raise EOFError
 
 
-TOPICS: dict[str, Callable[[Talk], str]] = {
-    "prompt": _tell_prompt,
-    "settings": _tell_settings,
-    "memory": _tell_memory,
-}
-EXPORTS: dict[str, Callable[[SavedChat], str]] = {
-    "md": SavedChat.to_markdown,
-    "json": SavedChat.to_json,
-}
-COMMANDS = {
-    each.usage.split()[0]: each
-    for each in (
-        Command("/image PATH", "Show a picture; a new conversation begins", _show_picture, "path"),
-        Command("/clear", "Forget what was said", _clear),
-        Command("/undo", "Take the last question and its answer back", _undo),
-        Command("/retry", "Ask the last question again", _retry),
-        Command("/set temp 0.5 …", f"Change {', '.join(settings.NAMES)}", _set, "setting"),
-        Command("/show [prompt|settings|memory]", "Show them", _show, "topic"),
-        Command("/save [NAME|FILE]", "Keep the conversation", _save, "chat"),
-        Command("/load NAME|FILE", "Take a conversation up again", _load, "chat"),
-        Command("/export md|json FILE", "Write the conversation to a file", _export, "export"),
-        Command("/draw FILE.png", "Draw the boxes of the last answer", _draw, "path"),
-        Command("/help", "Show this", _show_help),
-        Command("/bye", "Leave, as Ctrl-D does", _leave),
+def _need(words: str, usage: str) -> str:
+    """Returns the words behind a command.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if not words:
+        raise UsageError(f"{usage.split()[0]} lacks something", f"type `{usage}`")
+    return words
+
+
+def _to_saved(talk: Talk) -> SavedChat:
+    """Makes the conversation as a file holds it.
+
+    Raises:
+        InputError: nothing was said.
+    """
+    conversation = talk.conversation
+    if not conversation.turns:
+        raise InputError("nothing was said yet", "ask something first")
+    shown = conversation.picture
+    return SavedChat(
+        format_version=FORMAT_VERSION,
+        picture=SavedPicture(shown.lasting_name, hash_pixels(shown.pixels)) if shown else None,
+        model=talk.model,
+        template=talk.template.name,
+        settings=dict(settings.list_settings(conversation.options)),
+        turns=conversation.turns,
     )
-}

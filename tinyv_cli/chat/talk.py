@@ -1,7 +1,8 @@
-"""What is typed becomes answers and notes, until somebody leaves; knows no keys and no screen."""
+"""Typed entries become answers and notes, until somebody leaves; reads no keys itself."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from tinyv_cli.answers.reply import Answer
 from tinyv_cli.chat.conversation import Conversation, ShownPicture
@@ -52,18 +53,11 @@ class Talk:
             raise
         self.console.end_answer()
         if made.finish_reason == "length":
-            self._tell_cut(made)
-
-    def _tell_cut(self, answer: Answer) -> None:
-        """Says that an answer is not whole, and the way out."""
-        n = answer.usage.completion_tokens
-        is_limit = n == self.conversation.options.max_new_tokens
-        way_out = (
-            f"`/set max-tokens {2 * n}` allows more"
-            if is_limit
-            else "the context is full, `/clear` makes room"
-        )
-        self.console.write_note(f"the answer was cut after {n} tokens; {way_out}")
+            n = made.usage.completion_tokens
+            is_limit = n == self.conversation.options.max_new_tokens
+            more = f"`/set max-tokens {2 * n}` allows more"
+            way_out = more if is_limit else "the context is full, `/clear` makes room"
+            self.console.write_note(f"the answer was cut after {n} tokens; {way_out}")
 
 
 def hold(talk: Talk, read: Callable[[], str], run_command: Callable[[Talk, str], None]) -> None:
@@ -92,7 +86,11 @@ def hold(talk: Talk, read: Callable[[], str], run_command: Callable[[Talk, str],
         was_interrupted = False
         answer = talk.conversation.answer
         try:
-            _take(talk, entry, run_command)
+            question = to_question(entry)
+            if question is None:
+                run_command(talk, entry.strip())
+            elif question.strip():
+                talk.stream(partial(talk.conversation.ask, question))
         except EOFError:
             return
         except KeyboardInterrupt:
@@ -102,17 +100,8 @@ def hold(talk: Talk, read: Callable[[], str], run_command: Callable[[Talk, str],
             talk.console.write_error(error)
 
 
-def _take(talk: Talk, entry: str, run_command: Callable[[Talk, str], None]) -> None:
-    """Runs a command or asks a question; a blank entry is none."""
-    question = to_question(entry)
-    if question is None:
-        run_command(talk, entry.strip())
-    elif question.strip():
-        talk.stream(lambda write: talk.conversation.ask(question, write))
-
-
 def to_question(entry: str) -> str | None:
-    """The question that was typed, without its quotes; None of a command.
+    """Returns the question that was typed, without its quotes; None of a command.
 
     A space before a slash makes a question of it.
     """
@@ -124,11 +113,11 @@ def to_question(entry: str) -> str | None:
 
 
 def is_quoted(entry: str) -> bool:
-    """Whether an entry begins with quotes, so that it may have several lines."""
+    """Returns whether an entry begins with quotes, so that it may have several lines."""
     return entry.lstrip().startswith(QUOTES)
 
 
 def is_open(entry: str) -> bool:
-    """Whether more lines belong to an entry: its quotes are not closed."""
+    """Returns whether more lines belong to an entry: its quotes are not closed."""
     inner = entry.strip().removeprefix(QUOTES)
     return is_quoted(entry) and not inner.endswith(QUOTES)

@@ -1,6 +1,7 @@
 """Keys become entries: lines are edited, remembered and completed; answers nothing.
 
-The only module that imports prompt_toolkit, and itself imported only in a terminal.
+The only module that imports prompt_toolkit, and itself imported only in a terminal. Its 3.0.30 and
+3.0.40 pass the terminal's tests, but only the later of them keeps `NO_COLOR`.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,10 +23,22 @@ from tinyv_cli.disk.places import home_dir
 
 
 def make_reader() -> Callable[[], str]:
-    """Makes what waits for one entry: EOFError for Ctrl-D, KeyboardInterrupt for Ctrl-C."""
+    """Makes what waits for one entry: EOFError for Ctrl-D, KeyboardInterrupt for Ctrl-C.
+
+    Earlier entries are kept; without a place for them, those of this conversation alone.
+    """
+    path = history_path()
+    history: History
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.open("ab").close()
+        history = FileHistory(str(path))
+    except OSError:
+        history = InMemoryHistory()
     session: PromptSession[str] = PromptSession(
         PROMPT,
-        history=_open_history(),
+        history=history,
         completer=EntryCompleter(),
         complete_while_typing=False,
         multiline=Condition(lambda: is_open(get_app().current_buffer.text)),
@@ -41,20 +54,8 @@ def make_reader() -> Callable[[], str]:
 
 
 def history_path() -> Path:
-    """Where entries of earlier conversations are kept."""
+    """Returns where entries of earlier conversations are kept."""
     return home_dir() / "chat-history"
-
-
-def _open_history() -> History:
-    """Earlier entries; without a place to keep them, those of this conversation alone."""
-    path = history_path()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        path.open("ab").close()
-    except OSError:
-        return InMemoryHistory()
-    return FileHistory(str(path))
 
 
 class EntryCompleter(Completer):
@@ -73,12 +74,9 @@ class EntryCompleter(Completer):
         name, space, words = text.partition(" ")
         if not space:
             yield from _complete_word(name, COMMANDS)
-        elif name in COMMANDS:
-            yield from self._complete_words(COMMANDS[name].takes, words, complete_event)
-
-    def _complete_words(self, takes: str, words: str, event: CompleteEvent) -> Iterable[Completion]:
-        """Yields what the words behind a command may go on with."""
-        kind, space, name = words.partition(" ")
+            return
+        takes = COMMANDS[name].takes if name in COMMANDS else "nothing"
+        kind, space, file = words.partition(" ")
         if takes == "setting":
             yield from _complete_word(words.rpartition(" ")[2], settings.NAMES)
         elif takes == "topic":
@@ -88,8 +86,8 @@ class EntryCompleter(Completer):
         elif takes != "nothing":
             if takes == "chat":
                 yield from _complete_word(words, saved.list_names())
-            path = name if takes == "export" else words
-            yield from self._paths.get_completions(Document(path), event)
+            path = file if takes == "export" else words
+            yield from self._paths.get_completions(Document(path), complete_event)
 
 
 def _complete_word(word: str, candidates: Iterable[str]) -> Iterable[Completion]:

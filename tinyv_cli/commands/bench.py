@@ -14,7 +14,7 @@ from tinyv_cli.options.report import BenchArguments
 from tinyv_cli.options.shared import to_backend_options
 
 if TYPE_CHECKING:
-    from tinyv_cli.benchmark.measure import Plan
+    from tinyv_cli.benchmark.measure import BenchPlan
 
 _MEMORY_WAY_OUT = (
     "close other programs, use fewer bits (`tinyv quantize --bits 4`) or a shorter context "
@@ -35,7 +35,7 @@ def measure_variant(arguments: BenchArguments) -> None:
         KeyboardInterrupt: Ctrl-C; nothing is written.
     """
     from tinyv_cli.benchmark.chart import check_chart, draw_chart, write_chart
-    from tinyv_cli.benchmark.measure import Plan
+    from tinyv_cli.benchmark.measure import BenchPlan
     from tinyv_cli.benchmark.report import compare, list_differences, read_earlier, to_report
     from tinyv_cli.benchmark.spread import Repeats
 
@@ -45,7 +45,7 @@ def measure_variant(arguments: BenchArguments) -> None:
     if arguments.chart:
         check_chart(arguments.chart)
     n = arguments.repeats
-    plan = Plan(Repeats(_N_REPEATS, _FIGURE_S) if n is None else Repeats(n))
+    plan = BenchPlan(Repeats(_N_REPEATS, _FIGURE_S) if n is None else Repeats(n))
     engine = plan_engine(
         find_variant(arguments.model),
         to_backend_options(arguments),
@@ -77,7 +77,7 @@ def measure_variant(arguments: BenchArguments) -> None:
         console.write_note(f"the chart is in {arguments.chart}")
 
 
-def _measure(engine: Engine, plan: "Plan", console: Console) -> dict[str, Any]:
+def _measure(engine: Engine, plan: "BenchPlan", console: Console) -> dict[str, Any]:
     """Measures program, variant and machine, one after the other."""
     from tinyv_cli.backends.backend import resolve_threads
     from tinyv_cli.benchmark.bandwidth import measure_bandwidth

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tinyv_cli.answers.reply import Answer
     from tinyv_cli.chat.conversation import Conversation, ShownPicture
-    from tinyv_cli.chat.session_ahead import Opened, SessionAhead
+    from tinyv_cli.chat.prefetch import Opened, SessionPrefetcher
 
 _MEMORY_WAY_OUT = (
     "close other programs, hold a shorter conversation (`-c 512`), or use fewer bits "
@@ -40,7 +40,7 @@ def hold_conversation(arguments: ChatArguments) -> None:
     """
     from tinyv_cli.backends.prefetch import PrefetchingEncoder
     from tinyv_cli.chat.conversation import Conversation, ShownPicture
-    from tinyv_cli.chat.session_ahead import SessionAhead
+    from tinyv_cli.chat.prefetch import SessionPrefetcher
     from tinyv_cli.pictures.image import to_pixels
     from tinyv_cli.pictures.opening import STDIN, Access, open_picture
 
@@ -76,7 +76,7 @@ def hold_conversation(arguments: ChatArguments) -> None:
                 session.show_pixels(pixels)
             yield session, opened
 
-    with closing(SessionAhead(open_about, stays_open=not engine.is_offloaded)) as ahead:
+    with closing(SessionPrefetcher(open_about, stays_open=not engine.is_offloaded)) as ahead:
         conversation = Conversation(ahead, options)
         conversation.begin(picture)
         if _is_terminal() and not arguments.json:
@@ -123,7 +123,10 @@ def _hold_in_terminal(
 
 
 def _hold_in_lines(
-    conversation: "Conversation", ahead: "SessionAhead", arguments: ChatArguments, console: Console
+    conversation: "Conversation",
+    ahead: "SessionPrefetcher",
+    arguments: ChatArguments,
+    console: Console,
 ) -> None:
     """Answers a script: a line is a question, and each answer a line or a document."""
     from tinyv_cli.answers.report import describe_boxes, make_document

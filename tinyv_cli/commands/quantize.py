@@ -14,7 +14,7 @@ from tinyv_cli.variants.manifest import Variant
 from tinyv_cli.variants.miniature import NAME, find_sources, is_miniature_folder
 
 if TYPE_CHECKING:
-    from quantize.plan import Plan
+    from quantize.plan import VariantPlan
 
 HEAVY_PACKAGES = frozenset({"torch", "transformers", "onnx", "safetensors", "bitsandbytes"})
 
@@ -79,7 +79,7 @@ def quantize_sources(arguments: QuantizeArguments) -> None:
     console.write_line(str(result.variant.folder))
 
 
-def to_plan_table(plan: "Plan") -> str:
+def to_plan_table(plan: "VariantPlan") -> str:
     """Formats what would be made: parts with bytes and bits a weight, then memory and disk."""
     n_weights = sum(part.n_weights for part in plan.parts)
     rows = [
@@ -98,13 +98,13 @@ def to_plan_table(plan: "Plan") -> str:
     if "decoder" in roles:
         needs.append(("memory to answer", to_size(plan.run_bytes)))
     if "cuda-language" in roles:
-        needs.append(("GPU memory to answer", to_size(plan.card_bytes)))
+        needs.append(("GPU memory to answer", to_size(plan.cuda_run_bytes)))
     needs.append(("free disk", to_size(plan.disk_bytes)))
     parts = to_table(("files", "weights", "size", "bits/weight"), [*rows, total])
     return f"{parts}\n\n{to_table(('needed', 'about'), needs)}"
 
 
-def to_parts_table(variant: Variant, plan: "Plan") -> str:
+def to_parts_table(variant: Variant, plan: "VariantPlan") -> str:
     """Formats what was made: files with bytes, then how far it is from full precision."""
     rows = [(entry.path, to_size(entry.size_bytes)) for entry in variant.manifest.files]
     total = ("total", to_size(variant.manifest.size_bytes))

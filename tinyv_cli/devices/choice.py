@@ -1,4 +1,4 @@
-"""What was asked, and what driver and torch say, become the device that computes; opens nothing.
+"""A device's name and findings of driver and torch become the device that computes.
 
 torch is asked only where the driver shows a GPU and the variant has files for one: importing it
 takes seconds, and answering on a CPU needs none of it.
@@ -25,7 +25,7 @@ _ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)(a?)")
 
 @dataclass(frozen=True)
 class Choice:
-    """Where a variant computes.
+    """The device that a variant computes on.
 
     Attributes:
         device: `cpu`, `cuda` or another GPU's name, as `cuda:1`.

@@ -20,7 +20,7 @@ _LIBRARY = "libcuda.so.1"
 
 @dataclass(frozen=True)
 class DeviceProblem:
-    """Why a device cannot be used, and what can be done about it.
+    """A reason why a device cannot be used, and a way out.
 
     Attributes:
         problem: one sentence, as an error has it.
@@ -48,7 +48,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Driver:
-    """What the NVIDIA driver says.
+    """The NVIDIA driver's version and GPUs.
 
     Attributes:
         cuda: the newest CUDA that it runs, as `12.4`; None where there is no driver.

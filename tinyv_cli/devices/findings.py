@@ -1,4 +1,4 @@
-"""What driver and torch say of this computer's GPUs, as plain values; asks neither."""
+"""Plain values for the answers of driver and torch about this computer's GPUs; asks neither."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from tinyv_cli.devices.driver import Driver
 
 @dataclass(frozen=True)
 class TorchFindings:
-    """What torch says of one GPU.
+    """Findings of torch about one GPU.
 
     Attributes:
         version: of torch; None where it is not installed.
@@ -34,7 +34,7 @@ class TorchFindings:
 
 @dataclass(frozen=True)
 class Findings:
-    """What this computer has for CUDA.
+    """Findings of driver and torch about CUDA on this computer.
 
     Attributes:
         driver: as it answers without torch.

@@ -1,4 +1,4 @@
-"""What is typed after `--device` becomes a device's one name, whether that is there or not."""
+"""The word after `--device` becomes a device's one name; whether it is there is not checked."""
 
 import re
 

@@ -41,7 +41,7 @@ def hold(place: Path, wait: Callable[[], None]) -> Iterator[None]:
 
 
 def _find_lock_file(place: Path) -> Path:
-    """The lock file of a place; among temporary files where tinyv's own folder is read-only."""
+    """Returns a place's lock file, among temporary files where tinyv's own folder is read-only."""
     name = hashlib.sha256(os.fsencode(os.path.realpath(place))).hexdigest()[:32] + ".lock"
     folder = locks_dir()
     try:
@@ -50,6 +50,8 @@ def _find_lock_file(place: Path) -> Path:
     except OSError:
         is_writable = False
     if not is_writable:
-        folder = Path(tempfile.gettempdir()) / f"tinyv-locks-{os.environ.get('USER', 'user')}"
+        # By number, since a folder shared by users without a name would be the first one's alone.
+        user = os.getuid() if hasattr(os, "getuid") else "locks"
+        folder = Path(tempfile.gettempdir()) / f"tinyv-locks-{user}"
         folder.mkdir(parents=True, exist_ok=True)
     return folder / name

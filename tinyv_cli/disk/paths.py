@@ -1,13 +1,13 @@
-"""A word is looked up among the files there are, whatever the word is; opens nothing."""
+"""A word becomes whether there is such a file, whatever the word is; nothing is opened."""
 
 from pathlib import Path
 
 
 def exists(word: str | Path) -> bool:
-    """Whether there is such a file or folder.
+    """Returns whether there is such a file or folder.
 
-    False also of words that can be no path: empty, too long, with a zero byte; and of places that
-    may not be looked at.
+    There is none of a word that can be no path (empty, too long, with a zero byte), nor in a place
+    that may not be looked into.
     """
     try:
         return str(word) != "" and Path(word).exists()
@@ -16,10 +16,10 @@ def exists(word: str | Path) -> bool:
 
 
 def is_file(word: str | Path) -> bool:
-    """Whether there is such a file, as `exists` asks."""
+    """Returns whether there is such a file, as `exists` does."""
     return exists(word) and Path(word).is_file()
 
 
 def is_folder(word: str | Path) -> bool:
-    """Whether there is such a folder, as `exists` asks."""
+    """Returns whether there is such a folder, as `exists` does."""
     return exists(word) and Path(word).is_dir()

@@ -1,7 +1,8 @@
-"""A folder is built beside its place and moved there when it is whole; knows no content.
+"""A folder is built beside its place and moved there when it is whole.
 
 Whatever moment the process is killed at, the place is as it was, or absent, or complete. What a
-killed process left is removed, or put back, by the next one that builds there.
+killed process left is removed, or put back, by the next one that builds there. Where the place is a
+link, the folder that it leads to is meant: the link stays.
 """
 
 import os
@@ -17,7 +18,7 @@ from tinyv_cli.errors import WeightsError
 
 @contextmanager
 def build_beside(target: Path) -> Iterator[Path]:
-    """Gives an empty folder beside the target, and removes it if it is still there at the end.
+    """Makes an empty folder beside the target, and removes it if it is still there at the end.
 
     Args:
         target: where the folder is to stand in the end; its parents are made.
@@ -32,11 +33,10 @@ def build_beside(target: Path) -> Iterator[Path]:
             f"another tinyv is making {target}", "wait for it, or name another: `-o NAME`"
         )
 
-    target.parent.mkdir(parents=True, exist_ok=True)
     with hold(target, refuse):
         clean_up(target)
         building = _beside(target, "building")
-        building.mkdir()
+        building.mkdir(parents=True)
         try:
             yield building
         finally:
@@ -59,17 +59,23 @@ def move_in(building: Path, target: Path, *, replace: bool) -> None:
         raise WeightsError(
             f"{target} exists already", "use `--force` to replace it, or `-o` with another name"
         )
-    _sync(building)
-    replaced = _beside(target, "replaced")
-    if target.exists():
-        target.rename(replaced)
+    place, replaced = Path(os.path.realpath(target)), _beside(target, "replaced")
+    for path in building.rglob("*"):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    sync_folder(building)
     try:
-        building.rename(target)
-    except OSError:
-        if replaced.exists():
-            replaced.rename(target)
+        if place.exists():
+            place.rename(replaced)
+        building.rename(place)
+    except BaseException:  # a Ctrl-C between the two as well
+        if replaced.exists() and not place.exists():
+            replaced.rename(place)
         raise
-    sync_folder(target.parent)
+    sync_folder(place.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -79,23 +85,14 @@ def clean_up(target: Path) -> None:
     Args:
         target: a place that this process holds (`lock.hold`), so that nobody works on it.
     """
-    replaced = _beside(target, "replaced")
-    if replaced.exists() and not target.exists():
-        replaced.rename(target)
+    place, replaced = Path(os.path.realpath(target)), _beside(target, "replaced")
+    if replaced.exists() and not place.exists():
+        replaced.rename(place)
     for left_over in (replaced, _beside(target, "building")):
         shutil.rmtree(left_over, ignore_errors=True)
 
 
 def _beside(target: Path, kind: str) -> Path:
-    return target.with_name(f".{target.name}.tinyv-{kind}")
-
-
-def _sync(folder: Path) -> None:
-    """Makes everything in a folder survive a power cut."""
-    for path in folder.rglob("*"):
-        if path.is_dir():
-            sync_folder(path)
-        else:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    sync_folder(folder)
+    """Returns the folder's name, on the disk of what the target leads to."""
+    place = Path(os.path.realpath(target))
+    return place.with_name(f".{place.name}.tinyv-{kind}")

@@ -1,6 +1,7 @@
-"""A file is written beside its place and moved there when it is whole; knows no content.
+"""A file is written beside its place and moved there when it is whole.
 
-Whatever moment the process is killed at, the place holds what it held before or all that is new.
+Whatever moment the process is killed at, the place holds what it held before or all that is new;
+beside it may lie a file of a random name, `.tinyv-….tmp`, which the killed process left.
 """
 
 import os
@@ -20,7 +21,8 @@ def open_whole(path: Path, *, is_durable: bool = True) -> Iterator[IO[bytes]]:
 
     It is written under a random name in the same folder, so that nothing there is touched. Where
     `path` is a link, the file that it leads to is replaced. Permissions stay those of the file
-    that was there; a new file has what the process's umask allows.
+    that was there; a new file has what the process's umask allows. A pipe or a device, which holds
+    nothing that could be kept, is written as it comes.
 
     Args:
         path: the place; its folder exists.
@@ -30,6 +32,11 @@ def open_whole(path: Path, *, is_durable: bool = True) -> Iterator[IO[bytes]]:
     Raises:
         OSError: it cannot be written; the place is as it was.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        # Moving a file there would put a file in the place of /dev/null, for everybody.
+        with path.open("wb") as file:
+            yield file
+        return
     place = Path(os.path.realpath(path))
     # A name of its own, since one derived from the place's could be longer than the system takes.
     fresh = place.with_name(f".tinyv-{secrets.token_hex(8)}.tmp")

@@ -1,12 +1,12 @@
-"""A text becomes a font that can write it, and what of it can be written; draws nothing.
+"""A text becomes a font and the text that this font can write; draws nothing.
 
-Pillow's own font writes plain English and looks alike everywhere. For the rest of Unicode a font of
-this system is looked for. What no font here has loses its accents, and else becomes `?`.
+Pillow's own font writes plain English (it lacks even `é`) and looks alike everywhere. For the rest
+of Unicode a font of this system is looked for. Without one, accents are dropped, and other
+characters become `?`.
 """
 
 import subprocess
 import unicodedata
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -33,16 +33,16 @@ _FONT_FILES = (
     "NotoSans-Regular.ttf",
     "NotoSansCJK-Regular.ttc",
 )
-_NO_SIGN = "\U0010fffd"  # a private code point: every font shows its sign for what it lacks
+_NO_CHARACTER = "\U0010fffd"  # a private code point, drawn as the mark for a missing character
 _FONTCONFIG_S = 5.0
 
 
 class Lettering(NamedTuple):
-    """A text as it can be written.
+    """A text that a font can write.
 
     Attributes:
-        text: one line; other than what was asked where the fonts lack something.
-        font: has every sign of it.
+        text: one line; differs from the text asked for where the fonts lack something.
+        font: has every character of it.
         is_whole: whether the text is the one asked for, white space aside.
     """
 
@@ -62,43 +62,33 @@ def resolve_lettering(text: str, size_px: int) -> Lettering:
         DeviceError: this Pillow was built without fonts.
     """
     line = "".join(each for each in " ".join(text.split()) if each.isprintable())
-    for font in _walk_fonts(line, size_px):
-        if _find_missing(font, line) == frozenset():
-            return Lettering(line, font, True)
-    plain = "".join(
-        each for each in unicodedata.normalize("NFKD", line) if not unicodedata.combining(each)
-    )
-    font = _open_own_font(size_px)
-    missing = _find_missing(font, plain)
-    return Lettering("".join(UNKNOWN if each in missing else each for each in plain), font, False)
-
-
-def _walk_fonts(text: str, size_px: int) -> Iterator[Font]:
-    """Fonts that may have the text: Pillow's own, then the system's."""
-    yield _open_own_font(size_px)
-    signs = "".join(sorted(set(text)))
-    for name in (*_ask_fontconfig(signs), *_FONT_FILES):
-        try:
-            yield ImageFont.truetype(name, size_px)
-        except OSError:  # no such font here, or one of fixed sizes, as for coloured emoji
-            continue
-
-
-def _open_own_font(size_px: int) -> Font:
-    """The font that comes with Pillow."""
-    font = ImageFont.load_default(size_px)
-    if not isinstance(font, ImageFont.FreeTypeFont):
+    own_font = ImageFont.load_default(size_px)
+    if not isinstance(own_font, ImageFont.FreeTypeFont):
         raise DeviceError(
             "this Pillow writes no letters: it was built without FreeType",
             "install the published one: `pip install --force-reinstall pillow`",
         )
-    return font
+    if not _find_missing(own_font, line):
+        return Lettering(line, own_font, True)
+    for name in (*_ask_fontconfig("".join(sorted(set(line)))), *_FONT_FILES):
+        try:
+            font = ImageFont.truetype(name, size_px)
+        except OSError:  # no such font here, or one of a single size, as for coloured emoji
+            continue
+        if not _find_missing(font, line):
+            return Lettering(line, font, True)
+    plain = "".join(
+        each for each in unicodedata.normalize("NFKD", line) if not unicodedata.combining(each)
+    )
+    missing = _find_missing(own_font, plain)
+    written = "".join(UNKNOWN if each in missing else each for each in plain)
+    return Lettering(written, own_font, False)
 
 
 @lru_cache(maxsize=64)
-def _ask_fontconfig(signs: str) -> tuple[str, ...]:
-    """Files of fonts that have all signs, plainest name first; none where fontconfig is not."""
-    charset = " ".join(f"{ord(sign):x}" for sign in signs if not sign.isspace())
+def _ask_fontconfig(characters: str) -> tuple[str, ...]:
+    """Lists files of fonts with all characters, shortest name first; none without fontconfig."""
+    charset = " ".join(f"{ord(each):x}" for each in characters if not each.isspace())
     command = ["fc-list", "--format", "%{file}\n", f":charset={charset}"]
     try:
         found = subprocess.run(
@@ -111,8 +101,11 @@ def _ask_fontconfig(signs: str) -> tuple[str, ...]:
 
 
 def _find_missing(font: Font, text: str) -> frozenset[str]:
-    """Signs of a text that a font has no picture of."""
-    lacking = bytes(font.getmask(_NO_SIGN))
+    """Returns the characters of a text that a font lacks.
+
+    Found by drawing each: reading the tables of a font's file would need fontTools.
+    """
+    lacking = bytes(font.getmask(_NO_CHARACTER))
     return frozenset(
-        sign for sign in set(text) if not sign.isspace() and bytes(font.getmask(sign)) == lacking
+        each for each in set(text) if not each.isspace() and bytes(font.getmask(each)) == lacking
     )

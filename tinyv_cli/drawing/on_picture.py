@@ -1,7 +1,8 @@
 """A picture and boxes become a picture with labelled boxes, and a file; finds no boxes itself.
 
 Frames are bright with a black rim on both sides, so that one of the two stands out against any
-picture; labels are black on a plate of the frame's colour.
+picture; labels are black on a plate of the frame's colour. Colours differ from box to box, so that
+a label that had to move away is still recognised.
 """
 
 import math
@@ -14,9 +15,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from tinyv_cli.drawing.label_places import Rectangle, place_labels, touches
+from tinyv_cli.disk.whole_file import open_whole
+from tinyv_cli.drawing.label_positions import Rectangle, place_labels, touches
 from tinyv_cli.drawing.lettering import Font, resolve_lettering
-from tinyv_cli.errors import DeviceError, UsageError
+from tinyv_cli.errors import DeviceError, UsageError, describe_os_error
 from tinyv_cli.prompts.boxes import Box
 
 # Yellow, sky, coral, lime, orange, violet, cyan, pink: black on each has a contrast above 7 to 1.
@@ -32,7 +34,7 @@ COLOURS = (
 )
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
-_LEAST_SIDE_PX = 320  # below, the picture is enlarged, or labels would hide it
+_LEAST_SIDE_PX = 320  # below, the picture is enlarged: 15-pixel letters are not read on 32 pixels
 _MOST_SIDE_PX = 8192  # and not beyond
 _LEAST_LETTERS_PX = 15
 _LETTERS_SHARE = 1 / 36  # of the root of the picture's area
@@ -42,10 +44,8 @@ _JPEG_QUALITY = 92
 
 @dataclass(frozen=True)
 class _Measures:
-    """Lengths in pixels of the drawing."""
+    """Lengths in pixels of the drawing, all derived from the height of its letters."""
 
-    width: int
-    height: int
     letters: int
 
     @property
@@ -62,13 +62,13 @@ class _Measures:
 
     @property
     def stroke(self) -> int:
-        """A line with its rims."""
+        """Width of a line with its rims."""
         return self.line + 2 * self.rim
 
 
 @dataclass(frozen=True)
 class _Label:
-    """A line of text with the font and the size of the plate that it stands on."""
+    """A line of text, its font, and the size in pixels of the plate that it stands on."""
 
     text: str
     font: Font
@@ -77,7 +77,7 @@ class _Label:
 
 
 def draw_boxes(picture: Image.Image, boxes: Sequence[Box]) -> Image.Image:
-    """Draws boxes with their labels on a copy of a picture.
+    """Draws boxes with their labels on a copy of a picture, a colour for each box.
 
     A picture whose shorter side is below 320 pixels is enlarged by a whole factor first, so that
     there is room for letters. Where several boxes are drawn, one without a label gets its number in
@@ -94,28 +94,33 @@ def draw_boxes(picture: Image.Image, boxes: Sequence[Box]) -> Image.Image:
     Raises:
         DeviceError: Pillow has no fonts.
     """
-    canvas = _enlarge(picture.convert("RGB") if picture.mode != "RGB" else picture.copy())
+    canvas = picture.convert("RGB")  # a copy where it is RGB already
+    shorter, longer = sorted(canvas.size)
+    factor = min(math.ceil(_LEAST_SIDE_PX / shorter), _MOST_SIDE_PX // longer)
+    if factor > 1:
+        size = (canvas.width * factor, canvas.height * factor)
+        canvas = canvas.resize(size, Image.Resampling.NEAREST)
     area = canvas.width * canvas.height
-    letters = max(_LEAST_LETTERS_PX, round(math.sqrt(area) * _LETTERS_SHARE))
-    measures = _Measures(canvas.width, canvas.height, letters)
+    measures = _Measures(max(_LEAST_LETTERS_PX, round(math.sqrt(area) * _LETTERS_SHARE)))
     draw = ImageDraw.Draw(canvas)
-    frames = [_make_frame(box, measures) for box in boxes]
-    for i, frame in enumerate(frames):
-        _draw_frame(draw, frame, _colour(i), measures)
-    labels = [_make_label(_name(boxes, i), measures) for i in range(len(boxes))]
-    sizes = [(label.width, label.height) if label else None for label in labels]
-    places = place_labels(sizes, frames, canvas.size)
-    for i, place in enumerate(places):
-        if place is not None and not touches(place, frames[i]):
-            _draw_leader(draw, place, frames[i], _colour(i), measures)
-    for i, (label, place) in enumerate(zip(labels, places, strict=True)):
-        if label is not None and place is not None:
-            _draw_plate(draw, label, place, _colour(i), measures)
+    frames: list[Rectangle] = []
+    for i, box in enumerate(boxes):
+        left, right = _spread(box.x1 * canvas.width, box.x2 * canvas.width, canvas.width, measures)
+        top, bottom = _spread(
+            box.y1 * canvas.height, box.y2 * canvas.height, canvas.height, measures
+        )
+        frames.append((left, top, right, bottom))
+        draw.rectangle((left, top, right - 1, bottom - 1), outline="black", width=measures.stroke)
+        left, top = left + measures.rim, top + measures.rim
+        right, bottom = right - 1 - measures.rim, bottom - 1 - measures.rim
+        if left <= right and top <= bottom:
+            draw.rectangle((left, top, right, bottom), outline=_colour(i), width=measures.line)
+    _draw_labels(draw, canvas.size, boxes, frames, measures)
     return canvas
 
 
 def find_unwritable(boxes: Sequence[Box]) -> list[str]:
-    """Lists the labels that are drawn with `?`, since no font of this system has all their signs.
+    """Lists the labels drawn with `?`, since no font of this system has all their characters.
 
     Raises:
         DeviceError: Pillow has no fonts.
@@ -125,7 +130,7 @@ def find_unwritable(boxes: Sequence[Box]) -> list[str]:
 
 
 def check_drawing_path(path: Path, source: Path | None = None) -> None:
-    """Refuses a file that a drawing cannot or must not be written to; before the picture is asked.
+    """Checks, before the model is asked, that a drawing can and may be written to a file.
 
     Args:
         path: where the drawing goes.
@@ -172,135 +177,97 @@ def write_drawing(path: Path, drawing: Image.Image, source: Path | None = None) 
         DeviceError: it cannot be written, or the format cannot hold so many pixels.
     """
     check_drawing_path(path, source)
-    target = path.resolve()  # a link stays one
-    fresh = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     kind = Image.registered_extensions()[path.suffix.lower()]
     try:
-        with fresh.open("xb") as file:
+        with open_whole(path) as file:
             drawing.save(file, kind, quality=_JPEG_QUALITY)
-        fresh.replace(target)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise _make_write_error(path, reason) from error
-    finally:
-        fresh.unlink(missing_ok=True)
+    except OSError as error:
+        raise _make_write_error(path, describe_os_error(error)) from error
+    except ValueError as error:
+        raise _make_write_error(path, str(error)) from error
 
 
 def _make_write_error(path: Path, reason: str) -> DeviceError:
-    """The error for a file that cannot be written."""
+    """Makes the error for a file that cannot be written."""
     return DeviceError(
         f"{path} cannot be written: {reason}", "write it elsewhere: `--draw ~/drawn.png`"
     )
 
 
-def _enlarge(picture: Image.Image) -> Image.Image:
-    """Repeats the pixels of a small picture a whole number of times."""
-    shorter, longer = sorted(picture.size)
-    factor = min(math.ceil(_LEAST_SIDE_PX / shorter), _MOST_SIDE_PX // longer)
-    if factor < 2:
-        return picture
-    return picture.resize(
-        (picture.width * factor, picture.height * factor), Image.Resampling.NEAREST
-    )
-
-
 def _colour(number: int) -> str:
-    """The colour of a box by its place in the sequence."""
+    """Returns the colour of a box by its position in the sequence."""
     return COLOURS[number % len(COLOURS)]
 
 
-def _name(boxes: Sequence[Box], number: int) -> str:
-    """What stands at a box: its label, or its number where there are others."""
-    return boxes[number].label or (str(number + 1) if len(boxes) > 1 else "")
-
-
-def _make_frame(box: Box, measures: _Measures) -> Rectangle:
-    """The outer edges of a box's stroke, which runs along its edges, inside the picture.
-
-    A box of little or no area is widened around its middle until the stroke has room.
-    """
-    left, right = _spread(
-        box.x1 * measures.width, box.x2 * measures.width, measures.width, measures
-    )
-    top, bottom = _spread(
-        box.y1 * measures.height, box.y2 * measures.height, measures.height, measures
-    )
-    return left, top, right, bottom
-
-
 def _spread(low: float, high: float, end: int, measures: _Measures) -> tuple[int, int]:
-    """Two edges with half a stroke around them, at least three strokes apart, within 0 to end."""
+    """Returns the outer edges of a stroke that runs along two edges, between 0 and `end`.
+
+    Edges of little or no distance are moved apart, around their middle, until the stroke has room.
+    """
+    if high - low >= 3 * measures.stroke:  # a large box is cut at the picture's edge, not moved
+        half = measures.stroke / 2
+        return max(0, round(low - half)), min(end, round(high + half))
     room = max(0.0, 3 * measures.stroke - (high - low + measures.stroke)) / 2
     first = round(low - measures.stroke / 2 - room)
     last = round(high + measures.stroke / 2 + room)
     length = min(last - first, end)
-    if high - low >= 3 * measures.stroke:  # a large box is cut at the picture's edge, not moved
-        return max(0, first), min(end, last)
     first = min(max(0, first), end - length)
     return first, first + length
 
 
-def _draw_frame(
-    draw: ImageDraw.ImageDraw, frame: Rectangle, colour: str, measures: _Measures
-) -> None:
-    """A black stroke with a bright line in its middle."""
-    left, top, right, bottom = frame
-    draw.rectangle((left, top, right - 1, bottom - 1), outline="black", width=measures.stroke)
-    inner = (
-        left + measures.rim,
-        top + measures.rim,
-        right - 1 - measures.rim,
-        bottom - 1 - measures.rim,
-    )
-    if inner[0] <= inner[2] and inner[1] <= inner[3]:
-        draw.rectangle(inner, outline=colour, width=measures.line)
-
-
-def _make_label(text: str, measures: _Measures) -> _Label | None:
-    """Sets a label in letters, cut to what the picture can hold; None for nothing to write."""
-    lettering = resolve_lettering(text, measures.letters)
-    ascent, descent = lettering.font.getmetrics()
-    height = ascent + descent + 2 * measures.padding
-    most = min(measures.width, _LONGEST_LABEL * measures.letters) - 2 * measures.padding
-    shown = _shorten(lettering.text, lettering.font, most)
-    if not shown or height > measures.height:
-        return None
-    width = math.ceil(lettering.font.getlength(shown)) + 2 * measures.padding
-    return _Label(shown, lettering.font, width, height)
-
-
-def _shorten(text: str, font: Font, most: int) -> str:
-    """The text where it is no wider than so many pixels, else its beginning and `…`."""
-    if font.getlength(text) <= most:
-        return text
-    starts = range(1, len(text))
-    n_kept = bisect_right(starts, most, key=lambda n: math.ceil(font.getlength(f"{text[:n]}…")))
-    return f"{text[:n_kept].rstrip()}…" if n_kept else ""
-
-
-def _draw_plate(
-    draw: ImageDraw.ImageDraw, label: _Label, place: Rectangle, colour: str, measures: _Measures
-) -> None:
-    """Black letters on a bright plate with a black rim."""
-    left, top, right, bottom = place
-    corners = (left, top, right - 1, bottom - 1)
-    draw.rectangle(corners, fill=colour, outline="black", width=measures.rim)
-    text_at = (left + measures.padding, top + measures.padding)
-    draw.text(text_at, label.text, fill="black", font=label.font)
-
-
-def _draw_leader(
+def _draw_labels(
     draw: ImageDraw.ImageDraw,
-    place: Rectangle,
-    frame: Rectangle,
-    colour: str,
+    picture: tuple[int, int],
+    boxes: Sequence[Box],
+    frames: Sequence[Rectangle],
     measures: _Measures,
 ) -> None:
-    """A line from a label to the nearest point of its frame."""
-    middle = ((place[0] + place[2]) // 2, (place[1] + place[3]) // 2)
-    nearest = (
-        min(max(middle[0], frame[0]), frame[2] - 1),
-        min(max(middle[1], frame[1]), frame[3] - 1),
-    )
-    draw.line((middle, nearest), fill="black", width=measures.stroke)
-    draw.line((middle, nearest), fill=colour, width=measures.line)
+    """Draws black letters on bright plates, and lines from those that lie away from their frames.
+
+    Args:
+        draw: draws on the picture.
+        picture: its width and height in pixels.
+        boxes: whose labels are drawn; one without gets its number where there are others.
+        frames: of the boxes, as drawn.
+        measures: lengths of the drawing.
+    """
+    are_numbered = len(boxes) > 1
+    labels = [
+        _make_label(box.label or (str(i + 1) if are_numbered else ""), picture, measures)
+        for i, box in enumerate(boxes)
+    ]
+    sizes = [(label.width, label.height) if label else None for label in labels]
+    positions = place_labels(sizes, frames, picture)
+    for i, (position, frame) in enumerate(zip(positions, frames, strict=True)):
+        if position is not None and not touches(position, frame):
+            left, top, right, bottom = frame
+            middle = ((position[0] + position[2]) // 2, (position[1] + position[3]) // 2)
+            nearest = (
+                min(max(middle[0], left), right - 1),
+                min(max(middle[1], top), bottom - 1),
+            )
+            draw.line((middle, nearest), fill="black", width=measures.stroke)
+            draw.line((middle, nearest), fill=_colour(i), width=measures.line)
+    for i, (position, label) in enumerate(zip(positions, labels, strict=True)):
+        if position is not None and label is not None:
+            left, top, right, bottom = position
+            corners = (left, top, right - 1, bottom - 1)
+            draw.rectangle(corners, fill=_colour(i), outline="black", width=measures.rim)
+            text_at = (left + measures.padding, top + measures.padding)
+            draw.text(text_at, label.text, fill="black", font=label.font)
+
+
+def _make_label(text: str, picture: tuple[int, int], measures: _Measures) -> _Label | None:
+    """Sets a label in letters, cut with `…` to the picture's size; None for nothing to write."""
+    text, font, _ = resolve_lettering(text, measures.letters)
+    ascent, descent = font.getmetrics()
+    height = ascent + descent + 2 * measures.padding
+    most = min(picture[0], _LONGEST_LABEL * measures.letters) - 2 * measures.padding
+    if font.getlength(text) > most:
+        # Bisection: letter by letter a label of 5,000 took 33 s.
+        starts = range(1, len(text))
+        n_kept = bisect_right(starts, most, key=lambda n: math.ceil(font.getlength(f"{text[:n]}…")))
+        text = f"{text[:n_kept].rstrip()}…" if n_kept else ""
+    if not text or height > picture[1]:
+        return None
+    return _Label(text, font, math.ceil(font.getlength(text)) + 2 * measures.padding, height)

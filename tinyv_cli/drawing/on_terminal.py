@@ -1,11 +1,11 @@
-"""A picture becomes signs that a terminal shows as a picture; asks the terminal nothing.
+"""A picture becomes escape sequences by which a terminal shows it; sends the terminal no question.
 
-Three protocols are spoken: kitty's, iTerm2's and sixel. Which one, the environment tells. A
-question to the terminal itself would have to be waited for, and a late answer would be typed into
-the user's shell. Terminals that keep quiet about sixel, as xterm does, are told by a variable.
+There are three protocols: kitty's, iTerm2's and sixel. Environment variables decide. The answer to
+a question would have to be waited for, and a late one would be typed into the user's shell. xterm,
+Windows Terminal and VS Code do not say by variables whether they show sixel; `TINYV_PICTURES` does.
 
 Inside tmux, screen and zellij the variables are those of the terminal around them, which sees only
-what they pass on. That is not supported unless the variable says so: tmux from 3.4, built with
+what they pass on. That is not supported unless `TINYV_PICTURES` says so: tmux from 3.4, built with
 sixel, understands `TINYV_PICTURES=sixel`.
 """
 
@@ -15,7 +15,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TextIO
 
@@ -51,7 +51,7 @@ _KONSOLE_WITH_SIXEL = 220400  # KONSOLE_VERSION of 22.04
 _MULTIPLEXERS = {"TMUX": "tmux", "STY": "screen", "ZELLIJ": "zellij"}
 
 _USUAL_CELL_PX = (8, 16)  # where the terminal does not say
-_KITTY_CHUNK = 4096  # base64 signs in one command
+_KITTY_CHUNK = 4096  # base64 characters in one command
 _SIXEL_COLOURS = 256
 _SIXEL_ROWS = 6
 _WAY_OUT = "write a file instead: `--draw drawn.png`"
@@ -66,7 +66,7 @@ class Screen:
         protocol: that it understands.
         columns: its width in characters.
         rows: its height in characters.
-        cell_px: width and height of a character in pixels.
+        cell_px: (width, height) of a character in pixels.
     """
 
     stream: TextIO
@@ -79,7 +79,7 @@ class Screen:
 def resolve_screen(
     environment: Mapping[str, str] | None = None, streams: tuple[TextIO | None, ...] | None = None
 ) -> Screen:
-    """Finds out where a picture can be shown, before one is asked about.
+    """Finds the terminal that a picture can be shown on, before a model is asked.
 
     Args:
         environment: variables; None for the process's own.
@@ -94,19 +94,30 @@ def resolve_screen(
     if stream is None:
         raise UsageError("--show needs a terminal, and the output goes elsewhere", _WAY_OUT)
     protocol = resolve_protocol(environment)
-    columns, rows, cell_px = _read_size(stream)
+    columns, rows, width_px, height_px = _read_window(stream.fileno())
+    columns, rows = columns or 80, rows or 24
+    cell_px = _USUAL_CELL_PX
+    if width_px and height_px:
+        cell_px = (max(1, width_px // columns), max(1, height_px // rows))
     return Screen(stream, protocol, columns, rows, cell_px)
 
 
 def resolve_protocol(environment: Mapping[str, str]) -> Protocol:
-    """Tells from a terminal's variables how it shows pictures; `TINYV_PICTURES` goes first.
+    """Derives from a terminal's variables how it shows pictures; `TINYV_PICTURES` goes first.
 
     Raises:
-        UsageError: it is not known to, or it runs inside tmux, screen or zellij.
+        UsageError: it is not known to, it runs inside tmux, screen or zellij, or `TINYV_PICTURES`
+            is none of `PROTOCOLS`.
     """
     wanted = environment.get(VARIABLE)
     if wanted:
-        return _check_protocol(wanted)
+        for protocol in PROTOCOLS:
+            if wanted.lower() == protocol:
+                return protocol
+        raise UsageError(
+            f"{VARIABLE} is {wanted!r}, which is no way to show a picture",
+            f"choose one of {', '.join(PROTOCOLS)}, or `unset {VARIABLE}`",
+        )
     term, program = environment.get("TERM", ""), environment.get("TERM_PROGRAM", "")
     for variable, multiplexer in _MULTIPLEXERS.items():
         if environment.get(variable) or re.split("[-.]", term)[0] == multiplexer:
@@ -141,18 +152,36 @@ def show_picture(picture: Image.Image, screen: Screen) -> None:
 
 
 def to_escapes(picture: Image.Image, screen: Screen) -> str:
-    """The signs that show a picture, ended by a newline so that text goes on below.
+    """Encodes a picture for a terminal, ended by a newline so that text goes on below.
 
     The picture keeps its size up to the screen's width and its height less two lines, for the
     answer and the prompt after it.
+
+    Source: kitty's documentation, "Terminal graphics protocol"; iTerm2's, "Inline Images Protocol".
     """
-    fitting = _fit(picture, screen)
-    columns = min(screen.columns, math.ceil(fitting.width / screen.cell_px[0]))
-    if screen.protocol == "kitty":
-        return "".join(_walk_kitty(fitting, columns)) + "\n"
+    width_px = screen.columns * screen.cell_px[0]
+    height_px = max(1, screen.rows - 2) * screen.cell_px[1]
+    scale = min(width_px / picture.width, height_px / picture.height)
+    if scale < 1:
+        size = (max(1, int(picture.width * scale)), max(1, int(picture.height * scale)))
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    if screen.protocol == "sixel":
+        return to_sixel(picture) + "\n"
+    columns = min(screen.columns, math.ceil(picture.width / screen.cell_px[0]))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    data = base64.b64encode(file.getvalue()).decode("ascii")
     if screen.protocol == "iterm2":
-        return _to_iterm2(fitting, columns) + "\n"
-    return to_sixel(fitting) + "\n"
+        size_bytes = len(file.getvalue())
+        keys = f"inline=1;size={size_bytes};width={columns};preserveAspectRatio=1"
+        return f"\x1b]1337;File={keys}:{data}\x07\n"
+    commands = []
+    keys = f"a=T,f=100,q=2,c={columns},"  # q=2 keeps the terminal from answering
+    for start in range(0, len(data), _KITTY_CHUNK):
+        more = int(start + _KITTY_CHUNK < len(data))
+        commands.append(f"\x1b_G{keys}m={more};{data[start : start + _KITTY_CHUNK]}\x1b\\")
+        keys = "q=2,"
+    return "".join(commands) + "\n"
 
 
 def to_sixel(picture: Image.Image) -> str:
@@ -165,80 +194,25 @@ def to_sixel(picture: Image.Image) -> str:
     reduced = picture.convert("RGB").quantize(_SIXEL_COLOURS)
     palette = np.array(reduced.getpalette("RGB") or [], np.float64).reshape(-1, 3)
     percent = np.rint(palette * (100 / 255)).astype(int)
-    indices = np.asarray(reduced)  # (H, W)
     colours = "".join(f"#{i};2;{r};{g};{b}" for i, (r, g, b) in enumerate(percent.tolist()))
-    bands = [
-        _to_band(indices[top : top + _SIXEL_ROWS]) for top in range(0, picture.height, _SIXEL_ROWS)
-    ]
+    indices = np.asarray(reduced)  # (H, W)
+    bands = []
+    for top in range(0, picture.height, _SIXEL_ROWS):
+        band = indices[top : top + _SIXEL_ROWS]  # (up to 6, W)
+        weights = 1 << np.arange(len(band))[:, None]
+        layers = []
+        for colour in np.unique(band).tolist():
+            columns = ((band == colour) * weights).sum(0)  # (W,), a bit a row
+            text = (columns + ord("?")).astype(np.uint8).tobytes().decode("ascii").rstrip("?")
+            runs = re.sub(r"(.)\1{3,}", lambda run: f"!{len(run[0])}{run[1]}", text)
+            layers.append(f"#{colour}{runs}")
+        bands.append("$".join(layers))
     size = f'"1;1;{picture.width};{picture.height}'  # square pixels
     return f"\x1bP0;1;0q{size}{colours}{'-'.join(bands)}\x1b\\"
 
 
-def _to_band(indices: np.ndarray) -> str:
-    """Up to six rows (6, W) of colour numbers: for each colour its columns, runs shortened."""
-    weights = 1 << np.arange(len(indices))[:, None]
-    layers = []
-    for colour in np.unique(indices).tolist():
-        columns = ((indices == colour) * weights).sum(0)  # (W,), a bit a row
-        signs = (columns + ord("?")).astype(np.uint8).tobytes().decode("ascii").rstrip("?")
-        short = re.sub(r"(.)\1{3,}", lambda run: f"!{len(run[0])}{run[1]}", signs)
-        layers.append(f"#{colour}{short}")
-    return "$".join(layers)
-
-
-def _walk_kitty(picture: Image.Image, columns: int) -> Iterator[str]:
-    """Commands of kitty's protocol: a PNG in pieces, shown where the cursor is.
-
-    Source: kitty's documentation, "Terminal graphics protocol". `q=2` keeps the terminal from
-    answering.
-    """
-    data = base64.b64encode(_to_png(picture)).decode("ascii")
-    keys = f"a=T,f=100,q=2,c={columns},"
-    for start in range(0, len(data), _KITTY_CHUNK):
-        more = int(start + _KITTY_CHUNK < len(data))
-        yield f"\x1b_G{keys}m={more};{data[start : start + _KITTY_CHUNK]}\x1b\\"
-        keys = "q=2,"
-
-
-def _to_iterm2(picture: Image.Image, columns: int) -> str:
-    """iTerm2's command for a picture within the text.
-
-    Source: iTerm2's documentation, "Inline Images Protocol".
-    """
-    png = _to_png(picture)
-    keys = f"inline=1;size={len(png)};width={columns};preserveAspectRatio=1"
-    return f"\x1b]1337;File={keys}:{base64.b64encode(png).decode('ascii')}\x07"
-
-
-def _to_png(picture: Image.Image) -> bytes:
-    """The picture as the content of a PNG file."""
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()
-
-
-def _fit(picture: Image.Image, screen: Screen) -> Image.Image:
-    """Makes a picture smaller that is larger than the screen, in its proportions."""
-    width = screen.columns * screen.cell_px[0]
-    height = max(1, screen.rows - 2) * screen.cell_px[1]
-    scale = min(width / picture.width, height / picture.height)
-    if scale >= 1:
-        return picture
-    size = (max(1, int(picture.width * scale)), max(1, int(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.LANCZOS)
-
-
-def _read_size(stream: TextIO) -> tuple[int, int, tuple[int, int]]:
-    """Columns, rows and a cell's pixels of a terminal; usual ones where it does not say."""
-    columns, rows, width, height = _read_window(stream.fileno())
-    columns, rows = columns or 80, rows or 24
-    if not width or not height:
-        return columns, rows, _USUAL_CELL_PX
-    return columns, rows, (max(1, width // columns), max(1, height // rows))
-
-
 def _read_window(descriptor: int) -> tuple[int, int, int, int]:
-    """Columns, rows, width and height in pixels, as the system keeps them; 0 for not known."""
+    """Returns columns, rows, width and height in pixels as the system keeps them; 0 is unknown."""
     if sys.platform == "win32":
         size = os.get_terminal_size(descriptor)
         return size.columns, size.lines, 0, 0
@@ -252,14 +226,3 @@ def _read_window(descriptor: int) -> tuple[int, int, int, int]:
         return 0, 0, 0, 0
     rows, columns, width, height = struct.unpack("HHHH", packed)
     return columns, rows, width, height
-
-
-def _check_protocol(name: str) -> Protocol:
-    """The protocol of a name."""
-    for protocol in PROTOCOLS:
-        if name.lower() == protocol:
-            return protocol
-    raise UsageError(
-        f"{VARIABLE} is {name!r}, no way to show a picture",
-        f"choose of {', '.join(PROTOCOLS)}, or `unset {VARIABLE}`",
-    )

@@ -1,10 +1,10 @@
-"""Two models' logits for the same positions become how far apart they are; knows no model."""
+"""Two models' logits for the same positions become how far apart they are."""
 
 import numpy as np
 
 
 def compute_divergences(exact: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """KL(exact ‖ other) of the next token's distribution at each position, in nats.
+    """Computes KL(exact ‖ other) of the next token's distribution at each position, in nats.
 
     Args:
         exact: logits (T, V).
@@ -21,7 +21,7 @@ def compute_divergences(exact: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Logarithms of the probabilities that logits (T, V) stand for, in float64."""
+    """Computes the logarithms of the probabilities of logits (T, V), in float64."""
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
     log_softmax: np.ndarray = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     return log_softmax

@@ -1,4 +1,4 @@
-"""Answers and divergences become shares and means, each with an interval; knows no model.
+"""Answers and divergences become shares and means, each with an interval.
 
 All intervals are at 95 % and take questions, not tokens, as what was drawn by chance.
 """
@@ -68,29 +68,24 @@ def make_figures(
         others: the other variant's, if there is one.
     """
     by_task = {task: [each for each in questions if each.task == task] for task in TASKS}
-    groups = {task: group for task, group in by_task.items() if group} | {ALL: list(questions)}
-    return {name: _score(group, answers, others) for name, group in groups.items()}
-
-
-def _score(
-    questions: Sequence[Question],
-    answers: Mapping[int, Answered],
-    others: Mapping[int, Answered] | None,
-) -> TaskFigures:
-    """The figures of some questions."""
-    n = len(questions)
-    said = [(q.task, answers[q.index].answer, q.reference) for q in questions]
-    accuracy = make_share(sum(is_right(*each) for each in said) / n, n)
-    if others is None:
-        return TaskFigures(n, accuracy, None, None)
-    pairs = [(q.task, answers[q.index].answer, others[q.index].answer) for q in questions]
-    n_agreed = sum(agree(*each) for each in pairs)
-    n_same = sum(one == other for _, one, other in pairs)
-    return TaskFigures(n, accuracy, make_share(n_agreed / n, n), make_share(n_same / n, n))
+    by_task[ALL] = list(questions)
+    figures = {}
+    for name, group in by_task.items():
+        n = len(group)
+        if n == 0:
+            continue
+        n_right = sum(is_right(q.task, answers[q.index].answer, q.reference) for q in group)
+        agreement = same_text = None
+        if others is not None:
+            pairs = [(q.task, answers[q.index].answer, others[q.index].answer) for q in group]
+            agreement = make_share(sum(agree(*each) for each in pairs) / n, n)
+            same_text = make_share(sum(one == other for _, one, other in pairs) / n, n)
+        figures[name] = TaskFigures(n, make_share(n_right / n, n), agreement, same_text)
+    return figures
 
 
 def make_distance(questions: Sequence[Question], compared: Mapping[int, Compared]) -> Distance:
-    """The figures along the reference answers of some questions, at least one."""
+    """Makes the figures along the reference answers of some questions, at least one."""
     results = [compared[question.index] for question in questions]
     counts = [result.n_positions for result in results]
     same = sum(result.n_same for result in results) / sum(counts)
@@ -99,7 +94,7 @@ def make_distance(questions: Sequence[Question], compared: Mapping[int, Compared
 
 
 def make_share(share: float, n: int) -> Figure:
-    """A share of n independent trials with Wilson's score interval.
+    """Computes Wilson's score interval of a share of n independent trials.
 
     Args:
         share: 0 to 1; of one that is a mean over several tokens a trial, the interval is wider
@@ -115,7 +110,7 @@ def make_share(share: float, n: int) -> Figure:
 
 
 def make_mean(sums: Sequence[float], counts: Sequence[int]) -> Figure:
-    """The mean of what is 0 or more and comes in clusters: questions of several positions each.
+    """Computes the mean of values of 0 or more in clusters: questions of several positions each.
 
     Args:
         sums: over the positions of each question.

@@ -1,17 +1,14 @@
-"""What was found out, a JSON object a line, is kept as it comes and read again; knows no model.
-
-A killed run leaves whole lines and at most one broken one at the end, which is dropped.
-"""
+"""Answers and comparisons of variants are kept in a file as they come, and read again."""
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, TypeVar
 
 from tinyv_cli.disk.json_lines import JsonLines, explain_unwritable
 from tinyv_cli.disk.places import home_dir
-from tinyv_cli.disk.typed_json import read_object, to_dataclass
+from tinyv_cli.disk.typed_json import to_dataclass
 from tinyv_cli.errors import DeviceError
 
 _KEY_DIGITS = 16
@@ -45,11 +42,11 @@ class Compared:
     n_same: int
 
 
-E = TypeVar("E", Answered, Compared)
+E = TypeVar("E", bound=Answered | Compared)
 
 
-class Ledger(Generic[E]):
-    """Entries by question, in memory and in a file; a later one replaces an earlier one.
+class Ledger(JsonLines[int, E]):
+    """Entries by question; lines behind one that makes no sense are dropped.
 
     Args:
         path: the file; it is made with its first entry.
@@ -58,12 +55,13 @@ class Ledger(Generic[E]):
     """
 
     def __init__(self, path: Path, kind: type[E], n_questions: int) -> None:
-        self.path = path
-        self.entries: dict[int, E] = {}
-        self._kind: type[E] = kind
-        self._n_questions = n_questions
-        self._lines = JsonLines(path)
-        self._lines.read(self._take)
+        def to_entry(line: dict[str, Any]) -> tuple[int, E]:
+            entry = to_dataclass(kind, line)
+            if not 0 <= entry.index < n_questions:
+                raise ValueError("it is of no question here")
+            return entry.index, entry
+
+        super().__init__(path, to_entry)
 
     def add(self, entry: E) -> None:
         """Keeps an entry; once this returns, killing the process does not lose it.
@@ -71,33 +69,16 @@ class Ledger(Generic[E]):
         Raises:
             OSError: the disk is full.
         """
-        self._lines.append(asdict(entry))
-        self.entries[entry.index] = entry
-
-    def clear(self) -> None:
-        """Forgets every entry."""
-        self._lines.clear()
-        self.entries.clear()
-
-    def _take(self, line: bytes) -> bool:
-        """Keeps the entry of a line; tells whether it was one."""
-        try:
-            entry = to_dataclass(self._kind, read_object(line))
-        except (ValueError, RecursionError):
-            return False
-        if not 0 <= entry.index < self._n_questions:
-            return False
-        self.entries[entry.index] = entry
-        return True
+        self.append(asdict(entry))
 
 
 def make_key(*facts: str) -> str:
-    """A short name for what decides over a ledger's content: other facts, another name."""
+    """Makes a short name of what decides over a ledger's content: other facts, another name."""
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:_KEY_DIGITS]
 
 
 def resolve_ledger(questions: Path, key: str) -> Path:
-    """Where a ledger lies: beside the questions, or under `TINYV_HOME` if that cannot be written.
+    """Returns a ledger's place: beside the questions, or at home if that cannot be written.
 
     Raises:
         DeviceError: neither can be written.
@@ -106,10 +87,10 @@ def resolve_ledger(questions: Path, key: str) -> Path:
     beside, at_home = questions.parent / name, home_dir() / "evaluations" / name
     if explain_unwritable(beside) is None:
         return beside
-    obstacle = explain_unwritable(at_home)
-    if obstacle is None:
+    problem = explain_unwritable(at_home)
+    if problem is None:
         return at_home
     raise DeviceError(
-        f"answers cannot be kept, neither {beside} nor {at_home} can be written: {obstacle}",
+        f"answers cannot be kept, neither {beside} nor {at_home} can be written: {problem}",
         "name a folder that can be written: `export TINYV_HOME=DIR`",
     )

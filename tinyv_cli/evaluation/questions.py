@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinyv_cli.disk.paths import is_file
 from tinyv_cli.disk.typed_json import read_object, to_dataclass
-from tinyv_cli.errors import InputError
+from tinyv_cli.errors import InputError, describe_os_error
 from tinyv_cli.evaluation.scoring import TASKS, check_reference
 from tinyv_cli.prompts.prompt import check_question
 
@@ -68,7 +69,7 @@ def read_questions(content: bytes, path: Path) -> list[Question]:
 
 
 def read_question_file(path: Path) -> bytes:
-    """The bytes of a file of questions.
+    """Reads the bytes of a file of questions.
 
     Raises:
         InputError: there is no such file, or it cannot be read.
@@ -79,32 +80,23 @@ def read_question_file(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path}", hint) from error
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(f"{path} cannot be read: {reason}", hint) from error
+        raise InputError(f"{path} cannot be read: {describe_os_error(error)}", hint) from error
 
 
 def check_pictures(questions: Sequence[Question]) -> None:
-    """Looks that every question's picture is there.
+    """Checks that every question's picture is there.
 
     Raises:
         InputError: one is missing.
     """
     known: set[Path] = set()
     for question in questions:
-        if question.picture not in known and not _is_file(question.picture):
+        if question.picture not in known and not is_file(question.picture):
             raise InputError(
                 f"there is no picture {question.picture}, which {question.place} asks about",
                 "pictures lie where the file of questions says, relative to its own folder",
             )
         known.add(question.picture)
-
-
-def _is_file(path: Path) -> bool:
-    """Whether a file lies there; a name that no file can have is none."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
 
 
 def _read_line(line: bytes, index: int, place: str, folder: Path) -> Question:
@@ -119,17 +111,12 @@ def _read_line(line: bytes, index: int, place: str, folder: Path) -> Question:
     except InputError as error:
         raise InputError(f"{place} cannot be asked: {error.problem}", error.hint) from error
     except (ValueError, RecursionError) as error:
+        reason, cause = str(error), error.__cause__
+        if isinstance(cause, json.JSONDecodeError):  # its line number would be read as the file's
+            reason = f"it is not JSON ({cause.msg} at character {cause.colno})"
         raise InputError(
-            f"{place} is no question with an answer: {_to_reason(error)}",
+            f"{place} is no question with an answer: {reason}",
             f"write one such object a line: `{FORM}`",
         ) from error
     picture = folder / fields.picture
     return Question(index, place, picture, fields.task, fields.question, fields.answer)
-
-
-def _to_reason(error: Exception) -> str:
-    """Why a line is refused; the parser's own line number would be read as the file's."""
-    cause = error.__cause__
-    if isinstance(cause, json.JSONDecodeError):
-        return f"it is not JSON ({cause.msg} at character {cause.colno})"
-    return str(error)

@@ -1,13 +1,18 @@
-"""An answer and the reference's become right or wrong, task by task; knows no model and no file.
+"""An answer and its reference become right or wrong, task by task.
 
 Most tasks compare texts, captions the things they count, and tasks about places their boxes.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable
 
 from tinyv_cli.prompts.boxes import Box, compute_iou, is_one_to_one, read_boxes
+
+TASKS = (
+    *("what", "colour", "count", "exists", "relation"),
+    *("caption", "refer", "identify", "detection", "grounding"),
+)
+_BOX_TASKS = frozenset({"refer", "detection", "grounding"})
 
 MIN_IOU = 0.5  # a box is right above it, not at it
 
@@ -42,7 +47,7 @@ _BACKGROUND = re.compile(r"\bon\b.*", re.DOTALL)
 
 
 def normalise(text: str) -> str:
-    """What of a text is compared: no case, no white space around it, no final full stop."""
+    """Drops of a text what is not compared: case, white space around it, one final full stop."""
     return text.casefold().strip().removesuffix(".").rstrip()
 
 
@@ -84,30 +89,49 @@ def to_singular(noun: str) -> str:
 
 
 def is_right(task: str, answer: str, reference: str) -> bool:
-    """Tells whether an answer counts as right.
+    """Compares an answer with a reference as the task is measured.
+
+    A caption is right that names the same things as often. A text about places is right whose boxes
+    can be paired with the reference's, none left over, each pair with an IoU above `MIN_IOU` and,
+    in grounding, with the same phrase. Every other task wants the same text.
 
     Args:
         task: one of `TASKS`.
         answer: what the model said.
         reference: what `check_reference` lets pass.
     """
-    return _SCORERS[task](answer, reference)
+    if task == "caption":
+        return count_things(answer) == count_things(reference)
+    if task not in _BOX_TASKS:
+        return normalise(answer) == normalise(reference)
+
+    def fits(found: Box, wanted: Box) -> bool:
+        has_name = task != "grounding" or normalise(found.label) == normalise(wanted.label)
+        return has_name and compute_iou(found, wanted) > MIN_IOU
+
+    boxes, wanted = read_boxes(answer), read_boxes(reference)
+    if len(boxes) != len(wanted):
+        return False
+    return is_one_to_one([[fits(box, other) for other in wanted] for box in boxes])
 
 
 def agree(task: str, one: str, other: str) -> bool:
-    """Tells whether two answers say the same: the same text, or each is right by the other.
+    """Compares two answers: they agree with the same text, or where each is right by the other.
+
+    A hundredth at the edge of a box is no difference. Answers that name nothing (a caption without
+    a thing, a place without a box) agree only to the letter, so that two kinds of nonsense do not.
 
     Args:
         task: one of `TASKS`; decides what of an answer counts.
         one: what a model said.
         other: what another said; either may be anything.
     """
-    if _has_same_text(one, other):
+    if normalise(one) == normalise(other):
         return True
     try:
         check_reference(task, one)
         check_reference(task, other)
-    except ValueError:  # of what names nothing, only the text can be compared
+    except ValueError:
         return False
     return is_right(task, one, other)
 
@@ -133,55 +157,3 @@ def check_reference(task: str, reference: str) -> None:
             raise ValueError("its answer holds a box without a phrase <p>…</p>")
         if task == "refer" and len(boxes) > 1:
             raise ValueError("its answer holds several boxes, this task asks for one")
-
-
-def _has_same_text(answer: str, reference: str) -> bool:
-    """Exact match of normalised texts."""
-    return normalise(answer) == normalise(reference)
-
-
-def _has_same_things(answer: str, reference: str) -> bool:
-    """The same kinds, each as often."""
-    return count_things(answer) == count_things(reference)
-
-
-def _has_same_boxes(answer: str, reference: str) -> bool:
-    """Every box has one of the other side's to itself, with `MIN_IOU`, and none is left over."""
-    return _match(answer, reference, lambda found, wanted: compute_iou(found, wanted) > MIN_IOU)
-
-
-def _has_same_named_boxes(answer: str, reference: str) -> bool:
-    """As `_has_same_boxes`, and the two boxes' phrases are the same text."""
-    return _match(
-        answer,
-        reference,
-        lambda found, wanted: (
-            normalise(found.label) == normalise(wanted.label)
-            and compute_iou(found, wanted) > MIN_IOU
-        ),
-    )
-
-
-def _match(answer: str, reference: str, fits: Callable[[Box, Box], bool]) -> bool:
-    """Whether the boxes of two texts can be paired."""
-    found, wanted = read_boxes(answer), read_boxes(reference)
-    if len(found) != len(wanted):
-        return False
-    return is_one_to_one([[fits(box, other) for other in wanted] for box in found])
-
-
-_SCORERS: dict[str, Callable[[str, str], bool]] = {
-    "what": _has_same_text,
-    "colour": _has_same_text,
-    "count": _has_same_text,
-    "exists": _has_same_text,
-    "relation": _has_same_text,
-    "caption": _has_same_things,
-    "refer": _has_same_boxes,
-    "identify": _has_same_text,
-    "detection": _has_same_boxes,
-    "grounding": _has_same_named_boxes,
-}
-_BOX_TASKS = frozenset({"refer", "detection", "grounding"})
-
-TASKS = tuple(_SCORERS)

@@ -1,4 +1,4 @@
-"""Keys and values of positions read are kept for those to come; knows no layer's arithmetic."""
+"""Keys and values of positions read are kept for those to come; computes nothing."""
 
 from typing import Protocol
 
@@ -9,23 +9,23 @@ from tinyv_cli.spec import LanguageSpec
 
 
 class Cache(Protocol):
-    """What the network asks of earlier positions: nothing else of a cache is seen by it."""
+    """All that the network asks of a cache of earlier positions."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of keys and values."""
+        """Returns the dtype of keys and values."""
 
     def make_position_ids(self, n_new: int) -> Tensor:
-        """Tells where `n_new` further positions stand, (1, n_new), from 0."""
+        """Returns the position ids of `n_new` further positions, (1, n_new), from 0."""
 
     def make_mask(self, n_new: int) -> Tensor | None:
-        """Tells what they may look at; None: each all those before it and itself."""
+        """Returns which positions each of them sees; None: itself and all before it."""
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes keys and values (1, H, n_new, d) of a layer; gives all there are to look at."""
+        """Stores keys and values (1, H, n_new, d) of a layer; returns all there are to see."""
 
     def advance(self, n_new: int) -> None:
-        """Is told that every layer has appended them."""
+        """Counts them as filled, once every layer has appended them."""
 
 
 class KeyValueCache:
@@ -45,16 +45,16 @@ class KeyValueCache:
 
     @property
     def context_length(self) -> int:
-        """Positions there is room for."""
+        """Returns the number of positions there is room for."""
         return self.keys.shape[3]
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of keys and values."""
+        """Returns the dtype of keys and values."""
         return self.keys.dtype
 
     def make_position_ids(self, n_new: int) -> Tensor:
-        """Tells where `n_new` further positions stand: (1, n_new), behind the filled ones."""
+        """Returns the ids of `n_new` further positions, (1, n_new), behind the filled ones."""
         end = self.length + n_new
         return torch.arange(self.length, end, device=self.keys.device)[None]
 
@@ -75,7 +75,7 @@ class KeyValueCache:
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     def make_mask(self, n_new: int) -> Tensor | None:
-        """Tells which positions each of `n_new` further ones sees.
+        """Returns which positions each of `n_new` further ones sees.
 
         Returns:
             (n_new, length + n_new), true where seen; None where a plain causal rule says the same:
@@ -102,44 +102,44 @@ class KeyValueCache:
 
 
 class StaticCache:
-    """The same memory, for one position whose place is a tensor instead of a number.
+    """A static cache: the same memory, for one position whose id is a tensor, not a number.
 
-    All shapes are the same wherever the position stands, and nothing is asked of the device, so
-    that the step can be recorded once and replayed: positions not filled yet, or forgotten, are
+    All shapes are the same whatever the position, and nothing is read back from the device, so that
+    the step can be recorded once and replayed: positions not filled yet, or forgotten, are
     among the keys that it gets, and are masked.
 
     Args:
         cache: whose memory it is, and which counts the positions.
-        place: (1,) int64, below `n_seen`; read when the step runs.
+        position: (1,) int64, below `n_seen`; read when the step runs.
         n_seen: of the cache's positions, how many the step reads.
     """
 
-    def __init__(self, cache: KeyValueCache, place: Tensor, n_seen: int) -> None:
+    def __init__(self, cache: KeyValueCache, position: Tensor, n_seen: int) -> None:
         self._cache = cache
-        self._place = place
+        self._position = position
         self._n_seen = n_seen
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of keys and values."""
+        """Returns the dtype of keys and values."""
         return self._cache.dtype
 
     def make_position_ids(self, n_new: int) -> Tensor:
-        """(1, 1)."""
-        return self._place[None]
+        """Returns the position's id, (1, 1)."""
+        return self._position[None]
 
     def make_mask(self, n_new: int) -> Tensor:
-        """(1, n_seen) to add to the scores: 0 up to the place, minus infinity behind it."""
+        """Returns (1, n_seen) to add to scores: 0 up to the position, minus infinity behind."""
         keys = self._cache.keys
-        behind = torch.arange(self._n_seen, device=keys.device) > self._place
+        behind = torch.arange(self._n_seen, device=keys.device) > self._position
         mask = torch.zeros(n_new, self._n_seen, dtype=keys.dtype, device=keys.device)
         return mask.masked_fill(behind, float("-inf"))
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes (1, H, 1, d) at the place; gives (1, H, n_seen, d) each, as views."""
+        """Writes (1, H, 1, d) at the position; returns (1, H, n_seen, d) each, as views."""
         all_keys, all_values = self._cache.keys[layer], self._cache.values[layer]
-        all_keys.index_copy_(2, self._place, keys.to(all_keys.dtype))
-        all_values.index_copy_(2, self._place, values.to(all_values.dtype))
+        all_keys.index_copy_(2, self._position, keys.to(all_keys.dtype))
+        all_values.index_copy_(2, self._position, values.to(all_values.dtype))
         return all_keys[:, :, : self._n_seen], all_values[:, :, : self._n_seen]
 
     def advance(self, n_new: int) -> None:

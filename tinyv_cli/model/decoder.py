@@ -1,4 +1,4 @@
-"""Token ids and image tokens become the next position's logits, in torch; knows no text."""
+"""Token ids and image tokens become the next position's logits, in torch."""
 
 from collections.abc import Sequence
 
@@ -24,8 +24,7 @@ class TorchDecoder:
         """Takes the cache's memory at once.
 
         Args:
-            language: runs as it stands, on its device and with its dtype, which its last norm
-                tells.
+            language: runs as it is, on the device and with the dtype of its last norm.
             context_length: positions there is room for; None: as many as the network has.
             cache_dtype: of keys and values; None: the network's.
             chunk_positions: of a prompt, computed at once at most; None: all of it.
@@ -41,12 +40,12 @@ class TorchDecoder:
 
     @property
     def context_length(self) -> int:
-        """Positions there is room for."""
+        """Returns the number of positions there is room for."""
         return self._cache.context_length
 
     @property
     def length(self) -> int:
-        """Positions now cached."""
+        """Returns the number of positions cached."""
         return self._cache.length
 
     @torch.no_grad()
@@ -77,7 +76,7 @@ class TorchDecoder:
         self._cache.rewind(length)
 
     def _compute(self, segments: Sequence[Segment]) -> Tensor:
-        """Computes all positions, a chunk in one pass; the logits after the last, (V,)."""
+        """Computes all positions, chunk by chunk; returns the logits after the last, (V,)."""
         embeddings = torch.cat([self._embed(segment) for segment in segments])  # (T, D)
         for chunk in torch.split(embeddings, self._chunk_positions or len(embeddings)):
             hidden = self._language.compute_hidden(chunk[None], self._cache)  # (1, T, D)
@@ -91,7 +90,7 @@ class TorchDecoder:
         return self._look_up(segment).to(self._like)
 
     def _look_up(self, ids: Sequence[int]) -> Tensor:
-        """The embeddings of tokens, (T, D), where their table lies."""
+        """Looks up the embeddings of tokens, (T, D), on the device of their table."""
         table = self._language.embed_tokens
         rows: Tensor = table(torch.tensor(ids, dtype=torch.long, device=table.weight.device))
         return rows

@@ -1,4 +1,4 @@
-"""Embeddings become logits: Phi-2 with TinyGPT-V's three added norms; knows no text and no picture.
+"""Embeddings become logits: Phi-2 with TinyGPT-V's three added norms.
 
 transformers' Phi is another network: it has no norm on the attention branch and keeps q, k and v
 apart. Of it, the MLP is used.
@@ -22,18 +22,18 @@ Rotary = tuple[Tensor, Tensor]  # cosines and signed sines, each (1 or B, 1, T, 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where positions stand, and which see which, when they do not simply follow on each other.
+    """Position ids, and which positions see which, if they do not simply follow on each other.
 
     Attributes:
-        places: (B, T), from 0.
+        position_ids: (B, T), from 0.
         mask: (B, 1, T, T), true where the row's position sees the column's.
     """
 
-    places: Tensor
+    position_ids: Tensor
     mask: Tensor
 
 
-def make_rotary(spec: LanguageSpec, places: Tensor, dtype: torch.dtype) -> Rotary:
+def make_rotary(spec: LanguageSpec, position_ids: Tensor, dtype: torch.dtype) -> Rotary:
     """Computes by how much the positions of a sequence are rotated.
 
     A channel's turned value is its own times a cosine, and its partner's times a sine: partners are
@@ -42,7 +42,7 @@ def make_rotary(spec: LanguageSpec, places: Tensor, dtype: torch.dtype) -> Rotar
 
     Args:
         spec: gives the widths and the base of the rotation.
-        places: (B, T) or (1, T) places of the positions, from 0.
+        position_ids: (B, T) or (1, T), from 0.
         dtype: of the result.
 
     Returns:
@@ -51,8 +51,8 @@ def make_rotary(spec: LanguageSpec, places: Tensor, dtype: torch.dtype) -> Rotar
     Source: arXiv 2104.09864, section 3.2, with halves rotated instead of pairs, as Phi-2 does.
     """
     width = spec.rotary_width
-    steps = torch.arange(0, width, 2, dtype=torch.float32, device=places.device) / width
-    angles = places.float()[:, None, :, None] / spec.rope_base**steps  # (B, 1, T, width / 2)
+    steps = torch.arange(0, width, 2, dtype=torch.float32, device=position_ids.device) / width
+    angles = position_ids.float()[:, None, :, None] / spec.rope_base**steps  # (B, 1, T, width / 2)
     cosines, sines = angles.cos(), angles.sin()
     behind = (0, spec.head_width - width)
     cosines = pad(torch.cat((cosines, cosines), dim=-1), behind, value=1.0)
@@ -61,7 +61,7 @@ def make_rotary(spec: LanguageSpec, places: Tensor, dtype: torch.dtype) -> Rotar
 
 
 class PhiAttention(nn.Module):
-    """Lets each position read those before it; queries and keys are normed, then partly rotated."""
+    """Causal attention; queries and keys are normed, then partly rotated."""
 
     def __init__(self, spec: LanguageSpec, layer: int) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class PhiAttention(nn.Module):
 
         Args:
             hidden: (B, T, D), after input_layernorm.
-            rotary: what `make_rotary` gives for these positions.
+            rotary: of these positions, from `make_rotary`.
             mask: (T, positions seen) or (B, 1, T, positions seen), true where seen, or numbers to
                 add to the scores; None: each position sees those before it, and a single one all.
             cache: earlier positions, to which these are appended; its dtype is that of the scores'
@@ -104,7 +104,7 @@ class PhiAttention(nn.Module):
         return out
 
     def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, 3D) → three of (B, H, T, d)."""
+        """Splits (B, T, 3D) into three of (B, H, T, d)."""
         by_head = qkv.view(*qkv.shape[:2], 3, -1, self.head_width)  # (B, T, 3, H, d)
         q, k, v = by_head.permute(2, 0, 3, 1, 4)
         return q, k, v
@@ -118,7 +118,7 @@ class PhiAttention(nn.Module):
 
 
 def make_phi_config(spec: LanguageSpec) -> PhiConfig:
-    """The MLP's numbers in transformers' words; GELU in its tanh form, fused."""
+    """Translates the MLP's numbers to transformers' config; GELU in its tanh form, fused."""
     return PhiConfig(
         hidden_size=spec.width,
         intermediate_size=spec.mlp_width,
@@ -156,7 +156,7 @@ class PhiBlock(nn.Module):
 
 
 class PhiLanguage(nn.Module):
-    """Turns the embeddings of a sequence into logits over the vocabulary.
+    """The language model: embeddings of a sequence → logits over the vocabulary.
 
     Sequences of different lengths go in one batch padded on the right: no position looks to its
     right, so the padding changes nothing before it and needs no mask.
@@ -174,7 +174,7 @@ class PhiLanguage(nn.Module):
         """Computes the logits of every position.
 
         Args:
-            embeddings: (B, T, D), tokens and image tokens in their places.
+            embeddings: (B, T, D), tokens and image tokens in their order.
             cache: the positions before them, to which they are appended (B is 1); None: there are
                 none, and nothing is kept.
 
@@ -198,13 +198,13 @@ class PhiLanguage(nn.Module):
         n_new = embeddings.shape[1]
         mask: Tensor | None = None
         if layout is not None:
-            places, mask = layout.places, layout.mask
+            position_ids, mask = layout.position_ids, layout.mask
         elif cache is not None:
-            places, mask = cache.make_position_ids(n_new), cache.make_mask(n_new)
+            position_ids, mask = cache.make_position_ids(n_new), cache.make_mask(n_new)
         else:
-            places = torch.arange(n_new, device=embeddings.device)[None]
+            position_ids = torch.arange(n_new, device=embeddings.device)[None]
         dtype = embeddings.dtype if cache is None else cache.dtype
-        rotary = make_rotary(self.spec, places, dtype)
+        rotary = make_rotary(self.spec, position_ids, dtype)
         hidden = embeddings
         for layer in self.layers:
             hidden = layer(hidden, rotary, mask, cache)

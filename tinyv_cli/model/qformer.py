@@ -1,4 +1,4 @@
-"""Features become query tokens: BLIP-2's Q-Former; knows neither pixels nor words.
+"""Features become query tokens: BLIP-2's Q-Former.
 
 Source: arXiv 2301.12597, section 3.1.
 """
@@ -12,7 +12,7 @@ from tinyv_cli.spec import QFormerSpec
 
 
 def make_qformer_config(spec: QFormerSpec, vision_width: int) -> Blip2QFormerConfig:
-    """The Q-Former's numbers in transformers' words; exact GELU, no text branch.
+    """Translates the Q-Former's numbers to transformers' config; exact GELU, no text branch.
 
     Dropout is zero in training too: the Q-Former is frozen in all four stages.
     """
@@ -32,7 +32,7 @@ def make_qformer_config(spec: QFormerSpec, vision_width: int) -> Blip2QFormerCon
 
 
 class QFormer(nn.Module):
-    """Lets the learned queries read a picture's features; transformers' model and the queries."""
+    """The learned queries and transformers' model, in which they attend to a picture's features."""
 
     def __init__(self, spec: QFormerSpec, vision_width: int) -> None:
         super().__init__()

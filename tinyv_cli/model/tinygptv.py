@@ -1,4 +1,4 @@
-"""Pixels become image tokens and embeddings become logits: the whole network; knows no file.
+"""Pixels become image tokens and embeddings become logits: the whole network.
 
 The names in `state_dict` are the network's tensor names everywhere else in the project.
 """
@@ -15,7 +15,7 @@ from tinyv_cli.spec import ModelSpec
 
 
 class Projection(nn.Module):
-    """Brings query tokens to Phi-2's width by two linear maps with nothing between them.
+    """The projection of query tokens to Phi-2's width: two linear maps with nothing between them.
 
     They are kept apart, although they fold into one, because both are trained.
     """
@@ -32,7 +32,7 @@ class Projection(nn.Module):
 
 
 class TinyGptV(nn.Module):
-    """The four parts side by side; what stands between image tokens and logits is the caller's.
+    """The four parts side by side; putting image tokens among embeddings is the caller's work.
 
     Attributes:
         vision: pixels (B, 3, S, S) → features (B, N, Dv).
@@ -73,7 +73,7 @@ def load_model(spec: ModelSpec, read: Callable[[str], Tensor]) -> TinyGptV:
 
     Args:
         spec: the network's numbers.
-        read: gives the float32 tensor of a name; called once for each name in `state_dict`.
+        read: returns the float32 tensor of a name; called once for each name in `state_dict`.
 
     Returns:
         The network in evaluation mode; nothing in it asks for a gradient until told to.

@@ -1,4 +1,4 @@
-"""Pixels become features: EVA-CLIP ViT-g/14 and ln_vision; knows neither queries nor words.
+"""Pixels become features: EVA-CLIP ViT-g/14 and ln_vision.
 
 Source: arXiv 2303.15389 (EVA-CLIP), as BLIP-2 (arXiv 2301.12597) cuts and uses it.
 """
@@ -11,7 +11,7 @@ from tinyv_cli.spec import VisionSpec
 
 
 def make_vision_config(spec: VisionSpec) -> Blip2VisionConfig:
-    """The tower's numbers in transformers' words; exact GELU, no dropout."""
+    """Translates the tower's numbers to transformers' config; exact GELU, no dropout."""
     return Blip2VisionConfig(
         hidden_size=spec.width,
         intermediate_size=spec.mlp_width,
@@ -26,7 +26,7 @@ def make_vision_config(spec: VisionSpec) -> Blip2VisionConfig:
 
 
 class VisionTower(nn.Module):
-    """Turns a batch of pictures' pixels into features, one for the class token and one a patch.
+    """The vision tower: pixels → features, one for the class token and one a patch.
 
     Embeddings and blocks are transformers' own. Instead of BLIP-2's model around them, which ends
     in a norm that EVA-CLIP lacks, all tokens go straight to ln_vision (eps 1e-5, not 1e-6). The

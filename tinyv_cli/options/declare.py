@@ -15,6 +15,7 @@ import typer
 from tinyv_cli.errors import UsageError
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 
 
 def takes(arguments: Callable[..., T]) -> Callable[[Callable[[T], None]], Callable[..., None]]:
@@ -46,45 +47,43 @@ def option(
         help=help,
         metavar=metavar,
         parser=reads,
-        envvar=_to_variable(flags[-1]),
+        envvar=to_variable(flags[-1]),
         show_envvar=False,
     )
 
 
-def _to_variable(flag: str) -> str:
-    """`--max-tokens` → `TINYV_MAX_TOKENS`."""
+def to_variable(flag: str) -> str:
+    """Returns the variable of a flag: `--max-tokens` → `TINYV_MAX_TOKENS`."""
     return "TINYV_" + flag.removeprefix("--").replace("-", "_").upper()
 
 
-def whole(flag: str, at_least: int) -> Callable[[str], int]:
-    """Reads a whole number for a flag."""
+def whole(flag: str, at_least: float = -math.inf) -> Callable[[str], int]:
+    """Makes a reader of whole numbers for a flag."""
+    return _reader(int, flag, "a whole number", at_least)
 
-    def read_whole(text: str) -> int:
+
+def real(flag: str, at_least: float = -math.inf) -> Callable[[str], float]:
+    """Makes a reader of numbers for a flag; without a bound also of NaN and infinity."""
+    return _reader(float, flag, "a number", at_least)
+
+
+def _reader(
+    kind: Callable[[str], N], flag: str, expected: str, at_least: float
+) -> Callable[[str], N]:
+    """Makes a function that reads a number, and raises a `UsageError` where a text is none."""
+    if at_least > -math.inf:
+        expected += f", {at_least:g} or more"
+
+    def read(text: str) -> N:
         try:
-            number = int(text)
-        except ValueError:
-            number = at_least - 1
-        if number < at_least:
-            raise _make_value_error(flag, text, f"a whole number, {at_least} or more")
+            number = kind(text)
+        except ValueError as error:
+            raise _make_value_error(flag, text, expected) from error
+        if at_least > -math.inf and not at_least <= number < math.inf:
+            raise _make_value_error(flag, text, expected)
         return number
 
-    return read_whole
-
-
-def real(flag: str, low: float, high: float = math.inf) -> Callable[[str], float]:
-    """Reads a finite number from low to high, both included, for a flag."""
-
-    def read_real(text: str) -> float:
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if not (math.isfinite(number) and low <= number <= high):
-            span = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
-            raise _make_value_error(flag, text, f"a number, {span}")
-        return number
-
-    return read_real
+    return read
 
 
 def size(flag: str) -> Callable[[str], int]:
@@ -104,5 +103,5 @@ def _make_value_error(flag: str, text: str, expected: str) -> UsageError:
     """A value that an option cannot have."""
     return UsageError(
         f"'{text}' is no value for {flag}",
-        f"give {flag} (or the variable {_to_variable(flag)}) {expected}",
+        f"give {flag} (or the variable {to_variable(flag)}) {expected}",
     )

@@ -5,7 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from tinyv_cli.devices.names import read_device
-from tinyv_cli.options.declare import option, real, size, whole
+from tinyv_cli.errors import UsageError
+from tinyv_cli.options.declare import option, real, size, to_variable, whole
+
+if TYPE_CHECKING:
+    pass
 
 if TYPE_CHECKING:
     from tinyv_cli.backends.backend import BackendOptions
@@ -27,22 +31,19 @@ MaxTokens = Annotated[
 ]
 
 Temperature = Annotated[
-    float, option("--temp", metavar="X", help="0 takes the best token", reads=real("--temp", 0))
+    float, option("--temp", metavar="X", help="0 takes the best token", reads=real("--temp"))
 ]
 
 TopP = Annotated[
-    float,
-    option("--top-p", metavar="P", help="Keep this probability", reads=real("--top-p", 0, 1)),
+    float, option("--top-p", metavar="P", help="Keep this probability", reads=real("--top-p"))
 ]
 
 TopK = Annotated[
-    int,
-    option("--top-k", metavar="N", help="Keep N tokens, 0 all", reads=whole("--top-k", 0)),
+    int, option("--top-k", metavar="N", help="Keep N tokens, 0 all", reads=whole("--top-k"))
 ]
 
 MinP = Annotated[
-    float,
-    option("--min-p", metavar="P", help="Drop below P times the best", reads=real("--min-p", 0, 1)),
+    float, option("--min-p", metavar="P", help="Drop below P times the best", reads=real("--min-p"))
 ]
 
 RepeatPenalty = Annotated[
@@ -51,13 +52,13 @@ RepeatPenalty = Annotated[
         "--repeat-penalty",
         metavar="X",
         help="Above 1: repeats less",
-        reads=real("--repeat-penalty", 0),
+        reads=real("--repeat-penalty"),
     ),
 ]
 
 Seed = Annotated[
     int | None,
-    option("--seed", metavar="N", help="Makes sampling repeatable", reads=whole("--seed", 0)),
+    option("--seed", metavar="N", help="Makes sampling repeatable", reads=whole("--seed")),
 ]
 
 Device = Annotated[
@@ -156,19 +157,24 @@ def to_answer_options(
     """Collects sampling, length and the texts that end an answer.
 
     Raises:
-        UsageError: a text that ends the answer is empty.
+        UsageError: a value is out of its range, or a text that ends the answer is empty.
     """
     from tinyv_cli.answers.sampling import SamplingOptions
     from tinyv_cli.session import AnswerOptions
 
-    sampling = SamplingOptions(
-        temperature=arguments.temperature,
-        top_p=arguments.top_p,
-        top_k=arguments.top_k,
-        min_p=arguments.min_p,
-        repetition_penalty=arguments.repeat_penalty,
-        seed=arguments.seed,
-    )
+    try:  # ranges are checked there, where the chat's `/set` and programs come by too
+        sampling = SamplingOptions(
+            temperature=arguments.temperature,
+            top_p=arguments.top_p,
+            top_k=arguments.top_k,
+            min_p=arguments.min_p,
+            repetition_penalty=arguments.repeat_penalty,
+            seed=arguments.seed,
+        )
+    except UsageError as error:
+        variable = to_variable(error.problem.split()[0])
+        hint = f"{error.hint} (or the variable {variable})"
+        raise UsageError(error.problem, hint) from error
     return AnswerOptions(arguments.max_tokens, sampling, tuple(stop or ()))
 
 

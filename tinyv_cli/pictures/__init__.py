@@ -1,1 +1,1 @@
-"""Where pictures come from, what the model sees of them, and how they are drawn and shown."""
+"""A word becomes a picture: a file, URL, page or frame; and a picture the pixels the model sees."""

@@ -164,7 +164,7 @@ def _open_response(
         "Accept": "image/*, */*;q=0.1",
         "Accept-Encoding": "identity",
     }
-    if parts.auth:
+    if parts.auth:  # of this URL alone; a redirect leads to one without
         headers |= make_headers(basic_auth=parts.auth)
     connection = _connect(parts, limits, deadline)
     opened: socket.socket | None = connection.sock

@@ -1,8 +1,8 @@
-"""A picture becomes the pixels the vision tower was trained on; knows no model and no prompt.
+"""A picture's file or bytes become the pixels that the vision tower was trained on.
 
-There is one way in, and Pillow decodes everything. The steps are those of the published code
-(RGB, squash-resize by PIL's bicubic, CLIP's mean and deviation) after what it leaves out: the
-turn that EXIF asks for, transparency, and grey values wider than 8 bits.
+Pillow decodes everything. The steps are those of the published code (RGB, squash-resize by PIL's
+bicubic, CLIP's mean and deviation) after what it leaves out: the turn that EXIF asks for,
+transparency, and grey values wider than 8 bits.
 """
 
 import hashlib
@@ -11,8 +11,6 @@ import shlex
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -20,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from tinyv_cli.errors import DeviceError, InputError
+from tinyv_cli.errors import DeviceError, InputError, describe_os_error
 
 # Source: CLIP's `preprocess`, as arXiv 2312.16862's code uses it.
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
@@ -48,10 +46,6 @@ _UPRIGHT = {
 def read_picture(source: Path | bytes) -> Image.Image:
     """Decodes a picture to RGB, upright; of an animation the first frame.
 
-    Transparent parts become white: such pictures (drawings, logos, diagrams) are made for a light
-    page, and the colour hidden under full transparency is most often black, which would swallow
-    dark lines.
-
     Args:
         source: a file, or a file's content.
 
@@ -63,7 +57,12 @@ def read_picture(source: Path | bytes) -> Image.Image:
             one, it has more than `MAX_PIXELS` pixels or is less than 2 pixels wide or high.
         DeviceError: memory does not suffice to decode it.
     """
-    with _open_stream(source) as stream, _limit_pillow():
+    with _open_stream(source) as stream, _ONE_AT_A_TIME, warnings.catch_warnings():
+        # Pillow compares the header's size, also of a picture inside a picture, before it decodes:
+        # it warns above the limit and raises above twice the limit. Here both raise.
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS
         try:
             return _decode(stream, source)
         except InputError:
@@ -88,6 +87,8 @@ def read_picture(source: Path | bytes) -> Image.Image:
                 f"{_name(source)} is damaged: {str(error).rstrip('.') or type(error).__name__}",
                 f"fetch it again, or try to repair it: {_hint_to_convert(source)}",
             ) from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def to_pixels(picture: Image.Image, image_px: int) -> np.ndarray:
@@ -109,14 +110,14 @@ def to_pixels(picture: Image.Image, image_px: int) -> np.ndarray:
 
 
 def hash_pixels(pixels: np.ndarray) -> str:
-    """Names an image by its content: SHA-256 of type, shape and bytes, in hexadecimal."""
+    """Returns the SHA-256 of an image's type, shape and bytes, in hexadecimal."""
     digest = hashlib.sha256(f"{pixels.dtype.str} {pixels.shape}".encode())
     digest.update(pixels.tobytes())
     return digest.hexdigest()
 
 
 def _open_stream(source: Path | bytes) -> BinaryIO:
-    """Opens what the picture's bytes come from; a pipe is read to its end."""
+    """Opens the picture's bytes for reading; a pipe is read to its end."""
     if isinstance(source, bytes):
         if not source:
             raise InputError(
@@ -144,77 +145,46 @@ def _open_stream(source: Path | bytes) -> BinaryIO:
         ) from error
     except OSError as error:
         raise InputError(
-            f"{source} cannot be opened: {error.strerror}", f"check it: `ls -l {folder}`"
+            f"{source} cannot be opened: {describe_os_error(error)}",
+            f"check it: `ls -l {folder}`",
         ) from error
 
 
-@contextmanager
-def _limit_pillow() -> Iterator[None]:
-    """Makes Pillow silent, and its limit ours.
-
-    Pillow compares the header's size, also of a picture inside a picture, before it decodes: it
-    warns above the limit and raises above twice the limit. Here both raise.
-    """
-    with _ONE_AT_A_TIME, warnings.catch_warnings():
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
-
-
 def _decode(stream: BinaryIO, source: Path | bytes) -> Image.Image:
-    """Opens, which reads the header, checks it, then decodes, flattens and turns."""
+    """Reads the header, checks it, then decodes, turns and converts to RGB."""
     with Image.open(stream) as picture:
-        _check_header(picture, source)
+        width, height = picture.size
+        if picture.format == "EPS":  # Pillow would run Ghostscript on it
+            raise InputError(
+                f"{_name(source)} is EPS, a program rather than a picture", _hint_to_convert(source)
+            )
+        if min(width, height) < 2:
+            raise InputError(
+                f"{_name(source)} is {width}×{height} pixels, too thin to show anything",
+                "use a picture at least 2 pixels wide and high: `tinyv ask PICTURE QUESTION`",
+            )
         picture.load()
-        turn = _UPRIGHT.get(_read_orientation(picture))
-        rgb = _to_rgb(picture)
+        try:
+            # Pillow turns TIFF pictures itself while loading and then reports 1.
+            orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        except Exception:  # noqa: BLE001 - a picture is worth more than its broken metadata
+            orientation = 1
+        if picture.mode == "F" or picture.mode.startswith("I"):
+            rgb = Image.fromarray(_to_grey_levels(picture)).convert("RGB")
+        elif not picture.has_transparency_data:
+            rgb = picture.convert("RGB")
+        else:
+            # White, since such pictures (drawings, logos, diagrams) are made for a light page. The
+            # colour hidden under full transparency is most often black and would swallow lines.
+            rgba = picture.convert("RGBA")
+            rgb = Image.new("RGB", picture.size, "white")
+            rgb.paste(rgba, mask=rgba)
+    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return rgb if turn is None else rgb.transpose(turn)
 
 
-def _check_header(picture: Image.Image, source: Path | bytes) -> None:
-    """Refuses what shows nothing or would start another program."""
-    width, height = picture.size
-    if picture.format == "EPS":  # Pillow would run Ghostscript on it
-        raise InputError(
-            f"{_name(source)} is EPS, a program rather than a picture", _hint_to_convert(source)
-        )
-    if min(width, height) < 2:
-        raise InputError(
-            f"{_name(source)} is {width}×{height} pixels, too thin to show anything",
-            "use a picture at least 2 pixels wide and high: `tinyv ask PICTURE QUESTION`",
-        )
-
-
-def _read_orientation(picture: Image.Image) -> int:
-    """EXIF's orientation, 1 to 8; 1 where the tag is absent or its block is damaged.
-
-    Pillow turns TIFF pictures itself while loading and then reports 1.
-    """
-    try:
-        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # noqa: BLE001 - a picture is worth more than its broken metadata
-        return 1
-    return orientation if isinstance(orientation, int) else 1
-
-
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    """Converts any mode to RGB."""
-    if picture.mode == "F" or picture.mode.startswith("I"):
-        return Image.fromarray(_to_grey_levels(picture)).convert("RGB")
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    rgba = picture.convert("RGBA")
-    page = Image.new("RGB", picture.size, "white")
-    page.paste(rgba, mask=rgba)
-    return page
-
-
 def _to_grey_levels(picture: Image.Image) -> np.ndarray:
-    """Brings grey values wider than 8 bits to (height, width) uint8.
+    """Converts grey values wider than 8 bits to (height, width) uint8.
 
     16-bit values lose their low byte, as Pillow does with 16-bit colour. 32-bit whole numbers
     and floats have no stated white: the least usual one that covers the picture is taken (255,
@@ -243,19 +213,19 @@ def _stretch(values: np.ndarray, whites: tuple[float, ...]) -> np.ndarray:
 
 
 def _name(source: Path | bytes) -> str:
-    """How messages call the picture."""
+    """Returns the picture's name for messages."""
     return str(source) if isinstance(source, Path) else "the given picture"
 
 
 def _hint_to_convert(source: Path | bytes) -> str:
-    """A command that turns the picture into a PNG."""
+    """Returns a hint with a command that converts the picture to PNG."""
     name = source if isinstance(source, Path) else Path("picture")
     target = shlex.quote(f"{name.stem}-converted.png")
     return f"convert it to JPEG or PNG: `magick {shlex.quote(str(name))} {target}`"
 
 
 def _hint_to_shrink(source: Path | bytes) -> str:
-    """A command that makes the picture smaller."""
+    """Returns a hint with a command that makes the picture smaller."""
     name = source if isinstance(source, Path) else Path("picture")
     target = shlex.quote(f"{name.stem}-small.png")
     return f"make it smaller: `magick {shlex.quote(str(name))} -resize 2048x2048 {target}`"

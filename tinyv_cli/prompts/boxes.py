@@ -1,4 +1,4 @@
-"""Boxes written in an answer become rectangles in 0-1 coordinates, and back; draws none.
+"""Boxes written in an answer become rectangles in 0-1 coordinates, and these text or JSON again.
 
 The notation is `{<x1><y1><x2><y2>}`, whole numbers 0-100 of the picture's width and height; several
 boxes are joined by `<delim>`, a phrase goes before those that belong to it: `<p>a cat</p> {<…>}`.
@@ -7,6 +7,7 @@ boxes are joined by `<delim>`, a phrase goes before those that belong to it: `<p
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 FULL_SCALE = 100  # the number that stands for the whole width or height
 
@@ -41,11 +42,11 @@ class Box:
 
     @property
     def area(self) -> float:
-        """Share of the picture that it covers, 0 to 1."""
+        """Share of the picture that the box covers, 0 to 1."""
         return (self.x2 - self.x1) * (self.y2 - self.y1)
 
     def to_pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Edges (x1, y1, x2, y2) in whole pixels of a picture of this size."""
+        """Returns the edges (x1, y1, x2, y2) in whole pixels of a picture of this size."""
         return (
             round(self.x1 * width),
             round(self.y1 * height),
@@ -55,11 +56,11 @@ class Box:
 
 
 def read_boxes(text: str) -> tuple[Box, ...]:
-    """Finds every box in a text, in its order; text around boxes is passed over.
+    """Finds every box in a text, in its order; the text around boxes is ignored.
 
-    Read tolerantly, since a model writes it: white space may stand anywhere between the signs, the
+    It is read tolerantly, since a model writes it: white space may stand between any two parts, the
     brackets at a box's end may be missing, corners may be swapped. A number below 0 or above 100 is
-    clamped to that range. A box without four numbers is none.
+    clamped to that range. A box without four numbers is ignored.
 
     A phrase belongs to the box that follows it and to those joined on by `<delim>`.
     """
@@ -73,7 +74,9 @@ def read_boxes(text: str) -> tuple[Box, ...]:
         if mark["phrase"] is not None:
             label = mark["phrase"].strip()
         elif not mark["joint"]:
-            boxes.append(_make_box(label, [int(mark[group]) for group in range(2, 6)]))
+            numbers = [min(max(int(mark[group]), 0), FULL_SCALE) for group in range(2, 6)]
+            x1, y1, x2, y2 = (number / FULL_SCALE for number in numbers)
+            boxes.append(Box(label, min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)))
     return tuple(boxes)
 
 
@@ -88,8 +91,33 @@ def write_box(box: Box) -> str:
     return f"{{<{x1}><{y1}><{x2}><{y2}>}}"
 
 
+def boxes_to_json(boxes: Sequence[Box], width: int, height: int) -> list[dict[str, Any]]:
+    """Lists boxes in shares and in pixels of the picture that the user gave.
+
+    The picture is squashed to a square for the model, so that shares are the same before and after;
+    pixels are those of the picture as it is seen upright, after the turn that EXIF asks for.
+
+    Args:
+        boxes: in the answer's order, which is kept.
+        width: of the upright picture, in pixels.
+        height: likewise.
+
+    Returns:
+        For each box `label` (empty for none), `box` (x1, y1, x2, y2 in 0-1) and `pixels` (the same
+        edges in whole pixels; the right and lower one lie behind the last pixel inside).
+    """
+    return [
+        {
+            "label": box.label,
+            "box": [box.x1, box.y1, box.x2, box.y2],
+            "pixels": list(box.to_pixels(width, height)),
+        }
+        for box in boxes
+    ]
+
+
 def compute_iou(one: Box, other: Box) -> float:
-    """Intersection over union of two boxes, 0 to 1; 0 where neither has an area.
+    """Computes the intersection over union of two boxes, 0 to 1; 0 where neither has an area.
 
     Source: Everingham et al., "The Pascal Visual Object Classes Challenge" (2010), section 4.2.
     """
@@ -101,7 +129,7 @@ def compute_iou(one: Box, other: Box) -> float:
 
 
 def is_one_to_one(fits: Sequence[Sequence[bool]]) -> bool:
-    """Tells whether each row can be given a column of its own that fits, none left over.
+    """Returns whether each row can be assigned a column of its own that fits, none left over.
 
     Args:
         fits: one row a box, one column a box of the other side.
@@ -125,12 +153,6 @@ def is_one_to_one(fits: Sequence[Sequence[bool]]) -> bool:
 
 
 def _round_apart(low: float, high: float) -> tuple[int, int]:
-    """Two edges in hundredths, the second above the first."""
+    """Rounds two edges to hundredths, the second above the first."""
     first = min(round(low * FULL_SCALE), FULL_SCALE - 1)
     return first, max(round(high * FULL_SCALE), first + 1)
-
-
-def _make_box(label: str, numbers: Sequence[int]) -> Box:
-    """A box of four numbers as they were written."""
-    x1, y1, x2, y2 = (min(max(number, 0), FULL_SCALE) / FULL_SCALE for number in numbers)
-    return Box(label, min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))

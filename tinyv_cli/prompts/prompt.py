@@ -1,8 +1,7 @@
-"""A question and the turns before it become the text pieces of a prompt; knows no tokenizer.
+"""A question and the turns before it become the text pieces of a prompt; tokenizes nothing.
 
-A picture's place is the border between two pieces, never a mark inside one, so nothing that a
-user types can become a picture. The mark `<ImageHere>` only shows the place when a prompt is
-printed.
+A picture stands between two pieces, never as a mark inside one, so nothing that a user types can
+become a picture. The mark `<ImageHere>` only shows its position when a prompt is printed.
 """
 
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ class Template:
     """The fixed text of a dialogue.
 
     Attributes:
-        name: what the user and a variant's manifest call it.
+        name: of `--template` and of a variant's manifest.
         system: stands once, before everything else.
         before_question: opens every turn.
         after_question: stands between a question and its answer.
@@ -51,7 +50,7 @@ TEMPLATES = {
 
 
 def default_template(stage: int) -> str:
-    """The name of the template that a stage's published demo uses."""
+    """Returns the name of the template that a stage's published demo uses."""
     return "inst" if stage == 4 else "human-system"
 
 
@@ -68,14 +67,14 @@ class Prompt:
     """The texts of a prompt.
 
     Attributes:
-        pieces: between two neighbours stands a picture; one piece when there is none.
+        pieces: a picture stands between two neighbours; one piece means no picture.
     """
 
     pieces: tuple[str, ...]
 
     @property
     def text(self) -> str:
-        """The whole prompt for people to read, `<ImageHere>` at each picture's place."""
+        """The whole prompt for people to read, with `<ImageHere>` for each picture."""
         return IMAGE_PLACEHOLDER.join(self.pieces)
 
 
@@ -86,7 +85,7 @@ def make_prompt(
 
     Args:
         template: the fixed text around questions and answers.
-        turns: what was said before, oldest first; pictures belong to the first question.
+        turns: earlier questions and answers, oldest first; pictures belong to the first question.
         question: used exactly as given.
         n_images: pictures shown; with 0 the marks around a picture are left out too.
 
@@ -104,7 +103,7 @@ def make_prompt(
 
 
 def check_question(question: str) -> None:
-    """Refuses a question that asks nothing or cannot be encoded.
+    """Checks that a question asks something and can be encoded.
 
     Raises:
         InputError: it is blank, or holds bytes of a terminal or file that were not UTF-8.

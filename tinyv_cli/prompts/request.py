@@ -1,11 +1,11 @@
 """The words typed after `tinyv ask` become pictures and one question; opens no picture."""
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinyv_cli.errors import InputError, UsageError
+from tinyv_cli.disk import paths
+from tinyv_cli.errors import InputError, UsageError, describe_os_error
 from tinyv_cli.pictures.opening import STDIN, read_stdin
 
 _HELP = "`tinyv ask --help` shows what can be typed"
@@ -13,14 +13,14 @@ _HELP = "`tinyv ask --help` shows what can be typed"
 
 @dataclass(frozen=True)
 class Words:
-    """What was typed, before it is known what it means.
+    """The words of a command line, not interpreted yet.
 
     Attributes:
         loose: words without a flag: pictures, and the question last.
         images: of `--image`.
         prompt: of `--prompt`.
         prompt_file: of `--prompt-file`.
-        asks_by_itself: whether a task or a place was given, which do without a question.
+        asks_by_itself: whether `--task` or `--at` was given, which need no question.
         takes_stdin: whether the text on stdin goes before the question.
     """
 
@@ -34,10 +34,10 @@ class Words:
 
 @dataclass(frozen=True)
 class AskRequest:
-    """What is asked about which pictures.
+    """Pictures and the question about them.
 
     Attributes:
-        pictures: as `pictures.open_picture` takes them, at least one.
+        pictures: words for `pictures.opening.open_picture`, at least one.
         question: exactly as typed; None where the task asks by itself.
     """
 
@@ -46,11 +46,11 @@ class AskRequest:
 
 
 def read_request(words: Words, read: Callable[[], bytes] = read_stdin) -> AskRequest:
-    """Tells pictures and question apart, and reads the question where it lies elsewhere.
+    """Separates pictures and question, and reads the question from its file or stdin.
 
     Args:
         words: as typed.
-        read: gives what is on stdin.
+        read: returns the content of stdin.
 
     Raises:
         UsageError: a picture or the question is missing, the question is given twice, or several
@@ -61,8 +61,22 @@ def read_request(words: Words, read: Callable[[], bytes] = read_stdin) -> AskReq
     if words.prompt is not None and words.prompt_file is not None:
         raise UsageError("--prompt and --prompt-file both give the question", "leave one out")
     if words.prompt_file is not None:
-        question = _read_file(words.prompt_file)
-    elif question is None and _ends_in_question(words):
+        name = f"the question in {words.prompt_file}"
+        try:
+            content = words.prompt_file.read_bytes()
+        except OSError as error:
+            raise InputError(
+                f"{name} cannot be read: {describe_os_error(error)}",
+                "check the name of `--prompt-file`",
+            ) from error
+        question = to_text(content, name)
+    elif (
+        question is None
+        and loose
+        and len(words.images) + len(loose) > 1
+        # With `--task` or `--at` the last word may be one more picture.
+        and not (words.asks_by_itself and paths.is_file(loose[-1]))
+    ):
         question = loose.pop()
     pictures = (*words.images, *loose)
     if not pictures:
@@ -83,39 +97,15 @@ def read_request(words: Words, read: Callable[[], bytes] = read_stdin) -> AskReq
     return AskRequest(pictures, question)
 
 
-def _ends_in_question(words: Words) -> bool:
-    """Whether the last loose word is the question and no picture."""
-    if not words.loose or len(words.images) + len(words.loose) == 1:
-        return False
-    return not (words.asks_by_itself and _is_file(words.loose[-1]))
-
-
-def _is_file(word: str) -> bool:
-    with suppress(OSError, ValueError):  # a question is often too long for a file's name
-        return Path(word).is_file()
-    return False
-
-
-def _read_file(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(
-            f"the question in {path} cannot be read: {reason}", "check the name of `--prompt-file`"
-        ) from error
-    return to_text(content, f"the question in {path}")
-
-
 def to_text(content: bytes, name: str) -> str:
-    """UTF-8 text without the newline that ends its last line.
+    """Decodes UTF-8 text, without the newline that ends its last line.
 
     Args:
         content: as it was read.
-        name: what it is, for an error: `the question on stdin`.
+        name: of the text in an error: `the question on stdin`.
 
     Raises:
-        InputError: it is no UTF-8.
+        InputError: it is not UTF-8.
     """
     try:
         text = content.decode("utf-8")

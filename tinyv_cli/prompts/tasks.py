@@ -1,7 +1,7 @@
-"""A task's name, the user's words and a box become the question; knows no picture and no template.
+"""A task's name, the user's words and a box become the question; opens no picture.
 
-The network was taught six tasks by a tag that stands first in the question. Without `--task` and
-`--at` a question is passed on exactly as typed.
+The network was trained on six tasks, each with a tag that stands first in the question. Without
+`--task` and `--at` a question is passed on exactly as typed.
 """
 
 import math
@@ -15,7 +15,7 @@ from tinyv_cli.prompts.boxes import Box, read_boxes, write_box
 
 TASKS = ("vqa", "caption", "refer", "identify", "grounding", "detection")
 
-# What is asked where the user names a task alone. Source: the published evaluation (caption) and
+# Words for a task that the user gives none for. Source: the published evaluation (caption) and
 # demo (the others); the remaining tasks ask nothing without words.
 DEFAULT_WORDS = {
     "caption": "please describe this image",
@@ -39,7 +39,7 @@ def make_question(words: str | None, task: str | None = None, at: Box | None = N
     Args:
         words: what the user typed; None for nothing.
         task: one of `TASKS`; None leaves the words as they are.
-        at: the place asked about; makes the task `identify` where none is named.
+        at: the box asked about; makes the task `identify` where none is named.
 
     Returns:
         The words as typed where there is neither task nor box. Else `[task] words`, with one space
@@ -57,7 +57,13 @@ def make_question(words: str | None, task: str | None = None, at: Box | None = N
     written = tag[1].lower() if tag else None
     named = _resolve_task(task, written, at)
     own_words = words[tag.end() :].strip() or None if words and tag else words
-    asked = _default_words(named) if own_words is None else _check_words(own_words).lstrip()
+    if own_words is None and named not in DEFAULT_WORDS:
+        example = shlex.join(["tinyv", "ask", "--task", named])
+        raise UsageError(
+            f"the task {named} needs words",
+            f'say them: `{example} PICTURE "{_EXAMPLES[named]}"`',
+        )
+    asked = DEFAULT_WORDS[named] if own_words is None else _check_words(own_words).lstrip()
     question = f"[{named}] {asked}"
     has_box = bool(read_boxes(question))
     if at is not None:
@@ -69,30 +75,30 @@ def make_question(words: str | None, task: str | None = None, at: Box | None = N
     if named == "identify" and not has_box:
         raise UsageError(
             "the task identify asks what is in a box, and there is no box",
-            "name the place: `--at 0.1,0.2,0.5,0.9`",
+            "give one: `--at 0.1,0.2,0.5,0.9`",
         )
     return question
 
 
 def check_task(name: str) -> None:
-    """Raises a `UsageError` unless there is such a task."""
+    """Checks that there is a task of this name; raises a `UsageError` if not."""
     if name in TASKS:
         return
     close = get_close_matches(name.lower().strip("[]"), TASKS, 1)
     raise UsageError(
         f"there is no task {name}",
-        f"did you mean `--task {close[0]}`?" if close else f"choose of {', '.join(TASKS)}",
+        f"did you mean `--task {close[0]}`?" if close else f"choose one of {', '.join(TASKS)}",
     )
 
 
 def read_corners(text: str) -> Corners:
-    """Reads the four numbers of `--at`, before it is known how large the picture is.
+    """Reads the four numbers of `--at`, before the size of the picture is known.
 
     Returns:
         x1, y1, x2, y2 as they were written: finite, none below zero, x1 < x2 and y1 < y2.
 
     Raises:
-        UsageError: these are not four such numbers.
+        UsageError: the text is not four such numbers.
     """
     parts = [part for part in re.split(r"[,\s]+", text.strip()) if part]
     try:
@@ -107,7 +113,7 @@ def read_corners(text: str) -> Corners:
     x1, y1, x2, y2 = numbers
     if min(numbers) < 0:
         raise UsageError(
-            f"--at is {text!r}, and a place in the picture is not below 0",
+            f"--at is {text!r}, and a position in the picture is not below 0",
             f"begin at the edge: `--at {_join([max(0.0, number) for number in numbers])}`",
         )
     if x1 == x2 or y1 == y2:
@@ -132,7 +138,7 @@ def to_box(corners: Corners, width: int, height: int) -> Box:
 
     Args:
         corners: as `read_corners` returns them.
-        width: of the picture after the turn that EXIF asks for, in pixels.
+        width: pixels of the picture after the turn that EXIF asks for.
         height: likewise.
 
     Raises:
@@ -157,7 +163,7 @@ def to_box(corners: Corners, width: int, height: int) -> Box:
 
 
 def _resolve_task(task: str | None, written: str | None, at: Box | None) -> str:
-    """The one task that option, tag and box agree on."""
+    """Returns the task that option, tag and box agree on; raises a `UsageError` if they do not."""
     if task is not None:
         check_task(task)
     if task and written and task != written:
@@ -174,18 +180,8 @@ def _resolve_task(task: str | None, written: str | None, at: Box | None) -> str:
     return named
 
 
-def _default_words(task: str) -> str:
-    """What a task asks by itself."""
-    if task in DEFAULT_WORDS:
-        return DEFAULT_WORDS[task]
-    example = shlex.join(["tinyv", "ask", "--task", task])
-    raise UsageError(
-        f"the task {task} needs words", f'say them: `{example} PICTURE "{_EXAMPLES[task]}"`'
-    )
-
-
 def _check_words(words: str | None) -> str:
-    """Refuses nothing and blanks where a question is needed."""
+    """Returns the words; raises an `InputError` where they are missing or blank."""
     if words is None or not words.strip():
         raise InputError(
             "the question is blank",
@@ -195,5 +191,5 @@ def _check_words(words: str | None) -> str:
 
 
 def _join(numbers: Sequence[float]) -> str:
-    """Numbers as they are typed after `--at`."""
+    """Writes numbers as they are typed after `--at`."""
     return ",".join(f"{number:g}" for number in numbers)

@@ -1,1 +1,1 @@
-"""What lies on disk: variants, their hashes, and the memory they need."""
+"""Variants on disk, their hashes, and the memory they need."""

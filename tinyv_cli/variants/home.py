@@ -1,10 +1,11 @@
-"""A name becomes a variant's folder; knows where things lie on this computer, not their format."""
+"""A name becomes a variant, among those on this computer and the miniature."""
 
 import os
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from tinyv_cli.disk import paths
 from tinyv_cli.disk.places import variants_dir
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.variants import miniature
@@ -23,16 +24,19 @@ class DamagedVariant:
 
 
 def is_bare_name(name_or_path: str) -> bool:
-    """Tells a variant's name from a path: a name has no separator and is not a dot."""
+    """Checks for a name, no path: it has no separator and is not a dot."""
     separators = {"/", "\\", os.sep}
     return name_or_path not in {"", ".", ".."} and not separators & set(name_or_path)
 
 
 def resolve_folder(name_or_path: str) -> Path:
-    """Folder that a variant of this name or path has or would have; it may not exist."""
+    """Returns the folder that a variant of this name or path has or would have."""
     if is_bare_name(name_or_path):
         return variants_dir() / name_or_path
-    return Path(name_or_path).expanduser()
+    try:
+        return Path(name_or_path).expanduser()
+    except RuntimeError:  # `~name`, and there is no such user
+        return Path(name_or_path)
 
 
 def resolve_variant(name_or_path: str | None) -> Variant:
@@ -51,18 +55,23 @@ def resolve_variant(name_or_path: str | None) -> Variant:
         return _read_newest()
     folder = resolve_folder(wanted)
     # A name that is nowhere among the variants may still be a folder right here.
-    if not folder.is_dir() and (Path(wanted) / MANIFEST_NAME).is_file():
+    if not paths.is_folder(folder) and paths.is_file(Path(wanted) / MANIFEST_NAME):
         folder = Path(wanted)
-    if folder.exists():
+    if paths.exists(folder):
         return read_variant(folder)
-    brought = miniature.read_miniature() if wanted == miniature.NAME else None
-    if brought is None:
-        raise _make_unknown_error(wanted)
-    return brought
+    if wanted == miniature.NAME and (own := miniature.read_miniature()):
+        return own
+    names = [each.name for each in list_named_variants()]
+    hint = f"`tinyv list` shows the variants, or {HOW_TO_MAKE_ONE}" if names else HOW_TO_MAKE_ONE
+    if not is_bare_name(wanted):
+        raise WeightsError(f"there is no folder {wanted}", hint)
+    if close := get_close_matches(wanted, names, n=1):
+        hint = f"did you mean `-m {close[0]}`?"
+    raise WeightsError(f"there is no variant '{wanted}' in {variants_dir()}", hint)
 
 
 def list_variants() -> list[Variant | DamagedVariant]:
-    """All variants of the user's own by name, those that cannot be read included.
+    """Reads all variants of the user's own by name, those that cannot be read included.
 
     Raises:
         WeightsError: the folder of variants itself cannot be read.
@@ -73,12 +82,19 @@ def list_variants() -> list[Variant | DamagedVariant]:
         return []
     except OSError as error:
         raise make_read_error(variants_dir(), error) from error
-    # A dot starts the name of a folder that is still being written.
-    return [_read_or_tell(each) for each in folders if not each.name.startswith(".")]
+    found: list[Variant | DamagedVariant] = []
+    for folder in folders:
+        if folder.name.startswith("."):  # it is still being written
+            continue
+        try:
+            found.append(read_variant(folder))
+        except WeightsError as error:
+            found.append(DamagedVariant(folder, folder.name, error))
+    return found
 
 
 def list_named_variants() -> list[Variant | DamagedVariant]:
-    """All that `-m` takes by name: the user's own, then the miniature unless one has its name.
+    """Reads all that `-m` takes by name: the user's own, then the miniature if none has its name.
 
     Raises:
         WeightsError: the folder of variants itself cannot be read.
@@ -88,22 +104,14 @@ def list_named_variants() -> list[Variant | DamagedVariant]:
     if folder is None or miniature.NAME in {each.name for each in own}:
         return own
     try:
-        brought = miniature.read_miniature()
+        ready = miniature.read_miniature()
     except WeightsError as error:
         return [*own, DamagedVariant(folder, miniature.NAME, error)]
-    return [*own, brought] if brought else own
-
-
-def _read_or_tell(folder: Path) -> Variant | DamagedVariant:
-    """Reads a variant, or keeps the reason why not."""
-    try:
-        return read_variant(folder)
-    except WeightsError as error:
-        return DamagedVariant(folder, folder.name, error)
+    return [*own, ready] if ready else own
 
 
 def _read_newest() -> Variant:
-    """The variant made last, damaged ones only where there is no other; else the miniature."""
+    """Reads the variant made last, a damaged one if there is no other; else the miniature."""
     found = list_variants()
     sound = [each for each in found if isinstance(each, Variant)]
     if sound:
@@ -111,25 +119,7 @@ def _read_newest() -> Variant:
     for each in found:
         if isinstance(each, DamagedVariant):
             raise each.error
-    brought = miniature.read_miniature()
-    if brought is None:
+    own = miniature.read_miniature()
+    if own is None:
         raise WeightsError(f"there is no variant in {variants_dir()}", HOW_TO_MAKE_ONE)
-    return brought
-
-
-def _make_unknown_error(wanted: str) -> WeightsError:
-    """Nothing of this name: similar names, else how to make one."""
-    if not is_bare_name(wanted):
-        return WeightsError(f"there is no folder {wanted}", _hint_for_names(""))
-    return WeightsError(
-        f"there is no variant '{wanted}' in {variants_dir()}", _hint_for_names(wanted)
-    )
-
-
-def _hint_for_names(wanted: str) -> str:
-    """The nearest name, else where names are shown, else how to make a variant."""
-    names = [each.name for each in list_named_variants()]
-    close = get_close_matches(wanted, names, n=1)
-    if close:
-        return f"did you mean `-m {close[0]}`?"
-    return f"`tinyv list` shows the variants, or {HOW_TO_MAKE_ONE}" if names else HOW_TO_MAKE_ONE
+    return own

@@ -1,7 +1,7 @@
 """manifest.json becomes a checked description of a variant, and back; reads no other file.
 
-A manifest comes from disk and is trusted in nothing: every value's type, every number's sign and
-every path is looked at before anything else uses it.
+A manifest is untrusted: every value's type, every number's sign and every path is validated before
+anything else uses it.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tinyv_cli.disk.typed_json import read_object, to_dataclass
-from tinyv_cli.errors import WeightsError
+from tinyv_cli.errors import WeightsError, describe_os_error
 from tinyv_cli.spec import ModelSpec
 
 FORMAT_VERSION = 1
@@ -36,7 +36,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class MeasuredErrors:
-    """How far a variant is from full precision, measured when it was made.
+    """A variant's distance from full precision, measured when it was made.
 
     Attributes:
         image_token_cosine_mean: cosine between image tokens, mean over tokens, 1 is identical.
@@ -53,7 +53,7 @@ class MeasuredErrors:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a variant says of itself.
+    """The description of a variant, as its `manifest.json` holds it.
 
     Attributes:
         bits: bits a weight of the language model's matrices has, 32 for full precision.
@@ -79,20 +79,20 @@ class Manifest:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all files together."""
+        """Sums the bytes of all files."""
         return sum(entry.size_bytes for entry in self.files)
 
     def count_bytes(self, *roles: str) -> int:
-        """Bytes of the files of these roles; those that a variant lacks have none."""
+        """Sums the bytes of the files of these roles; a role without a file counts nothing."""
         return sum(entry.size_bytes for entry in self.files if entry.role in roles)
 
     def to_json(self) -> str:
-        """Text for `manifest.json`, ASCII, with a final newline."""
+        """Returns the text of `manifest.json`, ASCII, with a final newline."""
         return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes, name: str = MANIFEST_NAME) -> "Manifest":
-        """Reads what `to_json` wrote; keys it does not know are passed over.
+        """Reads what `to_json` wrote; unknown keys are ignored.
 
         Args:
             text: the file's content, UTF-8 where it is bytes.
@@ -100,11 +100,20 @@ class Manifest:
 
         Raises:
             WeightsError: not JSON, a newer format, a key missing or of the wrong type, a negative
-                number, a path that leaves its folder, a path or a role that stands there twice.
+                number, a path that leaves its folder, a path or a role that occurs twice.
         """
         try:
             values = read_object(text)
-            _check_format(values.get("format_version"), name)
+            version = values.get("format_version")
+            # Before any other key, so that a newer format is told apart from a damaged file.
+            if isinstance(version, int) and version > FORMAT_VERSION:
+                raise WeightsError(
+                    f"{name} has format {version}, made by a newer tinyv; "
+                    f"this one reads {FORMAT_VERSION}",
+                    "update tinyv: `pip install --upgrade tinyv`",
+                )
+            if isinstance(version, int) and version < FORMAT_VERSION:
+                raise ValueError(f"format_version is {version}, the first one is {FORMAT_VERSION}")
             manifest = to_dataclass(cls, values)
             _check_values(manifest)
         except (ValueError, RecursionError) as error:
@@ -114,7 +123,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Variant:
-    """A folder of files that run, and what it says of itself.
+    """A folder of files that run, and its manifest.
 
     Attributes:
         folder: absolute.
@@ -126,7 +135,7 @@ class Variant:
     manifest: Manifest
 
     def path(self, role: str) -> Path:
-        """Where the file with a role lies.
+        """Returns the path of the file with a role.
 
         Raises:
             WeightsError: no file has this role.
@@ -137,16 +146,16 @@ class Variant:
         raise WeightsError(f"variant {self.name} has no file with the role '{role}'", MAKE_AGAIN)
 
     def has(self, role: str) -> bool:
-        """Whether a file has this role."""
+        """Checks whether a file has this role."""
         return any(entry.role == role for entry in self.manifest.files)
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """What it has files for: `cpu`, `cuda` or both, in this order."""
+        """Lists what it has files for: `cpu`, `cuda` or both, in this order."""
         return tuple(device for device, role in _DEVICE_ROLES.items() if self.has(role))
 
     def graphs(self, part: str) -> list[Path]:
-        """Where a part's graphs lie, in the order in which they run.
+        """Lists the paths of a part's graphs, in the order in which they run.
 
         Raises:
             WeightsError: there is none.
@@ -155,88 +164,68 @@ class Variant:
         return [self.path(role) for role in roles or [part]]
 
 
-def make_graph_role(part: str, place: int) -> str:
-    """The role of one of a part's graphs: `decoder`, then `decoder-2`, and so on.
+def make_graph_role(part: str, index: int) -> str:
+    """Names the role of one of a part's graphs: `decoder`, then `decoder-2`, and so on.
 
     Args:
         part: `vision` or `decoder`.
-        place: among the part's graphs in the order in which they run, from 0.
+        index: among the part's graphs in the order in which they run, from 0.
     """
-    return part if place == 0 else f"{part}-{place + 1}"
+    return part if index == 0 else f"{part}-{index + 1}"
 
 
 def list_graph_roles(part: str, roles: Collection[str]) -> list[str]:
-    """Those of the roles that are graphs of a part, in the order in which they run."""
-    wanted = (make_graph_role(part, place) for place in range(len(roles)))
+    """Picks the roles that are graphs of a part, in the order in which they run."""
+    wanted = (make_graph_role(part, index) for index in range(len(roles)))
     return list(takewhile(roles.__contains__, wanted))
 
 
 def read_variant(folder: Path) -> Variant:
-    """Reads a folder's manifest and looks that every file is there, inside, with the right size.
+    """Reads a folder's manifest and checks that every file is there, inside, with the right size.
 
     Raises:
         WeightsError: the folder or a file is missing, unreadable, of the wrong size or outside the
             folder, or the manifest is not valid.
     """
+    hint = "`tinyv list` shows the variants there are"
     if not folder.is_dir():
-        raise WeightsError(f"{folder} is not a folder", "`tinyv list` shows the variants there are")
+        raise WeightsError(f"{folder} is not a folder", hint)
     try:
         text = (folder / MANIFEST_NAME).read_bytes()
     except FileNotFoundError as error:
         problem = f"{folder} is not a variant: it has no {MANIFEST_NAME}"
-        raise WeightsError(problem, _hint_for_folder(folder)) from error
+        if (folder / "phi-2").is_dir() or any(folder.glob("*.pth")):
+            hint = f"make a variant of these sources: `tinyv quantize --sources {folder}`"
+        raise WeightsError(problem, hint) from error
     except OSError as error:
         raise make_read_error(folder / MANIFEST_NAME, error) from error
     manifest = Manifest.from_json(text, str(folder / MANIFEST_NAME))
     for entry in manifest.files:
-        _check_file(folder, entry)
+        path = folder / entry.path
+        try:
+            size_bytes = path.stat().st_size
+        except FileNotFoundError as error:
+            raise WeightsError(f"{path} is missing", MAKE_AGAIN) from error
+        except OSError as error:
+            raise make_read_error(path, error) from error
+        if not path.is_file():
+            raise WeightsError(f"{path} is not a file", MAKE_AGAIN)
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise WeightsError(f"{path} is a link that leads out of its folder", MAKE_AGAIN)
+        if size_bytes != entry.size_bytes:
+            problem = f"{path} has {size_bytes} bytes, its manifest says {entry.size_bytes}"
+            raise WeightsError(problem, MAKE_AGAIN)
     return Variant(folder.absolute(), folder.absolute().name, manifest)
 
 
-def _hint_for_folder(folder: Path) -> str:
-    """A way out for a folder without a manifest: sources want to be quantised first."""
-    if (folder / "phi-2").is_dir() or any(folder.glob("*.pth")):
-        return f"make a variant of these sources: `tinyv quantize --sources {folder}`"
-    return "`tinyv list` shows the variants there are"
-
-
-def _check_file(folder: Path, entry: FileEntry) -> None:
-    """Raises a `WeightsError` unless a file of this size lies where the manifest says."""
-    path = folder / entry.path
-    try:
-        size_bytes = path.stat().st_size
-    except FileNotFoundError as error:
-        raise WeightsError(f"{path} is missing", MAKE_AGAIN) from error
-    except OSError as error:
-        raise make_read_error(path, error) from error
-    if not path.is_file():
-        raise WeightsError(f"{path} is not a file", MAKE_AGAIN)
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise WeightsError(f"{path} is a link that leads out of its folder", MAKE_AGAIN)
-    if size_bytes != entry.size_bytes:
-        problem = f"{path} has {size_bytes} bytes, its manifest says {entry.size_bytes}"
-        raise WeightsError(problem, MAKE_AGAIN)
-
-
 def make_read_error(path: Path, error: OSError) -> WeightsError:
-    """A file that is there and cannot be opened."""
-    reason = (error.strerror or str(error)).lower()
-    return WeightsError(f"{path} cannot be read: {reason}", "check the permissions of the folder")
-
-
-def _check_format(version: object, name: str) -> None:
-    """Tells a newer format apart from a damaged file, before any other key is looked at."""
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise WeightsError(
-            f"{name} has format {version}, made by a newer tinyv; this one reads {FORMAT_VERSION}",
-            "update tinyv: `pip install --upgrade tinyv`",
-        )
-    if isinstance(version, int) and version < FORMAT_VERSION:
-        raise ValueError(f"format_version is {version}, the first one is {FORMAT_VERSION}")
+    """Returns the error for a file that is there and cannot be opened."""
+    problem = f"{path} cannot be read: {describe_os_error(error)}"
+    return WeightsError(problem, "check the permissions of the folder")
 
 
 def _check_values(manifest: Manifest) -> None:
-    """Raises ValueError for values that have the right type and still cannot be."""
+    """Raises ValueError for values that have the right type and are impossible all the same."""
     _check_positive(asdict(manifest.spec), "spec.")
     if manifest.bits < 1:
         raise ValueError(f"bits is {manifest.bits}")
@@ -244,7 +233,17 @@ def _check_values(manifest: Manifest) -> None:
         if not 0 <= stop_id < manifest.spec.language.vocab_size:
             raise ValueError(f"stop id {stop_id} is not in the vocabulary")
     for entry in (*manifest.files, *manifest.sources):
-        _check_entry(entry)
+        path = PurePosixPath(entry.path)
+        # A colon is a Windows drive or a second stream of a file; a backslash is a separator there.
+        foreign = any(char in ':\\"' or not char.isprintable() for char in entry.path)
+        if foreign or path.is_absolute() or ".." in path.parts or str(path) != entry.path:
+            raise ValueError(f"path {entry.path!r} is not a plain path inside the folder")
+        if entry.path in (".", MANIFEST_NAME):
+            raise ValueError(f"path {entry.path!r} cannot be a file of it")
+        if entry.size_bytes < 0:
+            raise ValueError(f"size of {entry.path} is {entry.size_bytes}")
+        if not _SHA256.fullmatch(entry.sha256):
+            raise ValueError(f"sha256 of {entry.path} is not 64 hexadecimal digits")
     # Some file systems take `A` and `a` for one file.
     _check_once((entry.path.casefold() for entry in manifest.files), "path")
     _check_once((entry.role for entry in manifest.files), "role")
@@ -259,25 +258,10 @@ def _check_positive(numbers: dict[str, Any], prefix: str) -> None:
             raise ValueError(f"{prefix}{name} is {number}")
 
 
-def _check_entry(entry: FileEntry) -> None:
-    """Raises ValueError for a path that is not plainly inside its folder, a bad size or hash."""
-    path = PurePosixPath(entry.path)
-    # A colon is a Windows drive or a second stream of a file; a backslash is a separator there.
-    foreign = any(sign in ':\\"' or not sign.isprintable() for sign in entry.path)
-    if foreign or path.is_absolute() or ".." in path.parts or str(path) != entry.path:
-        raise ValueError(f"path {entry.path!r} is not a plain path inside the folder")
-    if entry.path in (".", MANIFEST_NAME):
-        raise ValueError(f"path {entry.path!r} cannot be a file of it")
-    if entry.size_bytes < 0:
-        raise ValueError(f"size of {entry.path} is {entry.size_bytes}")
-    if not _SHA256.fullmatch(entry.sha256):
-        raise ValueError(f"sha256 of {entry.path} is not 64 hexadecimal digits")
-
-
 def _check_once(names: Iterable[str], what: str) -> None:
-    """Raises ValueError when a name stands there twice."""
+    """Raises ValueError for a name that occurs twice."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise ValueError(f"{what} '{name}' stands there twice")
+            raise ValueError(f"{what} '{name}' occurs twice")
         seen.add(name)

@@ -19,13 +19,14 @@ _REARRANGED = 1.05  # bytes of a decoder's weights in memory to those on disk: s
 _LEFT_BEHIND = 0.15  # share of a closed vision side that the allocator does not give back
 
 # Positions of a prompt that are computed at once: on a CPU they bound the score matrices,
-# H · T · C float32, on a card what lies between two matrices.
+# H · T · C float32, on a GPU what lies between two matrices.
 CHUNK_POSITIONS = 256
 CUDA_CHUNK_POSITIONS = 512
 
-CUDA_BUDGET_BYTES = 8 << 30  # of a card, where nobody says otherwise
-# Both assumed, since no card was at hand to measure them on. The second is what torch takes beside
-# tensors: cuBLAS's workspaces, 8 or 32 MB each for up to three streams, and half empty segments.
+CUDA_BUDGET_BYTES = 8 << 30  # of a GPU, without `--memory-budget`
+# Both assumed, since no GPU was at hand to measure them on. torch's own limit does not count the
+# context, so it is taken off a budget first. The other 0.15 GB are what torch takes beside tensors:
+# cuBLAS's workspaces, 8 or 32 MB each for up to three streams, and half empty segments.
 CUDA_CONTEXT_BYTES = 400_000_000
 CUDA_BASE_BYTES = CUDA_CONTEXT_BYTES + 150_000_000
 _HALF_BYTES = 2
@@ -33,7 +34,7 @@ _HALF_BYTES = 2
 
 @dataclass(frozen=True)
 class PartSizes:
-    """What memory depends on, of the two parts that compute.
+    """The sizes of the two parts that compute, from which memory is estimated.
 
     Attributes:
         vision_bytes: of the vision side's weights on disk.
@@ -48,10 +49,10 @@ class PartSizes:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What an answer will take, and how it is kept within what there is.
+    """The memory that an answer will take, and how it is kept within what there is.
 
     Attributes:
-        needed_bytes: resident memory at the peak, estimated; on a card, of its memory.
+        needed_bytes: resident memory at the peak, estimated; on a GPU, of its memory.
         is_offloaded: whether the vision side is given back before the decoder is opened.
         limit_bytes: that it was planned within.
     """
@@ -59,16 +60,6 @@ class MemoryPlan:
     needed_bytes: int
     is_offloaded: bool
     limit_bytes: int
-
-
-@dataclass(frozen=True)
-class _Needs:
-    """Bytes, estimated, of what is there throughout, of the two sides, and of a side given back."""
-
-    always: int
-    encoder: int
-    decoder: int
-    left_behind: int
 
 
 def estimate_bytes(spec: ModelSpec, sizes: PartSizes, n_positions: int) -> int:
@@ -84,7 +75,7 @@ def estimate_bytes(spec: ModelSpec, sizes: PartSizes, n_positions: int) -> int:
 
 
 def estimate_encoder_bytes(spec: ModelSpec, sizes: PartSizes) -> int:
-    """What the vision side takes: weights, one block's scores, and its widest activations twice."""
+    """Estimates the vision side: weights, one block's scores, its widest activations twice."""
     vision = spec.vision
     scores = vision.n_heads * vision.n_tokens**2
     activations = vision.n_tokens * (2 * vision.mlp_width + 6 * vision.width)
@@ -92,7 +83,7 @@ def estimate_encoder_bytes(spec: ModelSpec, sizes: PartSizes) -> int:
 
 
 def estimate_decoder_bytes(spec: ModelSpec, sizes: PartSizes, n_positions: int) -> int:
-    """What the decoder takes: weights, keys and values, and the working memory of a prompt."""
+    """Estimates the decoder: weights, keys and values, and the working memory of a prompt."""
     language = spec.language
     n_chunk = min(n_positions, CHUNK_POSITIONS)
     activations = n_chunk * (2 * language.mlp_width + 6 * language.width)
@@ -103,7 +94,7 @@ def estimate_decoder_bytes(spec: ModelSpec, sizes: PartSizes, n_positions: int) 
 
 
 def estimate_cuda_encoder_bytes(spec: ModelSpec, file_bytes: int) -> int:
-    """What the vision side takes on a card: weights, activations, and a matrix that is read back.
+    """Estimates the vision side on a GPU: weights, activations, and a matrix that is read back.
 
     Attention is one kernel there, without score matrices.
     """
@@ -113,7 +104,7 @@ def estimate_cuda_encoder_bytes(spec: ModelSpec, file_bytes: int) -> int:
 
 
 def estimate_cuda_decoder_bytes(spec: ModelSpec, file_bytes: int, n_positions: int) -> int:
-    """What the decoder takes on a card: weights, keys and values in float16, and working memory.
+    """Estimates the decoder on a GPU: weights, keys and values in float16, and working memory.
 
     Token embeddings stay outside. Keys and values are there for the whole context from the
     beginning. At worst a prompt is as long as that: its embeddings are there in float32, and a
@@ -131,7 +122,7 @@ def estimate_cuda_decoder_bytes(spec: ModelSpec, file_bytes: int, n_positions: i
 
 
 def cuda_table_bytes(spec: LanguageSpec) -> int:
-    """Bytes of the token embeddings in a card's file: int8, and a scale a row in float32."""
+    """Returns the bytes of token embeddings in a CUDA file: int8, and a float32 scale a row."""
     return spec.vocab_size * (spec.width + _FLOAT_BYTES)
 
 
@@ -148,85 +139,67 @@ def plan_memory(
 
     Args:
         variant: that is to answer; of its token embeddings, single rows are touched.
-        n_positions: of prompt and answer together, at most; on a card, of the whole context.
-        budget_bytes: that may be taken; None for what the machine has free, on a card 8 GiB of it
+        n_positions: of prompt and answer together, at most; on a GPU, of the whole context.
+        budget_bytes: that may be taken; None for what the machine has free, on a GPU 8 GiB of it
             at most.
         encodes: whether a picture must be encoded.
-        cuda_free_bytes: free on the card that answers, beside the CUDA context of this process;
+        cuda_free_bytes: free on the GPU that answers, beside the CUDA context of this process;
             None where the CPU answers.
         may_offload: whether the vision side may be given back before the decoder is opened.
 
     Raises:
-        DeviceError: it does not fit, where sides may take turns not even so.
+        DeviceError: it does not fit, not even with offloading where that is allowed.
     """
+    spec, count_bytes = variant.manifest.spec, variant.manifest.count_bytes
     if cuda_free_bytes is None:
-        needs = _estimate_on_cpu(variant, n_positions)
+        n_graphs = len(variant.graphs("decoder"))
+        sizes = PartSizes(count_bytes("vision-data"), count_bytes("decoder-data"), n_graphs)
+        encoder = estimate_encoder_bytes(spec, sizes)
+        decoder = estimate_decoder_bytes(spec, sizes, n_positions)
+        always, left_behind = _PROGRAM_BYTES, int(_LEFT_BEHIND * encoder)
+        is_budget = budget_bytes is not None
         limit = psutil.virtual_memory().available if budget_bytes is None else budget_bytes
     else:
-        needs = _estimate_on_card(variant, n_positions)
-        there = cuda_free_bytes + CUDA_CONTEXT_BYTES
-        limit = min(there, CUDA_BUDGET_BYTES if budget_bytes is None else budget_bytes)
-    encoder = needs.encoder if encodes else 0
-    together = needs.always + encoder + needs.decoder
-    left_behind = needs.left_behind if encodes else 0
-    apart = needs.always + max(encoder, needs.decoder + left_behind)
+        encoder = estimate_cuda_encoder_bytes(spec, count_bytes("cuda-vision"))
+        decoder = estimate_cuda_decoder_bytes(spec, count_bytes("cuda-language"), n_positions)
+        always, left_behind = CUDA_BASE_BYTES, 0  # freed memory goes back to the driver
+        budget = CUDA_BUDGET_BYTES if budget_bytes is None else budget_bytes
+        limit = min(cuda_free_bytes + CUDA_CONTEXT_BYTES, budget)
+        is_budget = limit < cuda_free_bytes + CUDA_CONTEXT_BYTES
+    if not encodes:
+        encoder = left_behind = 0
+    together = always + encoder + decoder
+    apart = always + max(encoder, decoder + left_behind)
     if together <= limit:
         return MemoryPlan(together, is_offloaded=False, limit_bytes=limit)
     if may_offload and apart <= limit:
         return MemoryPlan(apart, is_offloaded=True, limit_bytes=limit)
     needed = apart if may_offload else together
-    if cuda_free_bytes is None:
-        raise _make_refusal(variant, needed, limit, is_allowed=budget_bytes is not None)
-    raise _make_card_refusal(variant, needed, limit, is_allowed=limit < there)
+    raise _make_refusal(variant.name, needed, limit, is_budget, is_cuda=cuda_free_bytes is not None)
 
 
-def _make_refusal(variant: Variant, needed: int, limit: int, *, is_allowed: bool) -> DeviceError:
-    """The machine's memory does not suffice."""
+def _make_refusal(
+    name: str, needed_bytes: int, limit_bytes: int, is_budget: bool, *, is_cuda: bool
+) -> DeviceError:
+    memory = "the GPU's memory" if is_cuda else "memory"
+    word = "allowed" if is_budget else "free"
+    needed, limit = f"{needed_bytes / 1e9:.2f}", f"{limit_bytes / 1e9:.2f}"
+    problem = f"{name} needs about {needed} GB of {memory}, {limit} are {word}"
+    if is_cuda:
+        return DeviceError(
+            problem,
+            "close other programs, use fewer bits (`tinyv quantize --target cuda --bits 4 "
+            "--vision-bits 8`) or a shorter context (`--ctx-size 512`)",
+        )
     return DeviceError(
-        f"{variant.name} needs about {needed / 1e9:.2f} GB of memory, {limit / 1e9:.2f} are "
-        + ("allowed" if is_allowed else "free"),
+        problem,
         "close other programs, use fewer bits (`tinyv quantize --bits 4`) or a shorter answer "
         "(`-n 64`), or allow more: `--memory-budget 8GB`",
     )
 
 
-def _make_card_refusal(
-    variant: Variant, needed: int, limit: int, *, is_allowed: bool
-) -> DeviceError:
-    """The card's memory does not suffice, or not that part of it that may be taken."""
-    return DeviceError(
-        f"{variant.name} needs about {needed / 1e9:.2f} GB of the GPU's memory, "
-        f"{limit / 1e9:.2f} are " + ("allowed" if is_allowed else "free"),
-        "close other programs, use fewer bits (`tinyv quantize --target cuda --bits 4 "
-        "--vision-bits 8`) or a shorter context (`--ctx-size 512`)",
-    )
-
-
-def _estimate_on_cpu(variant: Variant, n_positions: int) -> _Needs:
-    spec, sizes = variant.manifest.spec, _measure_parts(variant)
-    encoder = estimate_encoder_bytes(spec, sizes)
-    decoder = estimate_decoder_bytes(spec, sizes, n_positions)
-    return _Needs(_PROGRAM_BYTES, encoder, decoder, int(_LEFT_BEHIND * encoder))
-
-
-def _estimate_on_card(variant: Variant, n_positions: int) -> _Needs:
-    """On a card nothing is left behind: what was freed is given back to the driver."""
-    spec, count_bytes = variant.manifest.spec, variant.manifest.count_bytes
-    encoder = estimate_cuda_encoder_bytes(spec, count_bytes("cuda-vision"))
-    decoder = estimate_cuda_decoder_bytes(spec, count_bytes("cuda-language"), n_positions)
-    return _Needs(CUDA_BASE_BYTES, encoder, decoder, left_behind=0)
-
-
-def _measure_parts(variant: Variant) -> PartSizes:
-    return PartSizes(
-        vision_bytes=variant.manifest.count_bytes("vision-data"),
-        decoder_bytes=variant.manifest.count_bytes("decoder-data"),
-        n_decoder_graphs=len(variant.graphs("decoder")),
-    )
-
-
 def read_peak_rss_bytes() -> int | None:
-    """The most memory this process had resident until now; None on Windows.
+    """Reads the most memory this process had resident until now; None on Windows.
 
     Mapped files count as far as they were touched. On Linux `ru_maxrss` would be the peak of the
     process that started this one, where that was larger: it is kept when a program is executed.
@@ -246,7 +219,7 @@ def read_peak_rss_bytes() -> int | None:
 
 
 def read_proc_line(path: str, name: str) -> str:
-    """What stands behind a name in a file of Linux; empty on other systems."""
+    """Reads the value behind a name in a file of Linux; empty on other systems."""
     try:
         lines = Path(path).read_text("utf-8", "replace").splitlines()
     except OSError:
@@ -255,5 +228,5 @@ def read_proc_line(path: str, name: str) -> str:
 
 
 def cache_bytes(spec: LanguageSpec, n_positions: int) -> int:
-    """Bytes of keys and values in float32."""
+    """Returns the bytes of keys and values in float32."""
     return 2 * _FLOAT_BYTES * spec.n_layers * spec.width * n_positions

@@ -1,8 +1,8 @@
-"""The miniature that tinyv brings along becomes a variant and a folder of sources; trains nothing.
+"""The miniature that comes with tinyv becomes a variant and a folder of sources; trains nothing.
 
 It lies in `weights/demo/`, beside this package, in a checkout as in an installed wheel, and may be
-missing. It is found by its place, so that no package has to be loaded for it and none of the same
-name can stand in for it. Nothing is ever written there.
+missing. It is found by its place, so that no package has to be loaded for it and no other package
+called `weights` is taken for it. Nothing is ever written there.
 """
 
 from collections.abc import Callable
@@ -21,18 +21,18 @@ CAN = (
 
 
 def miniature_dir() -> Path:
-    """Where the miniature lies if it is there; tests put another folder here."""
+    """Returns where the miniature lies if it is there; tests replace this."""
     return Path(__file__).resolve().parents[2] / "weights" / "demo"
 
 
 def find_sources() -> Path | None:
-    """The miniature's sources, read only; None where tinyv came without them."""
+    """Returns the folder of the miniature's sources; None where tinyv came without them."""
     folder = miniature_dir() / "sources"
     return folder if folder.is_dir() else None
 
 
 def find_variant() -> Path | None:
-    """The miniature's ready variant, read only; None where tinyv came without it."""
+    """Returns the folder of the miniature's variant; None where tinyv came without it."""
     folder = miniature_dir() / "variant"
     return folder if (folder / MANIFEST_NAME).exists() else None
 
@@ -53,20 +53,20 @@ def read_miniature() -> Variant | None:
 
 
 def to_damage(error: WeightsError) -> WeightsError:
-    """What is wrong with the miniature's files, with the way out that they have."""
+    """Makes an error about the miniature's files, with their own way out."""
     return WeightsError(error.problem, INSTALL_AGAIN)
 
 
 def is_miniature_folder(folder: Path) -> bool:
-    """Whether a folder is one of the miniature's own two, by whichever path it was named."""
+    """Checks for one of the miniature's own two folders, by whichever path it was named."""
     home = miniature_dir()
     return folder.resolve() in {(home / name).resolve() for name in ("sources", "variant")}
 
 
 def is_miniature(variant: Variant) -> bool:
-    """Whether a variant is the miniature, or was made from its sources under another name.
+    """Checks whether a variant is the miniature, or was made from its sources.
 
-    What tells is the checkpoint: a vocabulary or a config can be the same in another network.
+    The checkpoint decides: a vocabulary or a config can be the same in another network.
     """
     if is_miniature_folder(variant.folder):
         return True
@@ -80,10 +80,10 @@ def is_miniature(variant: Variant) -> bool:
 
 
 def note_miniature(variant: Variant, notify: Callable[[str], None]) -> None:
-    """Says in one line that the miniature answers, what it can do and how to get the real one.
+    """Notes in one line that the miniature answers, what it can do and how to get the real one.
 
     Args:
-        variant: the one that answers; nothing is said of any but the miniature.
+        variant: the one that answers; without a note if it is not the miniature.
         notify: takes the line.
     """
     if is_miniature_folder(variant.folder):
@@ -93,6 +93,6 @@ def note_miniature(variant: Variant, notify: Callable[[str], None]) -> None:
 
 
 def _list_checkpoints(manifest: Manifest) -> set[str]:
-    """Hashes of what TinyGPT-V trained, among the sources of a variant."""
+    """Returns the hashes of TinyGPT-V's own checkpoint among the sources of a variant."""
     name = f"TinyGPT-V_for_Stage{manifest.spec.stage}.pth"
     return {entry.sha256 for entry in manifest.sources if entry.path == name}

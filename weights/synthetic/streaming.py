@@ -3,7 +3,6 @@
 Only the tensor being written is in memory. Knows no model and no name.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from typing import Any
 
 import torch
 
-_SAFETENSORS_WORDS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+from quantize.cuda.safetensors_writer import SafetensorsWriter
+from quantize.cuda_recipe import count_header_bytes
 
 
 @dataclass(frozen=True)
@@ -61,31 +61,11 @@ def write_torch_file(
     with path.open("r+b") as file:
         for offset, tensor in zip(offsets, plan.values(), strict=True):
             file.seek(offset)
-            file.write(_make_bytes(tensor))
+            file.write(tensor.make().contiguous().view(torch.uint8).numpy().data)
 
 
 def write_safetensors_file(path: Path, plan: Plan) -> None:
-    """Writes a safetensors file.
-
-    Source: the safetensors format: eight bytes of header length, the header, the numbers.
-    """
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, tensor in plan.items():
-        start, end = end, end + tensor.size_bytes
-        header[name] = {
-            "dtype": _SAFETENSORS_WORDS[tensor.dtype],
-            "shape": tensor.shape,
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in plan.values():
-            file.write(_make_bytes(tensor))
-
-
-def _make_bytes(tensor: PlannedTensor) -> memoryview:
-    made = tensor.make().contiguous()
-    return made.view(torch.uint8).numpy().data
+    """Writes a safetensors file, as a GPU's files are written."""
+    with SafetensorsWriter(path, count_header_bytes(plan)) as writer:
+        for name, tensor in plan.items():
+            writer.append(name, tensor.make())

@@ -8,7 +8,7 @@ from typing import Any
 from tinyv_cli.disk.typed_json import to_dataclass
 from tinyv_cli.errors import InputError
 from tinyv_cli.prompts.prompt import TEMPLATES
-from tinyv_cli.spec import ModelSpec
+from tinyv_cli.spec import LanguageSpec, ModelSpec, QFormerSpec, VisionSpec
 
 OPTIMIZERS = ("adamw", "muon")
 
@@ -47,7 +47,7 @@ class FoundationRecipe:
     """What the four stages of a miniature start from.
 
     Attributes:
-        network: `ModelSpec.to_dict` of stage 1.
+        network: the fields of `ModelSpec` at stage 1, parts as tables.
         vocabulary_scenes: scenes whose texts the merges are learnt from.
         merges: of the vocabulary.
         large_px: side of the large pictures that the vision tower also sees.
@@ -69,7 +69,14 @@ class FoundationRecipe:
     @property
     def spec(self) -> ModelSpec:
         """The network's numbers."""
-        return ModelSpec.from_dict(self.network)
+        values = self.network
+        return ModelSpec(
+            stage=values["stage"],
+            vision=VisionSpec(**values["vision"]),
+            qformer=QFormerSpec(**values["qformer"]),
+            projection_width=values["projection_width"],
+            language=LanguageSpec(**values["language"]),
+        )
 
 
 @dataclass(frozen=True)

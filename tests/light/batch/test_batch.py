@@ -285,7 +285,8 @@ def test_a_line_in_the_middle_that_makes_no_sense_is_refused(capsys):
     first, second = Path("out.jsonl").read_text().splitlines(keepends=True)
     Path("out.jsonl").write_text(f"{first}{{}}\n{second}")
     err = run(capsys, "cat.png", "dog.png", "what?", code=ExitCode.USAGE)
-    assert "error: line 2 of out.jsonl is none of tinyv batch\nhint:  remove it: `sed -i 2d" in err
+    assert "error: line 2 of out.jsonl was not written by tinyv batch\n" in err
+    assert "hint:  remove it: `sed -i 2d" in err
     assert len(Path("out.jsonl").read_text().splitlines()) == 3
 
 
@@ -301,10 +302,26 @@ def test_what_no_batch_has_written_is_never_replaced(capsys, place):
     assert (place / "dog.png").read_bytes() == picture
 
 
+def test_a_refused_output_leaves_no_settings_beside_it(capsys, place):
+    (place / "thesis.txt").write_text("all my work\n")
+    run(capsys, "cat.png", "what?", code=ExitCode.USAGE, output="thesis.txt")
+    assert [each.name for each in place.glob("thesis*")] == ["thesis.txt"]
+
+
+def test_a_full_disk_while_a_batch_begins_is_no_bug(capsys, monkeypatch):
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tinyv_cli.batch.output.write_settings", refuse)
+    forbid_opening(monkeypatch)
+    err = run(capsys, "cat.png", "what?", code=ExitCode.DEVICE)
+    assert "error: out.jsonl cannot be written: no space left on device\n" in err
+
+
 def test_an_output_that_cannot_be_written_is_said_first(capsys, monkeypatch, place):
     forbid_opening(monkeypatch)
     (place / "folder").mkdir()
-    assert "is no file to keep lines in" in run(
+    assert "is not a regular file" in run(
         capsys, "cat.png", "what?", code=ExitCode.USAGE, output="folder"
     )
     err = run(capsys, "cat.png", "what?", code=ExitCode.DEVICE, output="cat.png/out.jsonl")
@@ -330,6 +347,23 @@ def test_sidecars_lie_beside_their_pictures_and_are_put_back(capsys, monkeypatch
         assert (place / "dog.txt").read_text() == dog["answer"] + "\n"
         (place / "cat.txt").unlink()
     assert sorted(path.name for path in place.glob("*.t*")) == ["dog.txt"]
+
+
+def test_files_that_are_called_as_temporary_ones_might_be_stay(capsys, place):
+    # The fault: `--sidecar` removed the user's cat.txt.tmp, `--retry` out.jsonl.tmp (issue 14).
+    for name in ("cat.txt.tmp", "out.jsonl.tmp", "out.jsonl.settings.tmp"):
+        (place / name).write_text("mine")
+    (place / "bad.png").write_bytes(b"")
+    words = ["bad.png", "cat.png", "what?"]
+    run(capsys, *words, "--sidecar", code=ExitCode.BATCH)
+    run(capsys, *words, "--sidecar", "--retry", code=ExitCode.BATCH)
+    assert list_paths() == ["cat.png", "bad.png"]
+    assert {each.name: each.read_text() for each in place.glob("*.tmp")} == {
+        "cat.txt.tmp": "mine",
+        "out.jsonl.tmp": "mine",
+        "out.jsonl.settings.tmp": "mine",
+    }
+    assert [each.name for each in place.glob(".*")] == []
 
 
 def test_texts_of_somebody_else_stay(capsys, place):

@@ -8,7 +8,7 @@ from PIL import Image
 from tests.light.chat.toy_chat import BOX, EchoDecoder
 from tests.light.toy_variant import write_variant
 from tinyv_cli.chat import terminal
-from tinyv_cli.chat.session_ahead import SessionAhead
+from tinyv_cli.chat.prefetch import SessionPrefetcher
 from tinyv_cli.chat.slash import COMMANDS
 from tinyv_cli.chat.talk import is_open, to_question
 from tinyv_cli.commands import chat as chat_module
@@ -138,7 +138,7 @@ def test_a_picture_can_have_an_address(hold):
 
 
 def test_ctrl_c_while_the_model_is_opened_can_be_retried(hold, monkeypatch):
-    wait, waits = SessionAhead.wait, []
+    wait, waits = SessionPrefetcher.wait, []
 
     def interrupt_first(ahead):
         waits.append(ahead)
@@ -146,7 +146,7 @@ def test_ctrl_c_while_the_model_is_opened_can_be_retried(hold, monkeypatch):
             raise KeyboardInterrupt
         return wait(ahead)
 
-    monkeypatch.setattr(SessionAhead, "wait", interrupt_first)
+    monkeypatch.setattr(SessionPrefetcher, "wait", interrupt_first)
     out, err = hold("what?", "/retry", "/retry")
     assert out == "1:what?\n1:what?\n"
     assert err.count("note: stopped\n") == 1

@@ -111,7 +111,12 @@ def test_only_files_of_ones_own_are_written_over(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "problem"), [(".", "is a folder"), ("none/x.md", "cannot write none/x.md: No such")]
+    ("name", "problem"),
+    [
+        (".", "is a folder"),
+        ("none/x.md", "cannot write none/x.md: no such"),
+        ("x" * 300, "cannot write x+: file name too long"),
+    ],
 )
 def test_a_place_that_takes_no_file_is_told(tmp_path, monkeypatch, name, problem):
     monkeypatch.chdir(tmp_path)

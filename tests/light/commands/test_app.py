@@ -130,18 +130,28 @@ def test_no_verb_shows_the_help_on_stderr_and_is_a_usage_error(capsys):
         ),
         (
             ["ask", "a", "b", "--temp", "nan"],
-            "'nan' is no value for --temp",
-            "give --temp (or the variable TINYV_TEMP) a number, 0 or more",
+            "--temp is nan",
+            "use a number 0 or more: `--temp NUMBER` (or the variable TINYV_TEMP)",
         ),
         (
             ["ask", "a", "b", "--temp", "inf"],
-            "'inf' is no value for --temp",
-            "give --temp (or the variable TINYV_TEMP) a number, 0 or more",
+            "--temp is inf",
+            "use a number 0 or more: `--temp NUMBER` (or the variable TINYV_TEMP)",
         ),
         (
             ["ask", "a", "b", "--top-p", "1.1"],
-            "'1.1' is no value for --top-p",
-            "give --top-p (or the variable TINYV_TOP_P) a number, 0 to 1",
+            "--top-p is 1.1",
+            "use a number from 0 to 1: `--top-p NUMBER` (or the variable TINYV_TOP_P)",
+        ),
+        (
+            ["batch", "nowhere", "b", "-o", "-", "--repeat-penalty", "0"],
+            "--repeat-penalty is 0.0",
+            "use a number more than 0: `--repeat-penalty NUMBER`",
+        ),
+        (
+            ["chat", "--top-k", "many"],
+            "'many' is no value for --top-k",
+            "give --top-k (or the variable TINYV_TOP_K) a whole number",
         ),
     ],
 )
@@ -240,6 +250,11 @@ def test_a_flag_wins_over_its_variable_and_the_variable_over_the_default(asked, 
 
 
 def test_a_wrong_value_in_a_variable_is_told_with_the_variables_name(capsys, monkeypatch):
+    monkeypatch.setenv("TINYV_MIN_P", "2")
+    assert main(["ask", "cat.jpg", "what?"]) == ExitCode.USAGE
+    assert "error: --min-p is 2.0" in (told := capsys.readouterr().err)
+    assert "the variable TINYV_MIN_P" in told
+    monkeypatch.delenv("TINYV_MIN_P")
     monkeypatch.setenv("TINYV_TOP_K", "some")
     assert main(["ask", "cat.jpg", "what?"]) == ExitCode.USAGE
     assert "TINYV_TOP_K" in capsys.readouterr().err

@@ -12,9 +12,9 @@ from tinyv_cli.app import main
 from tinyv_cli.backends import opening as backends
 from tinyv_cli.backends.backend import Backend
 from tinyv_cli.benchmark import bandwidth, report
-from tinyv_cli.benchmark.chart import draw_chart
+from tinyv_cli.benchmark.chart import draw_chart, write_chart
 from tinyv_cli.benchmark.measure import count_bytes_per_token
-from tinyv_cli.errors import ExitCode, InputError
+from tinyv_cli.errors import DeviceError, ExitCode, InputError
 from tinyv_cli.variants import home
 
 HEADLINE = {
@@ -248,6 +248,19 @@ def test_a_chart_that_cannot_be_is_refused_before_measuring(toy, capsys, name, p
     assert main(["bench", "-m", "bits4", "--chart", name]) == ExitCode.USAGE
     assert problem in capsys.readouterr().err
     assert toy.opened == []
+
+
+def test_a_disk_that_fills_up_leaves_the_chart_of_before(tmp_path, monkeypatch):
+    # The fault: a chart was written in place, so that half of it took the earlier one's (issue 14).
+    def fill_up(chart, file, kind):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "rates.png").write_bytes(b"earlier")
+    monkeypatch.setattr(Image.Image, "save", fill_up)
+    with pytest.raises(DeviceError, match=r"rates\.png: no space left on device"):
+        write_chart(Image.new("RGB", (8, 8)), tmp_path / "rates.png")
+    assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"earlier"]
 
 
 def test_a_chart_that_cannot_be_written_leaves_the_document(toy, capsys):

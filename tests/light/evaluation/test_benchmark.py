@@ -15,7 +15,7 @@ from tinyv_cli.answers.generate import TrackedDecoder
 from tinyv_cli.backends.backend import Backend
 from tinyv_cli.benchmark import bandwidth, machine
 from tinyv_cli.benchmark import measure as measuring
-from tinyv_cli.benchmark.measure import Plan, count_bytes_per_token, make_picture, measure
+from tinyv_cli.benchmark.measure import BenchPlan, count_bytes_per_token, make_picture, measure
 from tinyv_cli.benchmark.spread import Repeats, Spread, make_spread, repeat, to_rate
 from tinyv_cli.commands import bench
 from tinyv_cli.disk import places
@@ -102,7 +102,7 @@ class TimedEngine:
 
 
 def measure_toy(engine, repeats, **plan):
-    return measure(engine, Plan(repeats, **plan), lambda _: None, engine.clock)
+    return measure(engine, BenchPlan(repeats, **plan), lambda _: None, engine.clock)
 
 
 def test_rates_are_positions_and_tokens_by_the_time_they_took(tmp_path):
@@ -150,7 +150,7 @@ def test_the_short_plan_measures_the_full_size_in_under_a_minute(tmp_path):
 def test_decoding_is_measured_as_deep_as_there_is_room(context_length, depths):
     decoder = TimedDecoder(Clock(), context_length)
     ids = measuring.make_ids(context_length, 300)
-    plan = Plan(Repeats(1))
+    plan = BenchPlan(Repeats(1))
     found = measuring.measure_decoding(decoder, plan, ids, decoder.clock)
     assert list(found) == depths
     assert found[depths[0]].median == pytest.approx(20)
@@ -159,7 +159,7 @@ def test_decoding_is_measured_as_deep_as_there_is_room(context_length, depths):
 def test_the_whole_context_is_a_prompt_where_no_length_fits():
     decoder = TimedDecoder(Clock(), 20)
     ids = measuring.make_ids(20, 300)
-    found = measuring.measure_prefill(decoder, Plan(Repeats(1)), ids, decoder.clock)
+    found = measuring.measure_prefill(decoder, BenchPlan(Repeats(1)), ids, decoder.clock)
     assert list(found) == [20]
     assert found[20].median == pytest.approx(60)
 

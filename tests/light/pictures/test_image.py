@@ -342,7 +342,7 @@ def test_too_little_memory_is_not_called_damage(monkeypatch):
     def fail(*_):
         raise MemoryError
 
-    monkeypatch.setattr(image, "_to_rgb", fail)
+    monkeypatch.setattr(Image.Image, "convert", fail)
     with pytest.raises(DeviceError, match="memory does not suffice"):
         read_picture(to_file_bytes(make_noise()))
 

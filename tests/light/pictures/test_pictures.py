@@ -143,9 +143,9 @@ def test_offline_fetches_nothing_and_says_so_before_anything_else(site):
 @pytest.mark.parametrize("word", ["file:///etc/passwd", "ftp://h/x.png", "FILE:///x", "s3://b/x"])
 def test_other_schemes_are_refused_with_a_way_out(word):
     error = fails(word)
-    assert "is no place that pictures are fetched from" in error.problem
+    assert "pictures are not fetched from" in error.problem
     assert "by its path" in error.hint
-    with pytest.raises(InputError, match="is no place"):
+    with pytest.raises(InputError, match="are not fetched from"):
         check_words([word])
 
 
@@ -188,14 +188,14 @@ def test_a_file_whose_name_looks_like_a_page_is_the_file(folder):
     assert "there is no file dog.png#1" in fails("dog.png#1").problem
 
 
-# Films
+# Videos
 
 
-def write_film(path, colours, rate=2, **stream_options):
-    """A film of one colour a frame."""
+def write_video(path, colours, rate=2, **stream_options):
+    """A video of one colour a frame."""
     av = pytest.importorskip("av")
-    with av.open(str(path), "w") as film:
-        stream = film.add_stream("mpeg4", rate=rate)
+    with av.open(str(path), "w") as video:
+        stream = video.add_stream("mpeg4", rate=rate)
         stream.width, stream.height = 64, 32
         stream.gop_size = 4
         for name, value in stream_options.items():
@@ -203,8 +203,8 @@ def write_film(path, colours, rate=2, **stream_options):
         for i, colour in enumerate(colours):
             frame = av.VideoFrame.from_image(Image.new("RGB", (64, 32), colour))
             frame.pts, frame.time_base = i, Fraction(1, rate)
-            film.mux(stream.encode(frame))
-        film.mux(stream.encode(None))
+            video.mux(stream.encode(frame))
+        video.mux(stream.encode(None))
     return path
 
 
@@ -214,8 +214,8 @@ def to_level(picture):
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "AVI"])
 def test_a_moment_shows_the_frame_that_is_seen_then(folder, suffix):
-    name = f"film.{suffix}"
-    write_film(folder / name, [(20 * i, 20 * i, 20 * i) for i in range(1, 11)])
+    name = f"video.{suffix}"
+    write_video(folder / name, [(20 * i, 20 * i, 20 * i) for i in range(1, 11)])
     assert to_level(open_picture(name)) == 1
     for moment_s in ("0", "0.4", "0.5", "2.2", "3.5", "4.99"):
         expected = 1 + math.floor(float(moment_s) * 2)
@@ -226,26 +226,26 @@ def test_a_moment_shows_the_frame_that_is_seen_then(folder, suffix):
         assert f"{name}@0" in error.hint
 
 
-def test_a_film_taken_upright_is_shown_upright(folder):
-    name = "film.mp4"
-    write_film(folder / name, ["red"] * 3, set_display_rotation=90)
+def test_a_video_taken_upright_is_shown_upright(folder):
+    name = "video.mp4"
+    write_video(folder / name, ["red"] * 3, set_display_rotation=90)
     assert open_picture(name).size == (32, 64)
 
 
-def test_what_is_only_called_a_film_is_told(folder):
+def test_what_is_only_called_a_video_is_told(folder):
     pytest.importorskip("av")
     (folder / "a.mp4").write_bytes(b"nothing of the kind" * 99)
     (folder / "b.mp4").write_bytes(b"")
     (folder / "c.mp4").mkdir()
     for name in ("a.mp4@1", "b.mp4"):
         error = fails(name)
-        assert "is not a film that can be read" in error.problem
+        assert "is not a video that can be read" in error.problem
         assert "ffmpeg -i" in error.hint
     assert "there is no file c.mp4" in fails("c.mp4@2").problem
 
 
 @pytest.mark.parametrize("kind", ["hls", "concat"])
-def test_a_play_list_that_is_called_a_film_fetches_nothing(folder, site, kind):
+def test_a_play_list_that_is_called_a_video_fetches_nothing(folder, site, kind):
     pytest.importorskip("av")
     url = site("/part.ts", "video/mp2t", b"x")
     texts = {
@@ -253,7 +253,7 @@ def test_a_play_list_that_is_called_a_film_fetches_nothing(folder, site, kind):
         "concat": f"ffconcat version 1.0\nfile '{url}'\n",
     }
     (folder / "a.mp4").write_text(texts[kind])
-    assert "is not a film that can be read" in fails("a.mp4").problem
+    assert "is not a video that can be read" in fails("a.mp4").problem
     assert site.asked == []
 
 

@@ -131,6 +131,11 @@ def test_a_path_to_nothing_is_called_a_folder(tmp_path):
     assert fail_to_resolve("./nothing").problem == "there is no folder ./nothing"
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "y/" * 3000, "a\0b", "~no-such-user/toy"])
+def test_a_word_that_can_be_no_path_is_an_unknown_variant(name):
+    assert fail_to_resolve(name).problem.startswith("there is no ")
+
+
 def test_the_list_is_by_name_and_holds_the_damaged_too():
     add("b")
     (add("a") / "manifest.json").write_text("{")

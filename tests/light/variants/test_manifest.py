@@ -93,7 +93,7 @@ def test_a_newer_format_is_told_apart_from_damage_whatever_else_it_holds():
     assert caught.value.hint == "update tinyv: `pip install --upgrade tinyv`"
 
 
-def test_keys_that_nobody_knows_are_passed_over(values):
+def test_unknown_keys_are_ignored(values):
     known = Manifest.from_json(json.dumps(values))
     assert Manifest.from_json(json.dumps(values | {"licence": "none"})) == known
 
@@ -188,8 +188,8 @@ def test_no_path_that_is_taken_leads_out_of_its_folder_on_any_system(path):
         ({"size_bytes": -1}, "size of decoder.onnx is -1"),
         ({"sha256": "a" * 63}, "sha256 of decoder.onnx is not 64 hexadecimal digits"),
         ({"sha256": "A" * 64}, "sha256 of decoder.onnx is not 64 hexadecimal digits"),
-        ({"path": "DECODER.data"}, "path 'decoder.data' stands there twice"),
-        ({"role": "decoder-data"}, "role 'decoder-data' stands there twice"),
+        ({"path": "DECODER.data"}, "path 'decoder.data' occurs twice"),
+        ({"role": "decoder-data"}, "role 'decoder-data' occurs twice"),
     ],
 )
 def test_an_entry_that_cannot_be_is_named(values, change, reason):

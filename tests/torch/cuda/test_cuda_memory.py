@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from quantize.plan import Plan, make_plan
+from quantize.plan import VariantPlan, make_plan
 from quantize.recipe import RECIPES
 from tests.torch.cuda.memory_trace import MetaGpu, count_started, make_language, trace_peak
 from tinyv_cli.backends.cuda.torch_decoder import FIRST_SPAN, StepDecoder
@@ -52,7 +52,7 @@ def trace_picture(bits: int = 16) -> int:
     return peak.peak_bytes
 
 
-def plan(bits: int, vision_bits: int = 16) -> Plan:
+def plan(bits: int, vision_bits: int = 16) -> VariantPlan:
     shapes = {name: tuple(t.shape) for name, t in make_empty_model(SPEC).state_dict().items()}
     return make_plan(SPEC, shapes, RECIPES[bits], ("cuda",), vision_bits)
 

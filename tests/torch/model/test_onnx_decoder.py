@@ -8,7 +8,7 @@ from tests.torch.conftest import open_variant
 from tinyv_cli.answers.generate import ImageTokens
 from tinyv_cli.backends.backend import Backend, BackendOptions
 from tinyv_cli.backends.cpu import onnx_cpu as onnx_cpu_module
-from tinyv_cli.backends.cpu.onnx_sessions import open_session
+from tinyv_cli.backends.cpu.onnx_sessions import open_graph
 from tinyv_cli.backends.opening import open_backend
 from tinyv_cli.errors import UsageError
 
@@ -113,12 +113,12 @@ def test_an_encoder_that_is_closed_stops_encoding_and_can_begin_anew(golden_vari
     pixels = np.zeros((1, 3, side, side), np.float32)
     closing = [True, False]
 
-    def open_graph():
+    def open_vision():
         if closing.pop(0):
             encoder.close()  # as another thread does
-        return [open_session(variant.path("vision"), 1)]
+        return [open_graph(variant.path("vision"), 1)]
 
-    encoder = onnx_cpu_module.OnnxEncoder(open_graph)
+    encoder = onnx_cpu_module.OnnxEncoder(open_vision)
     with pytest.raises(Exception, match="terminate"):
         encoder.encode(pixels)
     encoder.close()

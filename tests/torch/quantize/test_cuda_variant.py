@@ -12,10 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from quantize.channelwise import LARGEST_CODE
-from quantize.cuda.parts import load_bitsandbytes, to_arrays, write_cuda_parts
-from quantize.cuda.stored_tensors import StoredTensors
-from quantize.cuda.tensor_file import TensorFile
-from quantize.cuda_recipe import NF4_BLOCK, Kind
+from quantize.cuda.parts import StoredTensors, load_bitsandbytes, to_arrays, write_cuda_parts
+from quantize.cuda.safetensors_writer import SafetensorsWriter
+from quantize.cuda_recipe import NF4_BLOCK, StorageKind
 from quantize.measure.compare import ProbeIds, run_layers, step_through
 from quantize.measure.trial import open_cuda
 from quantize.pipeline import QuantizeOptions, make_variant, plan_variant
@@ -56,7 +55,7 @@ def merged(tiny_sources: Path) -> Tensors:
 
 @pytest.fixture(scope="module")
 def make_tiny(tiny_sources: Path, tmp_path_factory) -> Callable[[str, int], Variant]:
-    """Gives the tiny sources' variant for a target at some bits, made when first asked for."""
+    """Returns the tiny sources' variant for a target at some bits, made when first asked for."""
     made: dict[tuple[str, int], Variant] = {}
 
     def make(target: str, bits: int) -> Variant:
@@ -171,12 +170,12 @@ def test_nf4_keeps_its_bounds_on_rows_that_do_not_fill_blocks(case):
     with open_weights(resolve_sources(GOLDEN / case)) as weights:
         for name in filter(is_matrix_of_layers, weights.names):
             matrix = weights.read(name)
-            check_nf4(matrix, dict(to_arrays(name, matrix, Kind.NF4)), name)
+            check_nf4(matrix, dict(to_arrays(name, matrix, StorageKind.NF4)), name)
 
 
 def test_normal_weights_in_nf4_are_off_by_a_tenth_of_their_norm():
     matrix = torch.randn(640, 512, generator=torch.Generator().manual_seed(1))
-    stored = dict(to_arrays("m", matrix, Kind.NF4))
+    stored = dict(to_arrays("m", matrix, StorageKind.NF4))
     back = read_matrix(stored, "m")
     error = float((back - matrix).norm() / matrix.norm())
     assert 0.08 < error < 0.1  # 0.092 measured
@@ -194,7 +193,7 @@ def test_rows_of_int8_are_read_back_within_half_a_step(make_tiny, merged):
 
 def test_rows_of_int8_are_those_that_bitsandbytes_makes():
     matrix = torch.randn(300, 200, generator=torch.Generator().manual_seed(2))
-    stored = to_arrays("m", matrix, Kind.ROWS_INT8)
+    stored = to_arrays("m", matrix, StorageKind.ROWS_INT8)
     codes, largest, _ = int8_vectorwise_quant(matrix)
     assert torch.allclose(stored["m.SCB"], largest, rtol=1e-6)
     differing = stored["m"] != codes  # halves may fall on either side
@@ -202,28 +201,28 @@ def test_rows_of_int8_are_those_that_bitsandbytes_makes():
     assert (stored["m"].int() - codes.int()).abs().max() <= 1
 
 
-@pytest.mark.parametrize("kind", [Kind.NF4, Kind.ROWS_INT8, Kind.WEIGHTS_INT8])
+@pytest.mark.parametrize("kind", [StorageKind.NF4, StorageKind.ROWS_INT8, StorageKind.WEIGHTS_INT8])
 def test_rows_of_zeros_stay_zeros(kind):
     matrix = torch.randn(8, 128, generator=torch.Generator().manual_seed(3))
     matrix[5] = 0
     stored = dict(to_arrays("m", matrix, kind))
     assert all(values.float().isfinite().all() for values in stored.values())
-    if kind is Kind.NF4:
+    if kind is StorageKind.NF4:
         assert (read_matrix(stored, "m")[5] == 0).all()
     else:
         assert (stored["m"][5] == 0).all()
 
 
-def test_a_number_that_float16_cannot_tell_is_refused():
+def test_a_number_that_is_too_large_for_float16_is_refused():
     table = torch.full((2, 2), 70000.0)
-    with pytest.raises(WeightsError, match=r"^projection\.first\.weight holds 70000, more than"):
-        to_arrays("projection.first.weight", table, Kind.FLOAT16)
+    with pytest.raises(WeightsError, match=r"^projection\.first\.weight holds 70000, too large"):
+        to_arrays("projection.first.weight", table, StorageKind.FLOAT16)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_lora_is_merged_into_what_is_stored(bits, make_tiny, tiny_sources):
     language, _ = read_files(make_tiny("cuda", bits))
-    kind = Kind.NF4 if bits == 4 else Kind.ROWS_INT8
+    kind = StorageKind.NF4 if bits == 4 else StorageKind.ROWS_INT8
     with open_weights(resolve_sources(tiny_sources)) as weights:
         with_lora = [name for name in weights.names if weights.read_lora(name) is not None]
         assert len(with_lora) >= 3
@@ -383,7 +382,7 @@ def test_tensors_of_any_size_come_back_from_a_file(tmp_path):
         "float": torch.randn(3),
         "codes": torch.arange(-64, 64, dtype=torch.int8).view(2, 64),
     }
-    with TensorFile(tmp_path / "t.safetensors", 100 * len(tensors)) as file:
+    with SafetensorsWriter(tmp_path / "t.safetensors", 100 * len(tensors)) as file:
         for name, tensor in tensors.items():
             file.append(name, tensor)
     read = load_file(tmp_path / "t.safetensors")

@@ -6,14 +6,17 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from quantize.cpu.data_file import DataFile
-from quantize.cpu.graph import GraphWriter
-from quantize.cpu.packing import from_nibbles, to_matmul_nbits
+from quantize.cpu.graph import DataFile, GraphWriter, to_matmul_nbits
 from quantize.groupwise import round_matrix
 from quantize.recipe import RECIPES, Recipe, Rounding
 
 
-def test_nibbles_open_in_the_order_they_were_closed_in():
+def from_nibbles(packed: np.ndarray) -> np.ndarray:
+    """Unpacks bytes (…, n) into their 4-bit codes (…, 2n), the lower nibble first."""
+    return np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
+
+
+def test_nibbles_are_packed_the_lower_one_first():
     rounded = round_matrix(torch.randn(3, 256), Rounding(4))
     packed, _, zero_points = to_matmul_nbits(rounded)
     assert packed.shape == (3, 2, 64)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from quantize.cuda.tensor_file import TensorFile
+from quantize.cuda.safetensors_writer import SafetensorsWriter
 from tinyv_cli.app import main
 from tinyv_cli.devices.driver import Driver, Gpu
 from tinyv_cli.errors import ExitCode
@@ -35,14 +35,14 @@ def test_a_failure_while_codes_are_written_leaves_what_was_there(
     if replaces:
         assert run_quantize(tiny_sources, output, "--target", "cuda") == 0
     before = {path: path.read_bytes() for path in output.rglob("*")}
-    append, calls = TensorFile.append, iter(range(10_000))
+    append, calls = SafetensorsWriter.append, iter(range(10_000))
 
     def fail(self, name, tensor):
         if next(calls) >= 40:
             raise failure
         append(self, name, tensor)
 
-    monkeypatch.setattr(TensorFile, "append", fail)
+    monkeypatch.setattr(SafetensorsWriter, "append", fail)
     assert run_quantize(tiny_sources, output, "--target", "all", "--force") == code
     assert {path: path.read_bytes() for path in output.rglob("*")} == before
     assert [path.name for path in output.parent.iterdir()] == (["v"] if replaces else [])

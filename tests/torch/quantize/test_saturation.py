@@ -9,11 +9,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from quantize.cpu.data_file import DataFile
-from quantize.cpu.graph import GraphWriter
+from quantize.cpu.graph import DataFile, GraphWriter
 from quantize.recipe import INT8_PER_CHANNEL, Recipe
 from tinyv_cli.backends.cpu import onnx_sessions
-from tinyv_cli.backends.cpu.onnx_sessions import adds_wrongly, open_session
+from tinyv_cli.backends.cpu.onnx_sessions import adds_wrongly, open_graph
 
 PROBE = Path(onnx_sessions.__file__).with_name("saturation.onnx")
 N_PRODUCTS, N_SUMS = 64, 16
@@ -40,7 +39,7 @@ def test_the_probe_is_one_product_that_would_be_cut_off():
 
 
 def write_linear(path: Path) -> torch.Tensor:
-    """A linear of the fast kind whose codes are as large as they can be; gives its matrix."""
+    """Writes a per-channel linear whose codes are as large as can be; returns its matrix."""
     matrix = torch.randn(96, 256).sign()
     tensors = {"m.weight": matrix, "m.bias": torch.zeros(96)}
     recipe = Recipe(8, (("m.weight", INT8_PER_CHANNEL),))
@@ -56,14 +55,14 @@ def write_linear(path: Path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("wrongly", [None, True])
-def test_the_fast_kind_is_exact_where_every_sum_is_as_large_as_can_be(
+def test_per_channel_products_are_exact_where_every_sum_is_as_large_as_can_be(
     wrongly, tmp_path, monkeypatch
 ):
     if wrongly is not None:  # as on a processor without VNNI: the runtime takes other instructions
         monkeypatch.setattr(onnx_sessions, "adds_wrongly", lambda: wrongly)
     matrix = write_linear(tmp_path / "m.onnx")
     x = matrix[:40].clamp(min=0) * 255  # rows that meet their own signs: nothing cancels
-    out = open_session(tmp_path / "m.onnx", 1).run(None, {"x": x.numpy()})[0]
+    out = open_graph(tmp_path / "m.onnx", 1).run(None, {"x": x.numpy()})[0]
     assert np.array_equal(out, (x @ matrix.T).numpy())
     assert np.abs(out).max() > 2**14
 

@@ -1,4 +1,4 @@
-"""The fast kind goes where the image tokens bear it: shown with channels planted to break it.
+"""Per-channel int8 goes where the image tokens bear it: shown with channels planted to break it.
 
 A channel of a norm is made huge and the columns that meet it as much smaller: the network computes
 what it did before, and a scale for all activations has nothing left for the other channels.
@@ -13,9 +13,14 @@ import torch
 
 from quantize.channelwise import round_activations, round_channels
 from quantize.cpu import vision_side
-from quantize.cpu.fast_matrices import LARGEST_ERROR, FastKindMeter, choose_fast
 from quantize.cpu.parts import PartWriter
-from quantize.cpu.vision_side import LEAST_COSINE, write_vision_side
+from quantize.cpu.vision_side import (
+    LARGEST_ERROR,
+    LEAST_COSINE,
+    PerChannelMeter,
+    choose_per_channel,
+    write_vision_side,
+)
 from quantize.measure.probes import EncodedProbes
 from quantize.measure.reference import compute_image_tokens
 from quantize.plan import Shapes, make_plan
@@ -60,11 +65,11 @@ def write(weights: PlantedWeights, folder: Path) -> tuple[Recipe, EncodedProbes]
     return write_vision_side(writer, weights, least_weights=0)
 
 
-def list_fast(recipe: Recipe) -> set[str]:
+def list_per_channel(recipe: Recipe) -> set[str]:
     return {name for name in PlantedWeights(1).shapes if recipe.rounding(name).per_channel}
 
 
-CANDIDATES = set(FastKindMeter(PlantedWeights(1).shapes, 0).errors)
+CANDIDATES = set(PerChannelMeter(PlantedWeights(1).shapes, 0).errors)
 
 
 def test_planting_channels_leaves_the_network_as_it_was():
@@ -75,39 +80,39 @@ def test_planting_channels_leaves_the_network_as_it_was():
     assert np.abs(plain - planted).max() < 1e-4 * np.abs(plain).max()
 
 
-def test_a_network_without_huge_channels_is_fast_throughout(tmp_path):
+def test_a_network_without_huge_channels_is_rounded_per_channel_throughout(tmp_path):
     recipe, probes = write(PlantedWeights(1), tmp_path)
-    assert list_fast(recipe) == CANDIDATES
+    assert list_per_channel(recipe) == CANDIDATES
     assert len(CANDIDATES) == 4 * SPEC.vision.n_layers + 2
     assert probes.cosines.min() >= LEAST_COSINE
 
 
-def test_a_matrix_that_meets_huge_channels_keeps_the_safe_kind(tmp_path):
+def test_a_matrix_that_meets_huge_channels_keeps_its_groups(tmp_path):
     recipe, probes = write(PlantedWeights(HUGE), tmp_path)
-    assert list_fast(recipe) == CANDIDATES - set(PLANTED.values())
+    assert list_per_channel(recipe) == CANDIDATES - set(PLANTED.values())
     assert not any(recipe.rounding(name).per_channel for name in PLANTED.values())
     assert probes.cosines.min() >= LEAST_COSINE
 
 
-def test_with_the_fast_kind_everywhere_the_same_network_fails(tmp_path, monkeypatch):
-    monkeypatch.setattr(vision_side, "choose_fast", choose_all)
+def test_rounded_per_channel_everywhere_the_same_network_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr(vision_side, "choose_per_channel", choose_all)
     monkeypatch.setattr(vision_side, "LEAST_COSINE", -1.0)
     recipe, probes = write(PlantedWeights(HUGE), tmp_path)
-    assert list_fast(recipe) == CANDIDATES
+    assert list_per_channel(recipe) == CANDIDATES
     assert probes.cosines.min() < LEAST_COSINE
 
 
-def test_image_tokens_that_turned_too_far_leave_fewer_matrices_fast(tmp_path, monkeypatch):
-    monkeypatch.setattr(vision_side, "choose_fast", choose_all)
+def test_image_tokens_that_turned_too_far_leave_fewer_matrices_per_channel(tmp_path, monkeypatch):
+    monkeypatch.setattr(vision_side, "choose_per_channel", choose_all)
     recipe, probes = write(PlantedWeights(HUGE), tmp_path)
-    fast = list_fast(recipe)
-    assert len(fast) == len(CANDIDATES) // 4
-    assert fast.isdisjoint(PLANTED.values())
+    chosen = list_per_channel(recipe)
+    assert len(chosen) == len(CANDIDATES) // 4
+    assert chosen.isdisjoint(PLANTED.values())
     assert probes.cosines.min() >= LEAST_COSINE
 
 
 def choose_all(errors: dict[str, float]) -> list[str]:
-    return choose_fast(errors, limit=float("inf"))
+    return choose_per_channel(errors, limit=float("inf"))
 
 
 def test_small_matrices_and_unrounded_ones_are_left_alone(tmp_path):
@@ -120,14 +125,14 @@ def test_small_matrices_and_unrounded_ones_are_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("spread", [1.0, 30.0])
-def test_the_meter_tells_what_the_operator_does(spread):
+def test_the_meter_measures_the_operators_error(spread):
     """Its error is that of activations and weights, both rounded: here from the codes alone."""
     generator = torch.Generator().manual_seed(4)
     x = torch.randn(1, 64, 96, generator=generator)
     x[..., 5] *= spread
     matrix = torch.randn(80, 96, generator=generator)
     name = "vision.layers.0.mlp.fc1.weight"
-    meter = FastKindMeter({name: (80, 96)}, 0)
+    meter = PerChannelMeter({name: (80, 96)}, 0)
     meter.watch(name, x, matrix)
     rounded = round_activations(x[0], float(x.min()), float(x.max()))
     product = rounded @ round_channels(matrix).to_matrix().T

@@ -231,7 +231,7 @@ def test_a_disk_that_is_too_small_is_refused_before_writing(sources, tmp_path, m
 
 @pytest.mark.parametrize("after", [0, 5, 60])
 def test_a_disk_that_fills_up_leaves_nothing(after, sources, tmp_path, monkeypatch, capsys):
-    from quantize.cpu.data_file import DataFile
+    from quantize.cpu.graph import DataFile
 
     append, calls = DataFile.append, iter(range(1000))
 
@@ -298,7 +298,7 @@ def test_a_real_interrupt_leaves_no_variant_and_the_next_run_cleans_up(sources, 
 
 @pytest.mark.parametrize("after", [0, 5, 60])
 def test_ctrl_c_stops_quantising_and_leaves_nothing(after, sources, tmp_path, monkeypatch, capsys):
-    from quantize.cpu.data_file import DataFile
+    from quantize.cpu.graph import DataFile
 
     append, calls = DataFile.append, iter(range(1000))
 

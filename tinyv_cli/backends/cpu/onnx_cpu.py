@@ -1,6 +1,6 @@
 """A variant becomes an image encoder and a decoder that run in onnxruntime on the CPU.
 
-Knows how the graphs are fed and where the cache lies; no text, no picture file.
+The graphs are fed here, and the cache of keys and values lies here.
 """
 
 import math
@@ -19,7 +19,7 @@ from tinyv_cli.backends.backend import (
     resolve_context_length,
     resolve_threads,
 )
-from tinyv_cli.backends.cpu.onnx_sessions import open_sessions
+from tinyv_cli.backends.cpu.onnx_sessions import open_graphs
 from tinyv_cli.backends.cpu.token_embeddings import TokenEmbeddings, open_token_embeddings
 from tinyv_cli.spec import LanguageSpec
 from tinyv_cli.variants.manifest import Variant
@@ -59,14 +59,14 @@ class OnnxEncoder:
         return states
 
     def close(self) -> None:
-        """Frees the sessions, and stops what another thread encodes; a next picture opens anew."""
+        """Frees the sessions, stops another thread's encoding; a next picture opens them anew."""
         self._run_options.terminate = True
         self._run_options = _make_run_options()
         self._sessions = []
 
 
 def _make_run_options() -> ort.RunOptions:
-    """Lets each graph give its working memory back before the next one takes its own."""
+    """Returns options by which a graph frees its working memory before the next one runs."""
     options = ort.RunOptions()
     options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return options
@@ -99,7 +99,13 @@ class OnnxDecoder:
         self._hidden = np.empty((len(sessions), 1, CHUNK_POSITIONS, spec.width), np.float32)
         self._cache = make_cache(spec, context_length)
         self._graphs = [_BoundGraph(session) for session in sessions]
-        self._bind_buffers()
+        for graph in self._graphs:
+            graph.bind_input("last_positions", self._last_positions)
+            graph.bind_input("total_length", self._total_length)
+            for name in graph.cache_names:
+                graph.bind_input(f"past_{name}", self._cache[name])
+                graph.bind_output(f"present_{name}", self._cache[name])
+        self._graphs[-1].bind_output("logits", self._logits)
 
     def extend(self, segments: Sequence[Segment]) -> np.ndarray:
         """Appends positions to the cache.
@@ -110,9 +116,24 @@ class OnnxDecoder:
         Returns:
             (V,) float32 logits after the last position.
         """
-        embeddings = np.concatenate([self._to_embeddings(segment) for segment in segments])
+        embeddings = np.concatenate(
+            [
+                each.embeddings if isinstance(each, ImageTokens) else self._embeddings.rows(each)
+                for each in segments
+            ]
+        )  # (T, D)
         for start in range(0, len(embeddings), CHUNK_POSITIONS):
-            self._run(embeddings[start : start + CHUNK_POSITIONS])
+            chunk = embeddings[start : start + CHUNK_POSITIONS]
+            states = self._hidden[:, :, : len(chunk)]  # (graphs, 1, T, D)
+            states[0, 0] = chunk
+            self.length += len(chunk)
+            self._last_positions[0] = self.length - 1
+            self._total_length[()] = self.length
+            for index, graph in enumerate(self._graphs):
+                graph.bind_input(graph.entering, states[index])
+                if index + 1 < len(self._graphs):
+                    graph.bind_output(graph.leaving, states[index + 1])
+                graph.run()
         logits: np.ndarray = self._logits[0].copy()
         return logits
 
@@ -120,43 +141,13 @@ class OnnxDecoder:
         """Forgets the positions from `length` on."""
         self.length = min(self.length, length)
 
-    def _to_embeddings(self, segment: Segment) -> np.ndarray:
-        """(T, D) float32 of one segment."""
-        if isinstance(segment, ImageTokens):
-            return segment.embeddings
-        return self._embeddings.rows(segment)
-
-    def _run(self, embeddings: np.ndarray) -> None:
-        """Computes (T, D) embeddings; keys, values and logits land in the bound buffers."""
-        n_new = len(embeddings)
-        states = self._hidden[:, :, :n_new]  # (graphs, 1, T, D)
-        states[0, 0] = embeddings
-        self.length += n_new
-        self._last_positions[0] = self.length - 1
-        self._total_length[()] = self.length
-        for place, graph in enumerate(self._graphs):
-            graph.bind_input(graph.entering, states[place])
-            if place + 1 < len(self._graphs):
-                graph.bind_output(graph.leaving, states[place + 1])
-            graph.run()
-
-    def _bind_buffers(self) -> None:
-        """Binds every buffer that stays where it is."""
-        for graph in self._graphs:
-            graph.bind_input("last_positions", self._last_positions)
-            graph.bind_input("total_length", self._total_length)
-            for name in graph.cache_names:
-                graph.bind_input(f"past_{name}", self._cache[name])
-                graph.bind_output(f"present_{name}", self._cache[name])
-        self._graphs[-1].bind_output("logits", self._logits)
-
 
 class _BoundGraph:
     """A session whose inputs and outputs lie in arrays of the caller, which must outlive a run.
 
     Attributes:
-        entering: name of the hidden states that it takes.
-        leaving: name of what it gives.
+        entering: name of the hidden states that it reads.
+        leaving: name of those that it computes.
         cache_names: of the keys and values that it extends: `key.0`, `value.0`, …
     """
 
@@ -173,7 +164,7 @@ class _BoundGraph:
         self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
     def bind_output(self, name: str, array: np.ndarray) -> None:
-        """Lets an output be written into an array's memory."""
+        """Binds an output to an array's memory."""
         self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
     def run(self) -> None:
@@ -217,17 +208,12 @@ def open_cpu(variant: Variant, options: BackendOptions, on_encoder: OnEncoder) -
         variant.path("embeddings-scales") if variant.has("embeddings-scales") else None,
         spec.width,
     )
-    encoder = open_encoder(variant, threads)
+    encoder = OnnxEncoder(lambda: open_graphs(variant.graphs("vision"), threads))
     on_encoder(encoder, "cpu")
     try:
-        sessions = open_sessions(variant.graphs("decoder"), threads)
+        sessions = open_graphs(variant.graphs("decoder"), threads)
         decoder = OnnxDecoder(sessions, embeddings, spec, context_length)
     except BaseException:
         encoder.close()
         raise
     return Backend(encoder, decoder, "cpu", time.perf_counter() - started, encoder.close)
-
-
-def open_encoder(variant: Variant, threads: int) -> OnnxEncoder:
-    """The vision side of a variant; nothing is opened before the first picture."""
-    return OnnxEncoder(lambda: open_sessions(variant.graphs("vision"), threads))

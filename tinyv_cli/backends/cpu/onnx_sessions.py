@@ -1,4 +1,4 @@
-"""`.onnx` files and a number of threads become onnxruntime sessions; knows no network."""
+"""`.onnx` files and a number of threads become onnxruntime sessions."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +10,6 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from tinyv_cli.errors import WeightsError
-
-RUNTIME = f"ort{ort.__version__}"
 
 _UNREADABLE = (
     ort_errors.Fail,
@@ -27,7 +25,7 @@ _LARGEST_ACTIVATION, _LARGEST_WEIGHT = 255, 127
 _ERRORS_ONLY = 3  # ORT_LOGGING_LEVEL_ERROR: warnings of the runtime are not for the user
 
 
-def open_sessions(paths: Sequence[Path], threads: int) -> list[ort.InferenceSession]:
+def open_graphs(paths: Sequence[Path], threads: int) -> list[ort.InferenceSession]:
     """Opens the graphs of a part, several at once: the runtime uses one thread for each.
 
     Args:
@@ -38,10 +36,10 @@ def open_sessions(paths: Sequence[Path], threads: int) -> list[ort.InferenceSess
         WeightsError: the runtime cannot read a graph or its data.
     """
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda path: open_session(path, threads), paths))
+        return list(pool.map(lambda path: open_graph(path, threads), paths))
 
 
-def open_session(path: Path, threads: int) -> ort.InferenceSession:
+def open_graph(path: Path, threads: int) -> ort.InferenceSession:
     """Opens a graph; its weights are mapped, and rearranged for this processor.
 
     Args:
@@ -51,20 +49,6 @@ def open_session(path: Path, threads: int) -> ort.InferenceSession:
     Raises:
         WeightsError: the runtime cannot read the graph or its data.
     """
-    try:
-        return ort.InferenceSession(
-            str(path), _make_options(threads), providers=["CPUExecutionProvider"]
-        )
-    except _UNREADABLE as error:
-        reason = str(error).strip().splitlines()[0]
-        raise WeightsError(
-            f"onnxruntime {ort.__version__} cannot open {path}: {reason}",
-            "make the variant again with `tinyv quantize --force`, or `pip install -U onnxruntime`",
-        ) from error
-
-
-def _make_options(threads: int) -> ort.SessionOptions:
-    """Options that every session of ours shares."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -74,15 +58,22 @@ def _make_options(threads: int) -> ort.SessionOptions:
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if adds_wrongly():
         options.add_session_config_entry("session.x64quantprecision", "1")
-    return options
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except _UNREADABLE as error:
+        reason = str(error).strip().splitlines()[0]
+        raise WeightsError(
+            f"onnxruntime {ort.__version__} cannot open {path}: {reason}",
+            "make the variant again with `tinyv quantize --force`, or `pip install -U onnxruntime`",
+        ) from error
 
 
 @cache
 def adds_wrongly() -> bool:
-    """Whether this processor's product of unsigned and signed bytes loses what exceeds 16 bits.
+    """Checks whether products of unsigned and signed bytes lose what exceeds 16 bits here.
 
-    x86 without VNNI adds pairs of products in 16 bits and cuts them off there. The runtime can take
-    slower instructions instead, but takes them, when told to, on processors that add rightly too.
+    x86 without VNNI adds pairs of products in 16 bits, saturated. The runtime can take slower
+    instructions instead, but would then take them on processors that add rightly too.
 
     Source: onnxruntime, "Quantize ONNX models", on U8S8; `session.x64quantprecision` in
     onnxruntime_session_options_config_keys.h.

@@ -1,4 +1,4 @@
-"""Token ids become rows of the mapped embedding table; knows no runtime."""
+"""Token ids become rows of the embedding table, which stays on disk, mapped."""
 
 from collections.abc import Sequence
 from pathlib import Path

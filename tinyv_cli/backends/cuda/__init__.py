@@ -1,1 +1,1 @@
-"""A variant on a CUDA card, by torch and bitsandbytes."""
+"""A variant on a GPU, by torch and bitsandbytes."""

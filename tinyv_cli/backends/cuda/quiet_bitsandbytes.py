@@ -1,6 +1,6 @@
-"""What the project uses of bitsandbytes, imported without its line on stderr.
+"""The functions used of bitsandbytes, imported without its line on stderr.
 
-On some processors it tells that faster kernels could be fetched, also where a card does the work.
+On some processors it logs that faster kernels could be fetched, even if a GPU does the work.
 """
 
 import logging

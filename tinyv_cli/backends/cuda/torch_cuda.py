@@ -1,7 +1,7 @@
-"""A variant becomes an image encoder and a decoder that run in torch, on a card.
+"""A variant becomes an image encoder and a decoder that run in torch, on a GPU.
 
-Knows which part goes where and when; no text, no picture file. On `cpu` the same code runs with
-bitsandbytes' kernels for it, in float32 and without graphs: that is how it is tested.
+On `cpu` the same code runs with bitsandbytes' kernels for it, in float32 and without graphs: that
+is how it is tested.
 """
 
 import time
@@ -55,7 +55,7 @@ class TorchEncoder:
         return tokens
 
     def close(self) -> None:
-        """Frees the weights, once a picture of another thread is done; the next loads them anew."""
+        """Frees the weights once another thread's picture is done; the next one loads them anew."""
         with self._device.lock:
             self._model = None
             self._device.free_memory()
@@ -81,15 +81,21 @@ def open_torch(
     spec = variant.manifest.spec
     context_length = resolve_context_length(options.context_length, spec.language)
     language_path, vision_path = variant.path("cuda-language"), variant.path("cuda-vision")
-    place = TorchDevice(device, options.memory_budget_bytes)
-    place.limit_memory()
-    encoder = TorchEncoder(partial(load_vision_side, vision_path, spec, device, place.dtype), place)
+    torch_device = TorchDevice(device, options.memory_budget_bytes)
+    torch_device.limit_memory()
+    dtype = torch_device.dtype
+    load_vision = partial(load_vision_side, vision_path, spec, device, dtype)
+    encoder = TorchEncoder(load_vision, torch_device)
     on_encoder(encoder, device)
     try:
-        with place.translate_errors("loading the language model"):
-            language = load_language(language_path, spec.language, device, place.dtype)
+        with torch_device.translate_errors("loading the language model"):
+            language = load_language(language_path, spec.language, device, dtype)
             decoder = StepDecoder(
-                language, context_length, place, use_graphs=place.is_cuda, notify=options.notify
+                language,
+                context_length,
+                torch_device,
+                use_graphs=torch_device.is_cuda,
+                notify=options.notify,
             )
             decoder.prepare()
     except BaseException:

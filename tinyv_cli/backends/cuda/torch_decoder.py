@@ -1,9 +1,9 @@
-"""One token becomes the next position's logits, in a step that a card replays; knows no text.
+"""One token becomes the next position's logits, in a step that a GPU replays.
 
 A prompt goes through the network in a few passes. A single token takes a step whose tensors all
-stay where they are: its embedding and its place are written into one of them, the logits come out
-of another. On a card the step is recorded once as a CUDA graph, since starting some thousand small
-kernels takes longer than running them.
+stay where they are: its embedding and its position are written into one of them, the logits come
+out of another. On a GPU the step is recorded once as a CUDA graph, since starting some thousand
+small kernels takes longer than running them.
 """
 
 import gc
@@ -20,39 +20,40 @@ from tinyv_cli.model.decoder import TorchDecoder
 from tinyv_cli.model.phi import PhiLanguage
 from tinyv_cli.variants.memory import CUDA_CHUNK_POSITIONS
 
-# Positions that the shortest step reads; each further one reads twice as many. A step's time is in
-# part that of the cache it reads, and most answers are over before they fill the first.
+# Positions that the shortest step reads; each further one reads twice as many. A step reads all of
+# them, masked: at 2,048 positions 671 MB a token, beside 1.4 GB of weights at 4 bits. Most answers
+# are over before they fill the first.
 FIRST_SPAN = 512
-_PLACE_BYTES = 8
+_POSITION_BYTES = 8
 _WARM_UPS = 2  # runs before recording, in which libraries take their workspaces
 
 
 class StepInput:
-    """What a step reads, in one piece of memory, so that one copy brings it to a card.
+    """The inputs of a step, in one piece of memory, so that one copy brings it to a GPU.
 
     Attributes:
         whole: (8 + 4 · D,) uint8, the memory.
-        place: (1,) int64, where the token stands.
+        position: (1,) int64, the token's position id.
         embedding: (1, 1, D) float32, the token's.
     """
 
     def __init__(self, width: int, device: str = "cpu", *, is_pinned: bool = False) -> None:
-        n_bytes = _PLACE_BYTES + 4 * width
+        n_bytes = _POSITION_BYTES + 4 * width
         self.whole = torch.zeros(n_bytes, dtype=torch.uint8, device=device, pin_memory=is_pinned)
-        self.place = self.whole[:_PLACE_BYTES].view(torch.int64)
-        self.embedding = self.whole[_PLACE_BYTES:].view(torch.float32)[None, None]
+        self.position = self.whole[:_POSITION_BYTES].view(torch.int64)
+        self.embedding = self.whole[_POSITION_BYTES:].view(torch.float32)[None, None]
 
 
 class StepDecoder(TorchDecoder):
     """Reads prompts a few hundred positions at once and single tokens in a step of fixed shapes.
 
     Args:
-        language: on its device; its final norm tells where that is.
+        language: on its device; the device is that of its final norm.
         context_length: positions there is room for.
-        device: the same; its dtype is that of keys and values.
-        use_graphs: whether steps are recorded; only on a card.
+        device: the same, with the dtype of keys and values.
+        use_graphs: whether steps are recorded; only on a GPU.
         first_span: see `FIRST_SPAN`.
-        notify: is told where steps cannot be recorded.
+        notify: takes a line if steps cannot be recorded.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class StepDecoder(TorchDecoder):
             self._record(self._choose_span(0))
 
     def _compute(self, segments: Sequence[Segment]) -> Tensor:
-        """The logits after the last position, (V,)."""
+        """Computes the logits after the last position, (V,)."""
         with self._device.translate_errors("reading the prompt"):
             match list(segments):
                 case [(int(token),)]:
@@ -93,10 +94,9 @@ class StepDecoder(TorchDecoder):
             return super()._compute(segments)
 
     def _step(self, token: int) -> Tensor:
-        """Appends one token; the logits on the host, (V,) float32."""
-        place = self.length
-        span = self._choose_span(place)
-        self._host_input.place[0] = place
+        """Appends one token; returns the logits on the host, (V,) float32."""
+        span = self._choose_span(self.length)
+        self._host_input.position[0] = self.length
         self._host_input.embedding.copy_(self._look_up((token,)))
         self._input.whole.copy_(self._host_input.whole, non_blocking=True)
         if self._use_graphs and span not in self._graphs:
@@ -111,21 +111,21 @@ class StepDecoder(TorchDecoder):
         self._cache.advance(1)
         return self._host_logits.clone()  # the next step writes over them
 
-    def _choose_span(self, place: int) -> int:
-        """How many positions a step at this place reads: the first span, doubled until it fits."""
+    def _choose_span(self, position: int) -> int:
+        """Returns how many positions a step reads: the first span, doubled until it fits."""
         span = self._first_span
-        while span <= place:
+        while span <= position:
             span *= 2
         return min(span, self.context_length)
 
     def _run(self, span: int) -> None:
-        """Computes from the one tensor into the other; the same kernels for any token and place."""
-        cache = StaticCache(self._cache, self._input.place, span)
+        """Computes from the one tensor into the other, by the same kernels for any token."""
+        cache = StaticCache(self._cache, self._input.position, span)
         hidden = self._language.compute_hidden(self._input.embedding.to(self._like), cache)
         self._logits.copy_(self._language.lm_head(hidden[:, -1])[0])
 
     def _record(self, span: int) -> None:
-        """Records the step as a graph; where that fails, steps run unrecorded from then on.
+        """Records the step as a graph; if that fails, steps run unrecorded from then on.
 
         The runs before it write keys and values where the step itself will write the same, and
         recording computes nothing.
@@ -139,32 +139,31 @@ class StepDecoder(TorchDecoder):
                 for _ in range(_WARM_UPS):
                     self._run(span)
             current.wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            pool = next((each.pool() for each in self._graphs.values()), None)
+            # Other threads may go on copying weights, which the default mode would not let them.
+            # What the garbage collector ends meanwhile, as an older record, would spoil this one.
+            mode = "thread_local"
             try:
-                self._graphs[span] = self._capture(span, stream)
+                with (
+                    _pause_collector(),
+                    torch.cuda.graph(graph, pool, stream, capture_error_mode=mode),
+                ):
+                    self._run(span)
+                self._graphs[span] = graph
             except torch.OutOfMemoryError:
                 raise
-            except RuntimeError as error:
+            except RuntimeError as error:  # right and slow, rather than not at all
                 self._use_graphs = False
                 reason = str(error).partition("\n")[0]
                 self._notify(f"the GPU's steps cannot be recorded, answers take longer: {reason}")
             finally:
                 torch.cuda.set_stream(current)  # a recording that fails leaves its own behind
 
-    def _capture(self, span: int, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
-        """The step as a graph, with the memory of those before it."""
-        graph = torch.cuda.CUDAGraph()
-        pool = next((each.pool() for each in self._graphs.values()), None)
-        # Other threads may go on copying weights, which the default mode would not let them. What
-        # the garbage collector ends meanwhile, as an older record, would spoil this one.
-        mode = "thread_local"
-        with _pause_collector(), torch.cuda.graph(graph, pool, stream, capture_error_mode=mode):
-            self._run(span)
-        return graph
-
 
 @contextmanager
 def _pause_collector() -> Iterator[None]:
-    """Lets no garbage be collected, where it is otherwise."""
+    """Turns the garbage collector off, if it is on, and on again."""
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -14,18 +14,19 @@ _OUT_OF_MEMORY = "CUBLAS_STATUS_ALLOC_FAILED"  # torch's error where cuBLAS find
 
 
 class TorchDevice:
-    """Where a variant runs in torch.
+    """A torch device with a memory budget and a lock.
 
     Attributes:
         name: as torch takes it.
-        number: of the card, as CUDA counts; 0 without one.
+        number: of the GPU, as CUDA counts; 0 without one.
         is_cuda: whether it is a GPU.
         dtype: of activations.
-        lock: is held while a picture is encoded or a step recorded, which must not meet.
+        lock: is held while a picture is encoded or a step recorded, since memory that another
+            thread takes on the GPU can break a recording.
 
     Args:
-        name: `cuda`, which is card 0, or `cuda:1`; `cpu` for tests.
-        budget_bytes: what may be taken of a card; None takes all of it.
+        name: `cuda`, which is GPU 0, or `cuda:1`; `cpu` for tests.
+        budget_bytes: what may be taken of a GPU; None takes all of it.
     """
 
     def __init__(self, name: str, budget_bytes: int | None = None) -> None:
@@ -37,9 +38,9 @@ class TorchDevice:
         self._budget_bytes = budget_bytes
 
     def limit_memory(self) -> None:
-        """Lets torch take no more of a card than the budget, for the rest of the process.
+        """Limits what torch takes of a GPU to the budget, for the rest of the process.
 
-        What fits under the limit fits on a card of that size, but for what the driver takes.
+        What fits under the limit fits on a GPU of that size, but for what the driver takes.
 
         Raises:
             DeviceError: torch finds no GPU.
@@ -48,7 +49,7 @@ class TorchDevice:
             return
         if not torch.cuda.is_available():
             raise DeviceError(
-                "torch finds no GPU", "`tinyv doctor` tells why, or use `--device cpu`"
+                "torch finds no GPU", "`tinyv doctor` says why, or use `--device cpu`"
             )
         total_bytes = torch.cuda.get_device_properties(self.number).total_memory
         share = 1.0 if self._budget_bytes is None else min(1.0, self._budget_bytes / total_bytes)
@@ -56,16 +57,16 @@ class TorchDevice:
         torch.cuda.set_per_process_memory_fraction(share, self.number)
 
     def free_memory(self) -> None:
-        """Gives back to a card what torch keeps for later."""
+        """Returns to a GPU the memory that torch keeps for later."""
         if self.is_cuda:
             torch.cuda.empty_cache()
 
     @contextmanager
     def translate_errors(self, doing: str) -> Generator[None]:
-        """Turns torch's error about memory into one with figures and a way out.
+        """Translates torch's error about memory into one with figures and a way out.
 
         Args:
-            doing: what is done meanwhile: `loading the language model`.
+            doing: the work inside, for the message: `loading the language model`.
 
         Raises:
             DeviceError: memory ran out.
@@ -75,29 +76,26 @@ class TorchDevice:
         except RuntimeError as error:
             if not (isinstance(error, torch.OutOfMemoryError) or _OUT_OF_MEMORY in str(error)):
                 raise
+            figures = ""
+            if self.is_cuda:
+                taken_bytes = torch.cuda.memory_allocated(self.number)
+                free_bytes, total_bytes = torch.cuda.mem_get_info(self.number)
+                budget_bytes = total_bytes if self._budget_bytes is None else self._budget_bytes
+                figures = (
+                    f": {taken_bytes / _GB:.2f} of {budget_bytes / _GB:.2f} GB allowed are taken, "
+                    f"{free_bytes / _GB:.2f} of its {total_bytes / _GB:.2f} GB are free"
+                )
             raise DeviceError(
-                f"the GPU's memory ran out while {doing}{self._tell_figures()}",
+                f"the GPU's memory ran out while {doing}{figures}",
                 "close what else uses the GPU, give it more with `--memory-budget`, take a "
                 "shorter context with `--ctx-size 1024`, or use `--device cpu`",
             ) from error
 
-    def _tell_figures(self) -> str:
-        """What is taken, allowed and free on a card."""
-        if not self.is_cuda:
-            return ""
-        taken_bytes = torch.cuda.memory_allocated(self.number)
-        free_bytes, total_bytes = torch.cuda.mem_get_info(self.number)
-        budget_bytes = total_bytes if self._budget_bytes is None else self._budget_bytes
-        return (
-            f": {taken_bytes / _GB:.2f} of {budget_bytes / _GB:.2f} GB allowed are taken, "
-            f"{free_bytes / _GB:.2f} of its {total_bytes / _GB:.2f} GB are free"
-        )
-
 
 def has_int8_products(device: str) -> bool:
-    """Whether a device multiplies matrices of int8: the CPU does, and cards from Turing on.
+    """Checks whether a device multiplies matrices of int8: the CPU does, and GPUs from Turing on.
 
     Source: bitsandbytes' requirements for LLM.int8().
     """
-    place = torch.device(device)
-    return place.type != "cuda" or torch.cuda.get_device_capability(place) >= _TURING
+    asked = torch.device(device)
+    return asked.type != "cuda" or torch.cuda.get_device_capability(asked) >= _TURING

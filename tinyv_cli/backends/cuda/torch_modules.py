@@ -1,4 +1,4 @@
-"""Activations meet weights in codes, by bitsandbytes' kernels; knows no file and no network.
+"""Activations are multiplied with quantised weights, by bitsandbytes' kernels.
 
 The modules stand where the network has a Linear, an Embedding or a LayerNorm. What they hold was
 quantised when the variant was made.

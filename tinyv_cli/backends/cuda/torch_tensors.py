@@ -1,6 +1,6 @@
 """A mapped safetensors file becomes tensors on a device, each checked before any is read.
 
-On a card all of them lie in memory that is taken at once. Taken one by one, those of more than
+On a GPU all of them lie in memory that is taken at once. Taken one by one, those of more than
 10 MB would each be rounded up to 2 MB by torch, 0.3 GB in all at the published size.
 """
 
@@ -15,14 +15,14 @@ from torch import Tensor
 
 from tinyv_cli.errors import WeightsError
 
-_ALIGN_BYTES = 256  # where each tensor starts in a card's memory
+_ALIGN_BYTES = 256  # where each tensor starts in a GPU's memory
 
 MAKE_AGAIN = "make the variant again: `tinyv quantize --target cuda --force`"
 
 
 @dataclass(frozen=True)
-class Form:
-    """What a tensor has to look like.
+class ExpectedTensor:
+    """The shape and type that a tensor has to have.
 
     Attributes:
         shape: None where it may be any vector.
@@ -33,7 +33,7 @@ class Form:
     dtypes: tuple[str, ...]
 
     def fits(self, shape: tuple[int, ...], dtype: str) -> bool:
-        """Whether a tensor looks like this."""
+        """Checks a tensor's shape and dtype."""
         shape_fits = len(shape) == 1 if self.shape is None else shape == self.shape
         return shape_fits and dtype in self.dtypes
 
@@ -67,13 +67,13 @@ def _align(n_bytes: int) -> int:
     return -(-n_bytes // _ALIGN_BYTES) * _ALIGN_BYTES
 
 
-class TensorFile:
+class MappedTensors:
     """An open file of tensors, mapped; a context manager.
 
     Args:
         path: of the file.
         device: where tensors go, straight from the mapped file; on `cpu` they stay in it.
-        stays: tells by name which ones stay in it in any case.
+        stays: whether the tensor of a name stays in it in any case.
 
     Raises:
         WeightsError: it is missing or not a safetensors file.
@@ -91,24 +91,24 @@ class TensorFile:
         except (OSError, SafetensorError) as error:
             problem = f"{path} is not a readable safetensors file: {str(error).lower()}"
             raise WeightsError(problem, MAKE_AGAIN) from error
-        self.names = self._list_names()
+        self.names = frozenset(self._file.keys())  # type: ignore[no-untyped-call]
 
-    def __enter__(self) -> "TensorFile":
+    def __enter__(self) -> "MappedTensors":
         return self
 
     def __exit__(self, *_: object) -> None:
         """Unmaps the file."""
         self._file.__exit__(None, None, None)
 
-    def check(self, forms: Mapping[str, Form]) -> None:
-        """Looks that the file holds these tensors and no others; reads none of them.
+    def check(self, expected: Mapping[str, ExpectedTensor]) -> None:
+        """Checks that the file holds these tensors and no others; reads none of them.
 
         Raises:
             WeightsError: tensors are missing, surplus or of another shape or type.
         """
-        self._complain("lacks", forms.keys() - self.names)
-        self._complain("holds what nobody knows,", self.names - forms.keys())
-        for name, form in forms.items():
+        self._refuse("lacks", expected.keys() - self.names)
+        self._refuse("holds unknown tensors:", self.names - expected.keys())
+        for name, form in expected.items():
             tensor = self._file.get_slice(name)
             shape, dtype = tuple(tensor.get_shape()), tensor.get_dtype()
             if not form.fits(shape, dtype):
@@ -127,18 +127,14 @@ class TensorFile:
             raise WeightsError(f"{name} in {self.path} cannot be read", MAKE_AGAIN) from error
         if self.device == "cpu" or self._stays(name):
             return tensor
-        self._block = self._block or MemoryBlock(self._list_sizes(), self.device)
+        if self._block is None:
+            moved = (each for each in self.names if not self._stays(each))
+            sizes = (self._file.get_tensor(each).nbytes for each in moved)
+            self._block = MemoryBlock(sizes, self.device)
         return self._block.put(tensor)
 
-    def _list_sizes(self) -> Iterable[int]:
-        """Bytes of the tensors that go to the device."""
-        return (self._file.get_tensor(name).nbytes for name in self.names if not self._stays(name))
-
-    def _list_names(self) -> frozenset[str]:
-        return frozenset(self._file.keys())
-
-    def _complain(self, what: str, names: Iterable[str]) -> None:
-        """Raises a WeightsError when there are any names."""
+    def _refuse(self, what: str, names: Iterable[str]) -> None:
+        """Raises a WeightsError if there are any names."""
         first, *others = sorted(names) or [""]
         if first:
             more = f", … ({len(others)} more)" if others else ""

@@ -1,6 +1,6 @@
 """A variant's CUDA files become the network on a device; nothing is quantised here.
 
-Matrices stay as they were saved. All else keeps its numbers, too, but for what a card computes in
+Matrices stay as they were saved. All else keeps its numbers, too, but for what a GPU computes in
 float16: biases, the norms inside branches and the vision side. Token embeddings stay in the mapped
 file: a token needs one row of them.
 """
@@ -21,7 +21,7 @@ from tinyv_cli.backends.cuda.torch_modules import (
     NarrowingNorm,
     Nf4Linear,
 )
-from tinyv_cli.backends.cuda.torch_tensors import MAKE_AGAIN, Form, TensorFile
+from tinyv_cli.backends.cuda.torch_tensors import MAKE_AGAIN, ExpectedTensor, MappedTensors
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.model.phi import PhiLanguage
 from tinyv_cli.model.tinygptv import TinyGptV, make_empty_model
@@ -53,8 +53,13 @@ def load_language(path: Path, spec: LanguageSpec, device: str, dtype: torch.dtyp
             what it should be.
     """
     language = make_empty_language(spec)
-    with TensorFile(path, device, _stays_on_host) as file:
-        file.check(_make_language_forms(language, file.names))
+
+    def stays(name: str) -> bool:
+        # A step needs one row of the embeddings; bitsandbytes reads its JSON on the host.
+        return name in (_EMBEDDINGS, _SCALES) or name.endswith(_STATE)
+
+    with MappedTensors(path, device, stays) as file:
+        file.check(_list_expected(language, file.names))
         for name, module in list(language.named_modules()):
             if isinstance(module, nn.Linear):
                 language.set_submodule(name, _read_linear(file, f"{_PREFIX}{name}", module, dtype))
@@ -62,10 +67,6 @@ def load_language(path: Path, spec: LanguageSpec, device: str, dtype: torch.dtyp
         language.set_submodule("embed_tokens", embeddings)
         rest = {name: file.read(f"{_PREFIX}{name}") for name in language.state_dict()}
     return finish_language(language, rest, dtype)
-
-
-def _stays_on_host(name: str) -> bool:
-    return name in (_EMBEDDINGS, _SCALES) or name.endswith(_STATE)
 
 
 def make_empty_language(spec: LanguageSpec) -> PhiLanguage:
@@ -77,7 +78,7 @@ def make_empty_language(spec: LanguageSpec) -> PhiLanguage:
 def finish_language(
     language: PhiLanguage, tensors: dict[str, Tensor], dtype: torch.dtype
 ) -> PhiLanguage:
-    """Puts in what is not quantised, and lets hidden states be float32 and branches `dtype`.
+    """Puts in what is not quantised; hidden states become float32 and branches `dtype`.
 
     Args:
         language: with its matrices and embeddings in place.
@@ -115,108 +116,86 @@ def load_vision_side(path: Path, spec: ModelSpec, device: str, dtype: torch.dtyp
     """
     model = make_empty_model(spec)
     parts = {"vision": model.vision, "qformer": model.qformer, "projection": model.projection}
-    with TensorFile(path, device) as file:
-        file.check(_make_vision_forms(model, file.names))
+    with MappedTensors(path, device) as file:
+        expected: dict[str, ExpectedTensor] = {}
+        for name, tensor in model.state_dict().items():
+            shape, scales = tuple(tensor.shape), f"{name}.scales"
+            if name.startswith(_PREFIX):
+                continue
+            if len(shape) == 2 and scales in file.names:
+                expected[name] = ExpectedTensor(shape, ("I8",))
+                expected[scales] = ExpectedTensor(shape[:1], ("F32",))
+            else:
+                expected[name] = ExpectedTensor(shape, ("F16", "F32"))
+        file.check(expected)
         for prefix, part in parts.items():
             for name, module in list(part.named_modules()):
-                if isinstance(module, nn.Linear) and f"{prefix}.{name}.weight.scales" in file.names:
-                    part.set_submodule(name, _read_int8_weights(file, f"{prefix}.{name}", dtype))
+                matrix = f"{prefix}.{name}.weight"
+                if isinstance(module, nn.Linear) and f"{matrix}.scales" in file.names:
+                    codes, row_scales = file.read(matrix), file.read(f"{matrix}.scales")
+                    bias = file.read(f"{prefix}.{name}.bias").to(dtype)
+                    part.set_submodule(name, Int8WeightLinear(codes, row_scales, bias))
             tensors = {name: file.read(f"{prefix}.{name}").to(dtype) for name in part.state_dict()}
             part.load_state_dict(tensors, strict=True, assign=True)
     return model
 
 
-def _make_vision_forms(model: TinyGptV, names: frozenset[str]) -> dict[str, Form]:
-    """Tells what the file of the vision side has to hold.
-
-    Args:
-        model: on the meta device.
-        names: that the file has; they tell which matrices are rounded.
-    """
-    forms: dict[str, Form] = {}
-    for name, tensor in model.state_dict().items():
-        shape, scales = tuple(tensor.shape), f"{name}.scales"
-        if name.startswith(_PREFIX):
-            continue
-        if len(shape) == 2 and scales in names:
-            forms |= {name: Form(shape, ("I8",)), scales: Form(shape[:1], ("F32",))}
-        else:
-            forms[name] = Form(shape, ("F16", "F32"))
-    return forms
-
-
-def _read_int8_weights(file: TensorFile, name: str, dtype: torch.dtype) -> Int8WeightLinear:
-    """Reads a matrix of the vision side with its scales and its bias."""
-    codes, scales = file.read(f"{name}.weight"), file.read(f"{name}.weight.scales")
-    return Int8WeightLinear(codes, scales, file.read(f"{name}.bias").to(dtype))
-
-
-def _make_language_forms(language: PhiLanguage, names: frozenset[str]) -> dict[str, Form]:
-    """Tells what the file has to hold.
+def _list_expected(language: PhiLanguage, names: frozenset[str]) -> dict[str, ExpectedTensor]:
+    """Lists the tensors that a file of the language model has to hold.
 
     Args:
         language: on the meta device.
-        names: that the file has; they tell how each matrix is rounded.
+        names: that the file has; by them a matrix is known to be in int8 or NF4.
     """
-    forms: dict[str, Form] = {}
+    expected: dict[str, ExpectedTensor] = {}
     for short_name, tensor in language.state_dict().items():
         name, shape = f"{_PREFIX}{short_name}", tuple(tensor.shape)
+        scales = _SCALES if name == _EMBEDDINGS else f"{name}.SCB"
         if len(shape) == 1:
-            forms[name] = Form(shape, ("F32",))
-        elif name == _EMBEDDINGS:
-            forms |= {name: Form(shape, ("I8",)), _SCALES: Form(shape[:1], ("F32",))}
-        elif f"{name}.SCB" in names:
-            forms |= {name: Form(shape, ("I8",)), f"{name}.SCB": Form(shape[:1], ("F32",))}
+            expected[name] = ExpectedTensor(shape, ("F32",))
+        elif name == _EMBEDDINGS or scales in names:
+            expected[name] = ExpectedTensor(shape, ("I8",))
+            expected[scales] = ExpectedTensor(shape[:1], ("F32",))
         else:
-            forms |= _make_nf4_forms(name, math.prod(shape), f"{name}.nested_absmax" in names)
-    return forms
+            is_nested = f"{name}.nested_absmax" in names
+            n_blocks = math.ceil(math.prod(shape) / NF4_BLOCK)
+            largest = ExpectedTensor((n_blocks,), ("U8" if is_nested else "F32",))
+            expected[name] = ExpectedTensor((math.ceil(math.prod(shape) / 2), 1), ("U8",))
+            expected[f"{name}.absmax"] = largest
+            expected[f"{name}.quant_map"] = ExpectedTensor((16,), ("F32",))
+            expected[f"{name}.{_STATE}"] = ExpectedTensor(None, ("U8",))
+            if is_nested:
+                n_nested = math.ceil(n_blocks / _NESTED_BLOCK)
+                expected[f"{name}.nested_absmax"] = ExpectedTensor((n_nested,), ("F32",))
+                expected[f"{name}.nested_quant_map"] = ExpectedTensor((256,), ("F32",))
+    return expected
 
 
-def _make_nf4_forms(name: str, n_weights: int, is_nested: bool) -> dict[str, Form]:
-    """Tells what a file has to hold for one matrix in NF4."""
-    n_blocks = math.ceil(n_weights / NF4_BLOCK)
-    forms = {
-        name: Form((math.ceil(n_weights / 2), 1), ("U8",)),
-        f"{name}.absmax": Form((n_blocks,), ("U8" if is_nested else "F32",)),
-        f"{name}.quant_map": Form((16,), ("F32",)),
-        f"{name}.{_STATE}": Form(None, ("U8",)),
-    }
-    if is_nested:
-        n_nested = math.ceil(n_blocks / _NESTED_BLOCK)
-        forms[f"{name}.nested_absmax"] = Form((n_nested,), ("F32",))
-        forms[f"{name}.nested_quant_map"] = Form((256,), ("F32",))
-    return forms
+def _read_linear(
+    file: MappedTensors, name: str, linear: nn.Linear, dtype: torch.dtype
+) -> nn.Module:
+    """Reads a matrix as it is rounded, with its bias.
 
-
-def _read_linear(file: TensorFile, name: str, linear: nn.Linear, dtype: torch.dtype) -> nn.Module:
-    """Reads a matrix as it is rounded, with its bias."""
+    Raises:
+        WeightsError: what bitsandbytes saved with it is damaged, or of another matrix.
+    """
     matrix, bias = f"{name}.weight", file.read(f"{name}.bias")
     if f"{matrix}.SCB" in file.names:
         codes, largest = file.read(matrix), file.read(f"{matrix}.SCB")
         if has_int8_products(file.device):
             return Int8Linear(codes, largest, bias.to(torch.float16))
         return Int8WeightLinear(codes, largest / LARGEST_CODE, bias.to(dtype))
-    state = _read_nf4_state(file, matrix, tuple(linear.weight.shape))
-    return Nf4Linear(file.read(matrix), state, bias.to(dtype))
-
-
-def _read_nf4_state(file: TensorFile, matrix: str, shape: tuple[int, ...]) -> QuantState:
-    """Reads a matrix's scales, and what bitsandbytes saved with them.
-
-    Raises:
-        WeightsError: that is damaged, or of another matrix.
-    """
     start = len(matrix) + 1
-    parts = {name[start:]: file.read(name) for name in file.names if name.startswith(f"{matrix}.")}
-    device = parts["absmax"].device
+    parts = {each[start:]: file.read(each) for each in file.names if each.startswith(f"{matrix}.")}
     try:
-        state = QuantState.from_dict(parts, device)
+        state = QuantState.from_dict(parts, parts["absmax"].device)
         found = (tuple(state.shape), state.blocksize, state.quant_type)
         nested_block = state.state2.blocksize if state.nested else _NESTED_BLOCK
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         problem = f"{matrix}.{_STATE} in {file.path} is damaged"
         raise WeightsError(problem, MAKE_AGAIN) from error
-    if found != (shape, NF4_BLOCK, "nf4") or nested_block != _NESTED_BLOCK:
-        problem = f"{matrix} in {file.path} is {found}, expected {(shape, NF4_BLOCK, 'nf4')}"
+    expected = (tuple(linear.weight.shape), NF4_BLOCK, "nf4")
+    if found != expected or nested_block != _NESTED_BLOCK:
+        problem = f"{matrix} in {file.path} is {found}, expected {expected}"
         raise WeightsError(problem, MAKE_AGAIN)
-    return state
+    return Nf4Linear(file.read(matrix), state, bias.to(dtype))

@@ -7,7 +7,7 @@ import pytest
 from tests.light.chat.toy_chat import EchoDecoder
 from tests.light.toy_decoder import ToyEncoder, ToyRuntime
 from tests.light.toy_tokenizer import make_tokenizer
-from tinyv_cli.chat.session_ahead import SessionAhead
+from tinyv_cli.chat.prefetch import SessionPrefetcher
 from tinyv_cli.errors import DeviceError
 from tinyv_cli.prompts.prompt import TEMPLATES
 from tinyv_cli.session import Session
@@ -52,7 +52,7 @@ def make_ahead(opener):
     made = []
 
     def make(stays_open=True):
-        made.append(SessionAhead(opener.open_about, stays_open=stays_open))
+        made.append(SessionPrefetcher(opener.open_about, stays_open=stays_open))
         return made[-1]
 
     yield make
@@ -72,7 +72,7 @@ def test_a_picture_opens_a_session_without_keeping_anybody_waiting(opener, make_
 
 
 def test_without_a_picture_nothing_is_opened_until_it_is_wanted(opener, make_ahead):
-    unused = SessionAhead(opener.open_about, stays_open=True)
+    unused = SessionPrefetcher(opener.open_about, stays_open=True)
     unused.show(None)
     unused.close()
     assert opener.events == []
@@ -119,7 +119,7 @@ def test_a_failure_is_told_to_who_waits_and_tried_again(opener, make_ahead):
 
 
 def test_closing_closes_what_is_open(opener):
-    ahead = SessionAhead(opener.open_about, stays_open=True)
+    ahead = SessionPrefetcher(opener.open_about, stays_open=True)
     ahead.show(ONE)
     ahead.close()
     assert opener.events == ["open 1", "close"]

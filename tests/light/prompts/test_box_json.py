@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from tinyv_cli.answers.box_json import boxes_to_json
 from tinyv_cli.pictures.image import CLIP_MEAN, CLIP_STD, read_picture, to_pixels
-from tinyv_cli.prompts.boxes import Box, read_boxes, write_box
+from tinyv_cli.prompts.boxes import Box, boxes_to_json, read_boxes, write_box
 
 RED = (220, 20, 20)
 IMAGE_PX = 200

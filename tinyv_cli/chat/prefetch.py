@@ -1,4 +1,4 @@
-"""A picture becomes an open session in a thread, while somebody types; knows no terminal."""
+"""A picture becomes an open session in a thread, while the user types."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,10 +14,10 @@ Opened: TypeAlias = tuple[Session, OpenEngine]
 OpenAbout: TypeAlias = Callable[[np.ndarray | None], AbstractContextManager[Opened]]
 
 
-class SessionAhead:
+class SessionPrefetcher:
     """One session, opened and shown pictures by a thread of its own.
 
-    The thread does one thing after the other, so that whoever has waited has the session alone
+    The thread does one thing after the other, so that the caller of `wait` has the session alone
     until the next `show`.
 
     Args:
@@ -44,7 +44,7 @@ class SessionAhead:
             self._begun = self._worker.submit(self._prepare, pixels)
 
     def wait(self) -> Opened:
-        """Gives the session when it is ready.
+        """Waits for the session, and returns it.
 
         Raises:
             TinyvError: it cannot be opened; waiting again tries again.

@@ -1,4 +1,4 @@
-"""Tensors become a safetensors file as they come; holds none of the large ones, knows no kind.
+"""Tensors become a safetensors file as they come, without holding the large ones.
 
 Source: the safetensors format: eight bytes of header length, a header of JSON that may end in
 spaces, then the numbers without a gap.
@@ -10,9 +10,10 @@ from typing import Any, Self
 
 import torch
 
-_WORDS = {
+_DTYPE_NAMES = {
     torch.float32: "F32",
     torch.float16: "F16",
+    torch.bfloat16: "BF16",
     torch.int8: "I8",
     torch.uint8: "U8",
 }
@@ -20,10 +21,13 @@ _ALIGN_BYTES = 64  # where each large tensor starts, so that a mapped one can be
 _LENGTH_BYTES = 8
 
 
-class TensorFile:
-    """A file that grows tensor by tensor; the header is written when it is closed.
+class SafetensorsWriter:
+    """Writes a file tensor by tensor; the header is filled in when it is closed.
 
-    A tensor that would shift the next one off its place waits for the end; such are few and small.
+    safetensors' own writer wants all tensors at once, and the header first. Here the header's room
+    is reserved, since bitsandbytes stores a JSON text of unknown length beside each matrix, and a
+    tensor whose bytes would shift the next one off its place waits for the end; such are few and
+    small.
 
     Args:
         path: is made, or emptied.
@@ -31,7 +35,6 @@ class TensorFile:
     """
 
     def __init__(self, path: Path, header_bytes: int) -> None:
-        self.path = path
         self._entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         self._waiting: dict[str, torch.Tensor] = {}
         self._file = path.open("wb")
@@ -39,7 +42,7 @@ class TensorFile:
         self._file.write(bytes(self._start))
 
     def append(self, name: str, tensor: torch.Tensor) -> None:
-        """Puts a tensor's numbers into the file, at its end where their bytes are an odd lot.
+        """Writes a tensor, or keeps it for the end where its bytes are no multiple of 64.
 
         Args:
             name: new in this file.
@@ -55,29 +58,24 @@ class TensorFile:
     def _write(self, name: str, tensor: torch.Tensor) -> None:
         begin = self._file.tell() - self._start
         self._entries[name] = {
-            "dtype": _WORDS[tensor.dtype],
+            "dtype": _DTYPE_NAMES[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [begin, begin + tensor.nbytes],
         }
         self._file.write(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-
-    def _write_waiting(self) -> None:
-        """Wide numbers first, so that each stands on a multiple of its width."""
-        for name, tensor in sorted(self._waiting.items(), key=lambda each: -each[1].itemsize):
-            self._write(name, tensor)
-
-    def _write_header(self) -> None:
-        text = json.dumps(self._entries, separators=(",", ":")).encode()
-        room = self._start - _LENGTH_BYTES
-        assert len(text) <= room, "the header outgrew its room"
-        self._file.seek(0)
-        self._file.write(room.to_bytes(_LENGTH_BYTES, "little") + text.ljust(room))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._file:
-            if kind is None:
-                self._write_waiting()
-                self._write_header()
+            if kind is not None:
+                return
+            # Wide numbers first, so that each stands on a multiple of its width.
+            for name, tensor in sorted(self._waiting.items(), key=lambda each: -each[1].itemsize):
+                self._write(name, tensor)
+            text = json.dumps(self._entries, separators=(",", ":")).encode()
+            room = self._start - _LENGTH_BYTES
+            assert len(text) <= room, "the header outgrew its room"
+            self._file.seek(0)
+            self._file.write(room.to_bytes(_LENGTH_BYTES, "little") + text.ljust(room))
