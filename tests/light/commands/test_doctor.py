@@ -222,8 +222,8 @@ def test_without_a_card_that_works_nothing_is_said_about_its_memory(computer, ca
     computer()
     found = {each["name"]: each for each in examine(capsys)[0]["variants"]}
     fit = found["both"]["devices"]["cuda"]
-    assert (fit["fits"], fit["problem"]) == (None, "no card can be used here")
-    assert "no card" in report(capsys).out
+    assert (fit["fits"], fit["problem"]) == (None, "no GPU can be used here")
+    assert "no GPU" in report(capsys).out
 
 
 def test_asked_for_the_cpu_it_looks_at_no_card(computer, capsys, monkeypatch):
@@ -252,12 +252,11 @@ def test_a_home_without_variants_says_how_to_make_one(tmp_path, monkeypatch, cap
     assert examine(capsys)[0]["variants"] == []
 
 
-def test_disk_space_is_that_of_the_folder_above(tmp_path, monkeypatch):
+def test_disk_space_is_that_of_the_folder_above(tmp_path, monkeypatch, capsys):
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(
-        doctor.shutil, "disk_usage", lambda path: usage(7 if path == tmp_path else 0)
-    )
-    assert doctor.describe_home(tmp_path / "a" / "b")["free_bytes"] == 7
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(7 if path == tmp_path else 0))
+    monkeypatch.setenv("TINYV_HOME", str(tmp_path / "a" / "b"))
+    assert examine(capsys)[0]["home"]["free_bytes"] == 7
 
 
 def test_a_device_that_does_not_exist_is_a_usage_error(computer, capsys):
