@@ -52,6 +52,7 @@ def answer_batch(arguments: BatchArguments) -> None:
         KeyboardInterrupt: Ctrl-C; whole lines are kept.
     """
     console = Console(quiet=arguments.quiet)
+    to_answer_options(arguments)  # what is out of range is said before pictures are looked for
     prompt = _read_prompt(arguments)
     pictures = find_pictures(arguments.paths, read_stdin, recurses=arguments.recursive)
     target = None if arguments.output == STDOUT else Path(arguments.output)
