@@ -11,8 +11,8 @@ from tinyv_cli.variants.home import resolve_folder
 
 if TYPE_CHECKING:
     from weights.pulling.catalog import Catalog
+    from weights.pulling.failures import RetryPolicy
     from weights.pulling.plan import FilePlan, PartPlan
-    from weights.pulling.transfer import RetryPolicy
 
 HEADER = ("file", "size", "state", "from")
 
@@ -35,7 +35,7 @@ def pull_weights(
         DeviceError: the disk is too small.
     """
     from weights.pulling.catalog import read_catalog
-    from weights.pulling.transfer import RetryPolicy
+    from weights.pulling.failures import RetryPolicy
 
     _check_arguments(arguments)
     console = Console(quiet=arguments.quiet)

@@ -67,7 +67,7 @@ def _resolve(name: str) -> Path:
 
 def _list_sources(console: Console) -> list[Path]:
     from weights.pulling.catalog import read_catalog
-    from weights.pulling.removal import list_removable
+    from weights.pulling.folder import list_removable
 
     files = list_removable(sources_dir(), read_catalog())
     if not files:
