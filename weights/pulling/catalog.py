@@ -21,7 +21,7 @@ _INSTALL_AGAIN = "install tinyv again: `pip install --force-reinstall tinyv`"
 
 @dataclass(frozen=True)
 class FileOrigin:
-    """Where a file can be had: a repository on the hub, or a URL.
+    """A place that has a file: a repository on the hub, or a URL.
 
     Attributes:
         repository: `owner/name`; empty for a URL.

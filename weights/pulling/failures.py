@@ -77,7 +77,7 @@ class NotFetchedError(Exception):
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often and how long one place is tried.
+    """Numbers that say how often and how long one place is tried.
 
     Attributes:
         tries: in a row that bring nothing new.

@@ -42,7 +42,7 @@ _HALF_WRITTEN = re.compile(r"\.tinyv-[0-9a-f]{16}\.tmp")  # of `write_whole`, af
 
 
 class State(Enum):
-    """How a file lies in a folder."""
+    """The state of a file in a folder."""
 
     RIGHT = "right"
     WRONG = "wrong"
@@ -206,7 +206,7 @@ def hold_place(place: Path, folder: Path, notify: Callable[[str], None]) -> Iter
 
 
 def take_link(source: Path, target: Path, bar: Bar) -> None:
-    """Gives a file a second name, or copies it where the disk cannot do that."""
+    """Links a file under a second name, or copies it where the disk cannot do that."""
     target.unlink(missing_ok=True)
     size_bytes = source.stat().st_size
     with suppress(OSError, NotImplementedError):

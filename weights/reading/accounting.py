@@ -81,7 +81,7 @@ def claim_tensors(files: Sequence[WeightsFile], table: NameTable) -> Claims:
         table: all that it may hold; a leading `module.` is passed over.
 
     Raises:
-        WeightsError: a tensor is in no table, is there twice, or is no floating-point tensor.
+        WeightsError: a tensor is unknown, is there twice, or is not of a floating-point type.
     """
     claims: Claims = {}
     for file in files:

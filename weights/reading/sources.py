@@ -128,7 +128,7 @@ def resolve_sources(folder: Path, stage: int | None = None) -> SourceFiles:
 
 
 def holds_sources(folder: Path) -> bool:
-    """Whether any of the four sources lies in a folder, be it incomplete or half fetched.
+    """Returns whether any of the four sources lies in a folder, be it incomplete or half fetched.
 
     Raises:
         WeightsError: the folder cannot be read.
@@ -157,7 +157,7 @@ def find_phi_weights(folder: Path) -> tuple[Path, ...]:
 
 
 def is_weight_file(name: str) -> bool:
-    """Whether a file of this name is one of Phi-2's weight files, or the index of such."""
+    """Returns whether a file of this name is one of Phi-2's weight files, or the index of such."""
     return name in INDEX_FILES or _WEIGHT_FILE.fullmatch(name) is not None
 
 

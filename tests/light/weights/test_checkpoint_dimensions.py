@@ -1,4 +1,4 @@
-"""What the configs say becomes the model's numbers, or is refused as nonsense."""
+"""Numbers of the configs become the model's, or are refused as nonsense."""
 
 import json
 

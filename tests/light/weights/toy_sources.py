@@ -32,7 +32,7 @@ FAST = RetryPolicy(tries=3, first_wait_s=0.01, longest_wait_s=1.0, connect_s=2, 
 
 @dataclass
 class ToyHub:
-    """What a pull test needs: the server, the list, and where the published files lie."""
+    """The things a pull test needs: the server, the list, and where the published files lie."""
 
     server: HubServer
     catalog_path: Path
