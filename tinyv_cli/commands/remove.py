@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tinyv_cli.console import Console, to_size
+from tinyv_cli.console import Console, is_terminal, to_size
 from tinyv_cli.disk.places import sources_dir, variants_dir
 from tinyv_cli.errors import UsageError, WeightsError, describe_os_error
 from tinyv_cli.options.pull import RemoveArguments
@@ -47,7 +47,7 @@ def remove_files(arguments: RemoveArguments) -> None:
         size = to_size(sum(path.lstat().st_size for path in files))
         asking.write_report(f"sources ({len(files)} files, {size}): {sources_dir()}")
     if not arguments.yes:
-        if sys.stdin is None or not sys.stdin.isatty():
+        if not is_terminal(sys.stdin):
             raise UsageError("nobody can be asked: stdin is no terminal", "say so with `--yes`")
         sys.stderr.write("remove? [y/N] ")
         sys.stderr.flush()
