@@ -21,7 +21,7 @@ def remove_files(arguments: RemoveArguments) -> None:
     """Runs `tinyv rm`.
 
     Raises:
-        UsageError: nothing was named, or nobody can be asked and `--yes` is not there.
+        UsageError: nothing was named, or stdin is no terminal and `--yes` is missing.
         WeightsError: there is no such variant, it is the miniature, or a file cannot be removed.
     """
     from weights.pulling.catalog import read_catalog
@@ -48,7 +48,7 @@ def remove_files(arguments: RemoveArguments) -> None:
         asking.write_report(f"sources ({len(files)} files, {size}): {sources_dir()}")
     if not arguments.yes:
         if not is_terminal(sys.stdin):
-            raise UsageError("nobody can be asked: stdin is no terminal", "say so with `--yes`")
+            raise UsageError("cannot ask first: stdin is no terminal", "confirm with `--yes`")
         sys.stderr.write("remove? [y/N] ")
         sys.stderr.flush()
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
