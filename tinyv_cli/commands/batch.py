@@ -57,7 +57,7 @@ def answer_batch(arguments: BatchArguments) -> None:
         KeyboardInterrupt: Ctrl-C; whole lines are kept.
     """
     console = Console(quiet=arguments.quiet)
-    options = to_answer_options(arguments)
+    options = to_answer_options(arguments)  # raises before pictures are looked for
     arguments = replace(arguments, prompt=_read_prompt(arguments))
     pictures = find_pictures(arguments.paths, read_stdin, recurses=arguments.recursive)
     target = None if arguments.output == STDOUT else Path(arguments.output)

@@ -34,9 +34,7 @@ def quantize_sources(arguments: QuantizeArguments) -> None:
         from weights.reading.sources import resolve_sources
 
         if arguments.target != "cpu" and not arguments.dry_run:
-            from quantize.cuda.parts import load_bitsandbytes
-
-            load_bitsandbytes()
+            import tinyv_cli.backends.cuda.quiet_bitsandbytes  # noqa: F401 - is it installed?
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in HEAVY_PACKAGES:
