@@ -63,8 +63,8 @@ def answer_question(arguments: AskArguments) -> None:
     from tinyv_cli.backends.prefetch import PrefetchingEncoder
 
     console = Console(quiet=arguments.quiet)
-    request = _read_request(arguments)
     options = to_answer_options(arguments, arguments.stop)
+    request = _read_request(arguments)
     corners = None if arguments.at is None else read_corners(arguments.at)
     screen = None
     if arguments.show:

@@ -7,8 +7,10 @@ import hashlib
 import shlex
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from tinyv_cli.batch.finding import find_pictures, identify
 from tinyv_cli.batch.output import Output, open_output
@@ -24,6 +26,9 @@ from tinyv_cli.options.shared import to_answer_options, to_backend_options
 from tinyv_cli.pictures.opening import read_stdin
 from tinyv_cli.prompts.prompt import check_question, make_prompt
 from tinyv_cli.prompts.request import to_text
+
+if TYPE_CHECKING:
+    from tinyv_cli.session import AnswerOptions
 
 STDIN = STDOUT = "-"
 
@@ -52,18 +57,18 @@ def answer_batch(arguments: BatchArguments) -> None:
         KeyboardInterrupt: Ctrl-C; whole lines are kept.
     """
     console = Console(quiet=arguments.quiet)
-    to_answer_options(arguments)  # what is out of range is said before pictures are looked for
-    prompt = _read_prompt(arguments)
+    options = to_answer_options(arguments)  # raises before pictures are looked for
+    arguments = replace(arguments, prompt=_read_prompt(arguments))
     pictures = find_pictures(arguments.paths, read_stdin, recurses=arguments.recursive)
     target = None if arguments.output == STDOUT else Path(arguments.output)
     if target is not None and identify(target) in map(identify, pictures):
         raise UsageError(f"the output {arguments.output} is one of the pictures", _ANOTHER)
     found = find_variant(arguments.model, arguments.template)
-    whole = make_prompt(found.template, (), prompt).text
+    whole = make_prompt(found.template, (), arguments.prompt).text
     demand = Demand(found.count_positions(whole, 1, arguments.max_tokens), may_offload=True)
     wanted = to_backend_options(arguments)
     engine = plan_engine(found, wanted, demand, console.write_note, console.progress)
-    settings = _make_settings(arguments, prompt, engine, pictures)
+    settings = _make_settings(arguments, engine, pictures)
     kept: AbstractContextManager[Output | None] = nullcontext()
     if target is not None:
         kept = open_output(target, settings, fresh=arguments.fresh, retries=arguments.retry)
@@ -79,7 +84,7 @@ def answer_batch(arguments: BatchArguments) -> None:
                 done = f"{n_done} of {len(pictures)} pictures have their line in {arguments.output}"
                 console.write_note(f"{done}; `--fresh` starts again")
             if pending:
-                answers |= _answer(arguments, prompt, pending, engine, output, console)
+                answers |= _answer(arguments, options, pending, engine, output, console)
     except KeyboardInterrupt:
         if target is not None:
             console.write_note("what was answered is kept; the same command goes on from there")
@@ -118,14 +123,12 @@ def _read_prompt(arguments: BatchArguments) -> str:
     return prompt
 
 
-def _make_settings(
-    arguments: BatchArguments, prompt: str, engine: Engine, pictures: Sequence[Path]
-) -> Settings:
+def _make_settings(arguments: BatchArguments, engine: Engine, pictures: Sequence[Path]) -> Settings:
     """Collects everything that decides what the answers are."""
     manifest = engine.variant.manifest.to_json()
     are_absolute = all(each.is_absolute() for each in pictures)
     return Settings(
-        prompt=prompt,
+        prompt=arguments.prompt,
         model=engine.variant.name,
         variant=hashlib.sha256(manifest.encode()).hexdigest(),
         template=engine.template.name,
@@ -144,7 +147,7 @@ def _make_settings(
 
 def _answer(
     arguments: BatchArguments,
-    prompt: str,
+    options: "AnswerOptions",
     pending: Sequence[Path],
     engine: Engine,
     output: Output | None,
@@ -153,8 +156,8 @@ def _answer(
     """Asks about pictures one after the other, and writes each line as soon as it is there.
 
     Args:
-        arguments: as typed.
-        prompt: asked about each.
+        arguments: with the prompt that is asked about each.
+        options: how answers are made.
         pending: the pictures that have no line yet.
         engine: that answers.
         output: takes the lines; None is stdout.
@@ -166,7 +169,6 @@ def _answer(
     from tinyv_cli.batch.pipeline import answer_pictures
 
     started = perf_counter()
-    options = to_answer_options(arguments)
     caches_images = not arguments.no_cache and len(pending) <= _MAX_CACHED
     answers: dict[Path, str | None] = {}
     n_cut = 0
@@ -174,7 +176,9 @@ def _answer(
     with console.progress("answering", len(pending)) as bar:
         for begin in range(0, len(pending), size):
             block = pending[begin : begin + size]
-            made = answer_pictures(engine, block, prompt, options, caches_images=caches_images)
+            made = answer_pictures(
+                engine, block, arguments.prompt, options, caches_images=caches_images
+            )
             with closing(made):  # whatever ends the loop, so that no thread outlives it
                 for line in made:
                     path, answer = Path(line["path"]), line.get("answer")

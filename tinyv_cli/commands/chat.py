@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tinyv_cli.console import Console
+from tinyv_cli.console import Console, is_terminal
 from tinyv_cli.engine import Demand, Engine, find_variant, plan_engine
 from tinyv_cli.errors import UsageError
 from tinyv_cli.options.chat import ChatArguments
@@ -79,15 +79,10 @@ def hold_conversation(arguments: ChatArguments) -> None:
     with closing(SessionPrefetcher(open_about, stays_open=not engine.is_offloaded)) as ahead:
         conversation = Conversation(ahead, options)
         conversation.begin(picture)
-        if _is_terminal() and not arguments.json:
+        if is_terminal(sys.stdin) and is_terminal(sys.stdout) and not arguments.json:
             _hold_in_terminal(conversation, engine, open_shown, console)
         else:
             _hold_in_lines(conversation, ahead, arguments, console)
-
-
-def _is_terminal() -> bool:
-    """Returns whether somebody types and reads."""
-    return all(each is not None and each.isatty() for each in (sys.stdin, sys.stdout))
 
 
 def _hold_in_terminal(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tinyv_cli.console import Console, to_size
+from tinyv_cli.console import Console, is_terminal, to_size
 from tinyv_cli.disk.places import sources_dir, variants_dir
 from tinyv_cli.errors import UsageError, WeightsError, describe_os_error
 from tinyv_cli.options.pull import RemoveArguments
@@ -21,7 +21,7 @@ def remove_files(arguments: RemoveArguments) -> None:
     """Runs `tinyv rm`.
 
     Raises:
-        UsageError: nothing was named, or nobody can be asked and `--yes` is not there.
+        UsageError: nothing was named, or stdin is no terminal and `--yes` is missing.
         WeightsError: there is no such variant, it is the miniature, or a file cannot be removed.
     """
     from weights.pulling.catalog import read_catalog
@@ -47,8 +47,8 @@ def remove_files(arguments: RemoveArguments) -> None:
         size = to_size(sum(path.lstat().st_size for path in files))
         asking.write_report(f"sources ({len(files)} files, {size}): {sources_dir()}")
     if not arguments.yes:
-        if sys.stdin is None or not sys.stdin.isatty():
-            raise UsageError("nobody can be asked: stdin is no terminal", "say so with `--yes`")
+        if not is_terminal(sys.stdin):
+            raise UsageError("cannot ask first: stdin is no terminal", "confirm with `--yes`")
         sys.stderr.write("remove? [y/N] ")
         sys.stderr.flush()
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):

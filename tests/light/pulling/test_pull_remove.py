@@ -52,7 +52,7 @@ def test_with_yes_a_variant_goes_and_the_others_stay(variants, capsys):
     assert capsys.readouterr().out == f"{variants / 'first'}\n"
 
 
-def test_without_a_terminal_nobody_is_asked_and_nothing_goes(variants):
+def test_without_a_terminal_nothing_is_asked_and_nothing_goes(variants):
     with pytest.raises(UsageError) as caught:
         remove_files(RemoveArguments(["first"]))
     assert "--yes" in caught.value.hint
