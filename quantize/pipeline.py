@@ -24,7 +24,7 @@ from tinyv_cli.disk.staging import build_beside, move_in
 from tinyv_cli.errors import DeviceError, UsageError, WeightsError
 from tinyv_cli.progress import Progress
 from tinyv_cli.prompts.prompt import default_template
-from tinyv_cli.variants.hashes import hash_file, remember_hashes
+from tinyv_cli.variants.hashes import check_hashes, hash_file, remember_hashes
 from tinyv_cli.variants.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
@@ -33,8 +33,11 @@ from tinyv_cli.variants.manifest import (
     Variant,
     read_variant,
 )
+from weights.pulling.catalog import read_catalog
 from weights.reading.checkpoint import MergedWeights, ReadTensor, open_weights
-from weights.reading.sources import read_tokenizer_json, resolve_sources
+from weights.reading.containers import FETCH_HINT
+from weights.reading.sources import SourceFiles, resolve_sources
+from weights.reading.tokenizer_json import read_tokenizer_json
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,8 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
     _check_target(target, options)
     with open_weights(files) as weights, build_beside(target) as building:
         plan = _plan(weights, options)
+        tokenizer_json = read_tokenizer_json(files, weights.spec.language.vocab_size)
+        _check_known_hashes(files, progress)
         free_bytes = shutil.disk_usage(building).free
         if free_bytes < plan.disk_bytes:
             raise DeviceError(
@@ -120,7 +125,7 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
                 "free some space, or name a folder on another disk with `-o`",
             )
         recipe, images = _write_parts(building, weights, plan, options, progress)
-        (building / plan.files[TOKENIZER]).write_text(read_tokenizer_json(files), "utf-8")
+        (building / plan.files[TOKENIZER]).write_text(tokenizer_json, "utf-8")
         variant = _describe(building, weights, plan, recipe, progress)
         trial = Trial(variant, weights, options.threads, progress).run(images)
         divergence, limit = trial.errors.logits_kl_nats, options.max_error
@@ -158,6 +163,20 @@ def _check_asked(options: QuantizeOptions) -> None:
             f"use `--bits` with {known}, or `--target cpu`",
         )
     raise UsageError(f"there is no recipe for {options.bits} bits", f"use `--bits` with {known}")
+
+
+def _check_known_hashes(files: SourceFiles, progress: Progress) -> None:
+    """Compares files of a published name and length with their published SHA-256, once."""
+    known = {each.path: each for each in read_catalog().list_files() if each.sha256}
+    entries = []
+    for path in files.all_files:
+        name, size_bytes = files.label(path), path.stat().st_size
+        published = known.get(name)
+        if published is None or published.sha256 is None:
+            continue
+        if published.size_bytes in (None, size_bytes):
+            entries.append(FileEntry(name, size_bytes, published.sha256, "source"))
+    check_hashes(files.folder, entries, progress, FETCH_HINT)
 
 
 def _plan(weights: MergedWeights, options: QuantizeOptions) -> VariantPlan:

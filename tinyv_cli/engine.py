@@ -145,7 +145,8 @@ class Engine(FoundVariant):
         from tinyv_cli.backends.image_cache import wrap_encoder
         from tinyv_cli.backends.opening import open_backend
 
-        tokenizer = Tokenizer(self.variant.path("tokenizer"))
+        n_rows = self.variant.manifest.spec.language.vocab_size
+        tokenizer = Tokenizer(self.variant.path("tokenizer"), n_rows)
         begun: list[Prefetcher] = []
 
         def begin(encoder: "BackendEncoder", device: str) -> None:

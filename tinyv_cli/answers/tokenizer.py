@@ -5,12 +5,14 @@ streamed: the library decodes whole sequences, this one token at a time, with th
 """
 
 import codecs
+import json
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
 import tokenizers
-from tokenizers.decoders import ByteLevel
+from tokenizers.decoders import ByteLevel, Sequence
+from tokenizers.models import BPE
 
 from tinyv_cli.errors import WeightsError, describe_os_error
 
@@ -29,11 +31,15 @@ _BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {
 class Tokenizer:
     """GPT-2's byte-level BPE as Phi-2's `tokenizer.json` describes it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, n_rows: int | None = None) -> None:
         """Reads a `tokenizer.json`.
 
+        Args:
+            path: the file.
+            n_rows: of the network's embedding; every token's id is below it.
+
         Raises:
-            WeightsError: it cannot be read, is damaged, or is not byte-level.
+            WeightsError: it cannot be read, is damaged, is not byte-level, or a token has no row.
         """
         hint = "make the variant again: `tinyv quantize --sources FOLDER`"
         try:
@@ -43,10 +49,19 @@ class Tokenizer:
         except OSError as error:
             reason = describe_os_error(error)
             raise WeightsError(f"{path} cannot be read: {reason}", hint) from error
-        except Exception as error:  # the library raises plain `Exception`
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:  # the library raises plain `Exception`; its panics are none
             raise WeightsError(f"{path} is not a tokenizer: {error}", hint) from error
-        if not isinstance(library.decoder, ByteLevel):
+        if not _is_byte_level(library.decoder):
             raise WeightsError(f"{path} is not a byte-level tokenizer", hint)
+        largest = max(library.get_vocab(with_added_tokens=True).values(), default=0)
+        if n_rows is not None and largest >= n_rows:
+            token = library.id_to_token(largest)
+            problem = f"{path} gives token {token!r} the id {largest}, but the embedding has "
+            raise WeightsError(f"{problem}{n_rows} rows", hint)
+        if isinstance(library.model, BPE):
+            library.model.dropout = None  # of training: it would encode by chance
         library.no_truncation()
         library.no_padding()
         self._library = library
@@ -92,6 +107,14 @@ class Tokenizer:
     def find_special(self, token: str) -> int | None:
         """Returns the id of a token as written in the vocabulary; None if there is none."""
         return self._library.token_to_id(token)
+
+
+def _is_byte_level(decoder: object) -> bool:
+    """Returns whether a decoder is `ByteLevel`, or a sequence of that alone."""
+    if not isinstance(decoder, Sequence):
+        return isinstance(decoder, ByteLevel)
+    parts = json.loads(decoder.__getstate__()).get("decoders", [])
+    return [part.get("type") for part in parts] == ["ByteLevel"]
 
 
 class TextStream:

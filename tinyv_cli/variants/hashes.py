@@ -24,7 +24,10 @@ Stamp = list[Any]  # [size in bytes, time of change in ns, SHA-256]
 
 
 def check_hashes(
-    folder: Path, entries: Sequence[FileEntry], progress: Progress = show_nothing
+    folder: Path,
+    entries: Sequence[FileEntry],
+    progress: Progress = show_nothing,
+    hint: str = MAKE_AGAIN,
 ) -> None:
     """Compares each file that has no valid stamp with its SHA-256, and stamps it.
 
@@ -35,6 +38,7 @@ def check_hashes(
         folder: what the entries' paths are relative to.
         entries: files with the size and the hash they should have.
         progress: counts the bytes hashed.
+        hint: what to do about a damaged file.
 
     Raises:
         WeightsError: a file is not what its entry says, or cannot be read.
@@ -58,7 +62,7 @@ def check_hashes(
             if found != entry.sha256:
                 known = entry.sha256[:12]
                 problem = f"{path} is damaged: its SHA-256 starts {found[:12]}, not {known}"
-                raise WeightsError(problem, MAKE_AGAIN)
+                raise WeightsError(problem, hint)
             stamps[entry.path] = stamp
             _write_stamps(folder, stamps)
 

@@ -50,6 +50,9 @@ ReadTensor: TypeAlias = Callable[[str], torch.Tensor]  # by its name in the merg
 _LORA_PARTS = (TensorPart.LORA_A, TensorPart.LORA_B)
 _THIRDS = (TensorPart.QUERY, TensorPart.KEY, TensorPart.VALUE)
 _FIRST_LORA_STAGE = 2
+# The published network is kept and run in float16, whose largest number this is. One flipped bit of
+# an exponent makes a weight of 0.01 one of 1e36.
+_LARGEST_WEIGHT = 65504.0
 _PREFIXES = ("", DISTRIBUTED_PREFIX)
 
 
@@ -88,7 +91,9 @@ class MergedWeights:
         parts = self._parts[name]
         tensor = self.read_base(name)
         if TensorPart.LORA_A in parts:
-            a, b = (_read_float32(parts[part]).double() for part in _LORA_PARTS)  # (r, K), (out, r)
+            a, b = (
+                _read_float32(parts[part], can_be_zero=True).double() for part in _LORA_PARTS
+            )  # (r, K), (out, r)
             # In float64, so that the bits do not depend on the processor; rows are permuted after
             # the product, so that they do not depend on the layout of Phi-2 either.
             delta = (b @ a).mul_(self.lora_alpha / a.shape[0]).float()  # (out, K)
@@ -122,7 +127,7 @@ class MergedWeights:
         parts = self._parts[name]
         if TensorPart.LORA_A not in parts:
             return None
-        a, b = (_read_float32(parts[part]) for part in _LORA_PARTS)
+        a, b = (_read_float32(parts[part], can_be_zero=True) for part in _LORA_PARTS)
         return a, self._to_thirds(b) if ".qkv." in name else b
 
     def _to_thirds(self, rows: torch.Tensor) -> torch.Tensor:
@@ -220,16 +225,22 @@ def _claim_trained(checkpoint: TorchFile, spec: ModelSpec) -> Claims:
     return claims
 
 
-def _read_float32(location: TensorLocation) -> torch.Tensor:
+def _read_float32(location: TensorLocation, can_be_zero: bool = False) -> torch.Tensor:
     """Returns a copy of a file's tensor in float32; no other memory is used.
 
     Raises:
-        WeightsError: a number in it is not finite.
+        WeightsError: a number in it is not finite or too large, or it is a matrix of zeros.
     """
     tensor = location.file.read(location.name)
     tensor = tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     _check_finite(tensor, location)
-    return tensor
+    is_matrix = sum(length > 1 for length in tensor.shape) > 1  # a single row may well be zero
+    if can_be_zero or not is_matrix or tensor.any():
+        return tensor
+    raise WeightsError(
+        f"{location.name} in {location.file.label} holds nothing but zeros: it is damaged",
+        FETCH_HINT,
+    )
 
 
 def _check_finite(tensor: torch.Tensor, location: TensorLocation) -> None:
@@ -237,6 +248,12 @@ def _check_finite(tensor: torch.Tensor, location: TensorLocation) -> None:
     if not (math.isfinite(smallest) and math.isfinite(largest)):
         raise WeightsError(
             f"{location.name} in {location.file.label} holds numbers that are not finite",
+            FETCH_HINT,
+        )
+    if max(-smallest, largest) > _LARGEST_WEIGHT:
+        raise WeightsError(
+            f"{location.name} in {location.file.label} holds a number of "
+            f"{float(max(-smallest, largest)):.3g}: it is damaged",
             FETCH_HINT,
         )
 

@@ -5,9 +5,13 @@ Nothing in a file is ever executed: PyTorch files are read as tensors, numbers, 
 dicts, and a pickle that names anything else is refused.
 """
 
+import mmap
 import pickle
 import re
+import struct
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -48,6 +52,8 @@ _TORCH_ERRORS = (
     TypeError,
     AttributeError,
     AssertionError,
+    struct.error,
+    SyntaxError,
 )
 
 
@@ -65,7 +71,8 @@ class TorchFile:
         """Reads names, shapes and dtypes; see `open_tensor_file`."""
         self.label = label
         self._path = path
-        content = _read_torch(path, label)
+        content, self._records = _read_torch(path, label)
+        self._checked: set[str] = set()
         self.config: Any = content.get("config")
         self._tensors: dict[str, torch.Tensor] | None = _list_tensors(content, label)
         self._read_bytes = 0
@@ -82,12 +89,35 @@ class TorchFile:
         """
         if self._tensors is None or self._read_bytes > _MAPPED_LIMIT_BYTES:
             self.close()  # pages that were read stay in memory until their mapping goes
-            self._tensors = _list_tensors(_read_torch(self._path, self.label), self.label)
+            content, self._records = _read_torch(self._path, self.label)
+            self._tensors = _list_tensors(content, self.label)
         if name not in self._tensors:
             raise WeightsError(f"{self.label} changed while it was read", "start again")
         tensor = self._tensors[name]
         self._read_bytes += tensor.nbytes
+        self._check_record(name, tensor)
         return tensor
+
+    def _check_record(self, name: str, tensor: torch.Tensor) -> None:
+        """Compares the record a tensor lies in with the archive's length and CRC-32 of it, once."""
+        storage = tensor.untyped_storage()
+        record = self._records.get(storage.data_ptr())
+        if record is None or storage.nbytes() == 0:
+            return
+        if record.file_size != storage.nbytes():
+            raise WeightsError(
+                f"{self.label} is damaged: {name} needs {storage.nbytes()} bytes, its record holds "
+                f"{record.file_size}",
+                FETCH_HINT,
+            )
+        if record.filename in self._checked:
+            return
+        numbers = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
+        if zlib.crc32(numbers.data) != record.CRC:
+            raise WeightsError(
+                f"{self.label} is damaged: the checksum (CRC-32) of {name} is wrong", FETCH_HINT
+            )
+        self._checked.add(record.filename)
 
     def close(self) -> None:
         """Drops the mapping; a later read renews it."""
@@ -110,6 +140,9 @@ class SafetensorsFile:
         self._path = path
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, object] = {}
+        start = _read_start(path, label)
+        if what := _describe_start(start) if start[8:9] != b"{" else "":
+            raise WeightsError(f"{label} is not a safetensors file{what}", FETCH_HINT)
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 - it is no mapping
@@ -159,27 +192,61 @@ def _refuse_safetensors(label: str, error: Exception) -> WeightsError:
     return WeightsError(f"{label} is not a whole safetensors file: {error}", FETCH_HINT)
 
 
-def _read_torch(path: Path, label: str) -> dict[Any, Any]:
-    """Maps a file's tensors; refuses every pickle that names more than those."""
+def _read_start(path: Path, label: str) -> bytes:
+    """Reads a file's first bytes; says what it is where it is of no kind that holds tensors."""
     try:
         with path.open("rb") as file:
             start = file.read(64)
     except OSError as error:
         reason = describe_os_error(error)
         raise WeightsError(f"{label} cannot be read: {reason}", FETCH_HINT) from error
-    # torch has only general words for these.
     if not start:
         raise WeightsError(f"{label} is empty", FETCH_HINT)
     if start.startswith(b"version https://git-lfs"):
         raise WeightsError(f"{label} is a Git LFS pointer, not the file", "run `git lfs pull`")
+    return start
+
+
+def _describe_start(start: bytes) -> str:
+    """Says what a file of the wrong kind begins like; empty where that is nothing known."""
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return ": it is a web page"
+    if text.startswith(b"PK\x03\x04".lower()):
+        return ": it is a zip archive, as PyTorch's .bin and .pth are"
+    if start.startswith(b"\x80"):
+        return ": it is a pickle, as PyTorch's .bin was before 1.6"
+    if start.startswith(b"GGUF"):
+        return ": it is a GGUF file"
+    if start[8:10] == b'{"':
+        return ": it is a safetensors file"
+    return ""
+
+
+def _read_torch(path: Path, label: str) -> tuple[dict[Any, Any], dict[int, zipfile.ZipInfo]]:
+    """Maps a file's tensors; refuses every pickle that names more than those.
+
+    Returns:
+        What the file holds, and address of each storage → its record in the archive.
+    """
+    start = _read_start(path, label)
+    # torch has only general words for these.
     if start.startswith(b"\x80"):
         raise WeightsError(f"{label} is in the format of torch before 1.6", _LEGACY_HINT)
     if not start.startswith(b"PK\x03\x04"):
-        raise WeightsError(f"{label} is not a PyTorch file", FETCH_HINT)
+        raise WeightsError(f"{label} is not a PyTorch file{_describe_start(start)}", FETCH_HINT)
+    records = _list_records(path, label)
+    addresses: set[int] = set()
+
+    def note(storage: torch.UntypedStorage, _: str) -> torch.UntypedStorage:
+        if storage.nbytes():
+            addresses.add(storage.data_ptr())
+        return storage
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch would warn of is refused here
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            content = torch.load(path, map_location=note, weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         # torch's own message advises how to load it all the same.
         foreign = re.search(r"GLOBAL (\S+)", str(error))
@@ -195,7 +262,53 @@ def _read_torch(path: Path, label: str) -> dict[Any, Any]:
         raise WeightsError(f"{label} is damaged: {reason}", FETCH_HINT) from error
     if not isinstance(content, dict):
         raise WeightsError(f"{label} holds a {type(content).__name__}, not a dict", FETCH_HINT)
-    return content
+    return content, _place_records(records, addresses, label)
+
+
+def _list_records(path: Path, label: str) -> dict[int, zipfile.ZipInfo]:
+    """Lists an archive's records by their offset; checks the CRC-32 of all that hold no numbers."""
+    records: dict[int, zipfile.ZipInfo] = {}
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            for record in archive.infolist():
+                if record.compress_type != zipfile.ZIP_STORED:
+                    raise WeightsError(
+                        f"{label} was packed again with compression",
+                        "unpack it and pack it without (`zip -0 -r`), or fetch it again",
+                    )
+                file.seek(record.header_offset + 26)
+                lengths = file.read(4)
+                n_before = sum(
+                    int.from_bytes(part, "little") for part in (lengths[:2], lengths[2:])
+                )
+                offset = record.header_offset + 30 + n_before
+                if "/data/" in record.filename:
+                    records[offset] = record
+                else:
+                    archive.read(record)
+    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, LookupError) as error:
+        raise WeightsError(f"{label} is damaged: {str(error)[:200]}", FETCH_HINT) from error
+    except (NotImplementedError, RuntimeError) as error:  # encrypted, or of another zip
+        raise WeightsError(f"{label} is damaged: {str(error)[:200]}", FETCH_HINT) from error
+    return records
+
+
+def _place_records(
+    records: dict[int, zipfile.ZipInfo], addresses: set[int], label: str
+) -> dict[int, zipfile.ZipInfo]:
+    """Finds the record of each mapped storage.
+
+    torch does not say where its mapping begins: on a page, and so that each storage is the start
+    of a record.
+    """
+    if not addresses:
+        return {}
+    first = min(addresses)
+    for offset in records:
+        base = first - offset
+        if base % mmap.PAGESIZE == 0 and all(each - base in records for each in addresses):
+            return {each: records[each - base] for each in addresses}
+    raise WeightsError(f"{label} is damaged: its tensors do not lie in its records", FETCH_HINT)
 
 
 def _list_tensors(content: dict[Any, Any], label: str) -> dict[str, torch.Tensor]:

@@ -196,6 +196,8 @@ def read_lora_alpha(files: SourceFiles, settings: Mapping[str, Any]) -> float:
         WeightsError: it is there and no positive number.
     """
     numbers = _CheckedNumbers(f"config.model of {files.label(files.checkpoint)}", settings)
+    if settings.get("use_rslora"):
+        raise numbers.refuse("says use_rslora is true: only LoRA's scale of alpha / r is read")
     return numbers.read_real("lora_alpha", default=LORA_ALPHA)
 
 
@@ -239,6 +241,13 @@ def _read_language(files: SourceFiles) -> LanguageSpec:
     rotary_width = numbers.read_count(
         "rotary_width", "rotary_dim", default=int(fraction * head_width)
     )
+    if rope.values.get("partial_rotary_factor") is not None and rotary_width != int(
+        fraction * head_width
+    ):
+        raise numbers.refuse(
+            f"says rotary_dim is {rotary_width}, but partial_rotary_factor is {fraction:g} of "
+            f"{head_width}"
+        )
     if rotary_width % 2 or not 0 < rotary_width <= head_width:
         raise numbers.refuse(f"rotates {rotary_width} of the {head_width} channels of a head")
     # The first release writes null for an MLP four times as wide as the model.

@@ -6,12 +6,11 @@ or the three it can be built from.
 """
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from tinyv_cli.disk.typed_json import read_object
 from tinyv_cli.errors import WeightsError, describe_os_error
@@ -27,10 +26,10 @@ TOKENIZER_PARTS = ("vocab.json", "merges.txt")
 ADDED_TOKENS_FILE = "added_tokens.json"
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-END_OF_TEXT = "<|endoftext|>"
 LIST_HINT = "`tinyv pull` fetches what is missing, `tinyv quantize --help` lists the files"
 # No folder, no drive, no stream: a shard lies beside its index on every system.
 _FILE_NAME = re.compile(r"(?!\.{1,2}\Z)[^/\\:\0]+", re.DOTALL)
+_LONGEST_NAME_BYTES = 255  # of one name, on every usual file system
 _WEIGHT_FILE = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(bin|safetensors)")
 
 
@@ -184,6 +183,10 @@ def _resolve_phi_weights(phi: Path) -> tuple[Path | None, tuple[Path, ...]]:
     indexes = [phi / name for name in INDEX_FILES if (phi / name).is_file()]
     singles = [phi / name for name in SINGLE_FILES if (phi / name).is_file()]
     forms = [*indexes, *singles]
+    # An index may name the one file beside it; then both are one form.
+    if len(indexes) == len(singles) == 1:
+        named = set(read_weight_map(indexes[0]).values())
+        forms = indexes if named == {singles[0].name} else forms
     if len(forms) > 1:
         names = " and ".join(path.name for path in forms)
         raise WeightsError(
@@ -191,7 +194,7 @@ def _resolve_phi_weights(phi: Path) -> tuple[Path | None, tuple[Path, ...]]:
         )
     index = indexes[0] if indexes else None
     weights = tuple(singles)
-    if index is not None:
+    if index is not None and not singles:
         weights = tuple(phi / name for name in sorted(set(read_weight_map(index).values())))
     here = phi.iterdir() if phi.is_dir() else ()
     strays = sorted(p.name for p in here if _WEIGHT_FILE.fullmatch(p.name) and p not in weights)
@@ -218,8 +221,13 @@ def read_weight_map(index: Path) -> dict[str, str]:
     for shard in weight_map.values():
         if not isinstance(shard, str) or not _FILE_NAME.fullmatch(shard):
             raise WeightsError(
-                f"{index} names a shard outside its folder: {shard!r}",
+                f"{index} names a shard outside its folder: {str(shard)[:80]!r}",
                 f"do not use this file; fetch it again from its publisher; {LIST_HINT}",
+            )
+        if len(os.fsencode(shard)) > _LONGEST_NAME_BYTES:
+            raise WeightsError(
+                f"{index} names a shard whose name is too long for a file: {shard[:40]!r}…",
+                f"fetch it again; {LIST_HINT}",
             )
     return weight_map
 
@@ -248,75 +256,7 @@ def read_text(path: Path) -> str:
         WeightsError: the file cannot be read, or is not text.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # some editors put a byte order mark first
     except (OSError, UnicodeDecodeError) as error:
         reason = describe_os_error(error) if isinstance(error, OSError) else str(error)
         raise WeightsError(f"{path} cannot be read as text: {reason}", "fetch it again") from error
-
-
-def read_tokenizer_json(files: SourceFiles) -> str:
-    """Reads the tokenizer in the one-file form, or builds that from its older files.
-
-    Returns:
-        The text of a tokenizer.json.
-
-    Raises:
-        WeightsError: a file is damaged, or they do not fit one another.
-    """
-    first, *others = files.tokenizer_files
-    if first.name == TOKENIZER_FILE:
-        text = read_text(first)
-        try:
-            Tokenizer.from_str(text)
-        except Exception as error:  # `tokenizers` raises nothing more exact
-            label = files.label(first)
-            raise WeightsError(f"{label} is not a tokenizer: {error}", "fetch it again") from error
-        return text
-    added = read_json_object(others[1]) if others[1:] else {}
-    lines = [line for line in read_text(others[0]).split("\n") if line and line[:9] != "#version:"]
-    merges = [(words[0], words[-1]) for words in map(str.split, lines) if len(words) == 2]
-    if len(merges) != len(lines):
-        raise WeightsError(f"{others[0]} holds a line that is not two tokens", "fetch it again")
-    try:
-        return make_tokenizer_json(read_json_object(first), merges, added)
-    except WeightsError:
-        raise
-    except Exception as error:  # `tokenizers` raises nothing more exact
-        names = " and ".join(files.label(path) for path in files.tokenizer_files)
-        raise WeightsError(
-            f"{names} make no tokenizer: {error}", "fetch them again, or add tokenizer.json"
-        ) from error
-
-
-def make_tokenizer_json(
-    vocabulary: dict[str, int], merges: list[tuple[str, str]], added: dict[str, int]
-) -> str:
-    """Builds Phi-2's tokenizer: byte-level BPE, no prefix space, nothing added to a text.
-
-    Args:
-        vocabulary: token → id, written in the byte-level alphabet.
-        merges: pairs of tokens, the first to be merged first.
-        added: token → id of whole texts beside the vocabulary (Phi-2 has 38 runs of white space).
-
-    Returns:
-        The text of a tokenizer.json.
-
-    Raises:
-        WeightsError: an added token's id is not the next free one.
-
-    Source: the CodeGen tokenizer that Phi-2's tokenizer_config.json names.
-    """
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
-    by_id = sorted((token for token in added if token != END_OF_TEXT), key=lambda t: added[t])
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in by_id])
-    wrong = [token for token in added if tokenizer.token_to_id(token) != added[token]]
-    if wrong:
-        raise WeightsError(
-            f"{ADDED_TOKENS_FILE} gives {wrong[0]!r} the id {added[wrong[0]]!r}, "
-            f"not {tokenizer.token_to_id(wrong[0])}",
-            f"fetch it again together with {' and '.join(TOKENIZER_PARTS)}",
-        )
-    return str(tokenizer.to_str())

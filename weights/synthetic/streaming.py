@@ -4,6 +4,8 @@ Only the tensor being written is in memory.
 """
 
 import math
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,7 @@ class PlannedTensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+_HAS_DESCRIPTOR = 0x08  # the checksum stands behind the numbers
 TensorPlan = dict[str, PlannedTensor]
 
 
@@ -57,11 +60,49 @@ def write_torch_file(
         torch.save(room if surroundings is None else {"model": room, **surroundings}, path)
     reader: Any = torch._C.PyTorchFileReader(str(path))  # its stub lacks get_record_offset
     offsets = [reader.get_record_offset(f"data/{i}") for i in range(len(room))]
+    checksums: dict[str, int] = {}
     del reader, room
     with path.open("r+b") as file:
-        for offset, tensor in zip(offsets, plan.values(), strict=True):
+        for i, (offset, tensor) in enumerate(zip(offsets, plan.values(), strict=True)):
+            numbers = tensor.make().contiguous().view(torch.uint8).numpy().data
             file.seek(offset)
-            file.write(tensor.make().contiguous().view(torch.uint8).numpy().data)
+            file.write(numbers)
+            checksums[f"data/{i}"] = zlib.crc32(numbers)
+    _write_checksums(path, checksums)
+
+
+def _write_checksums(path: Path, checksums: Mapping[str, int]) -> None:
+    """Writes CRC-32s into an archive's directory and behind or before each record.
+
+    Args:
+        path: a zip archive whose records all lie in one folder.
+        checksums: name of a record within the folder → its CRC-32.
+
+    Source: PKWARE's APPNOTE.TXT, sections 4.3.7, 4.3.9 and 4.3.12.
+    """
+    with zipfile.ZipFile(path) as archive:
+        records, place = archive.infolist(), archive.start_dir
+    with path.open("r+b") as file:
+        for record in records:
+            file.seek(place)
+            entry = file.read(46)
+            lengths = [int.from_bytes(entry[at : at + 2], "little") for at in (28, 30, 32)]
+            checksum = checksums.get(record.filename.partition("/")[2])
+            if checksum is not None:
+                crc = checksum.to_bytes(4, "little")
+                file.seek(place + 16)
+                file.write(crc)
+                file.seek(record.header_offset + 26)
+                names = file.read(4)
+                n_before = int.from_bytes(names[:2], "little") + int.from_bytes(names[2:], "little")
+                if record.flag_bits & _HAS_DESCRIPTOR:
+                    file.seek(record.header_offset + 30 + n_before + record.compress_size)
+                    has_mark = file.read(4) == b"PK\x07\x08"
+                    file.seek(0 if has_mark else -4, 1)
+                else:
+                    file.seek(record.header_offset + 14)
+                file.write(crc)
+            place += 46 + sum(lengths)
 
 
 def write_safetensors_file(path: Path, plan: TensorPlan) -> None:

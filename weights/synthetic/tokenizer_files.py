@@ -11,12 +11,11 @@ from tokenizers import pre_tokenizers
 
 from weights.reading.sources import (
     ADDED_TOKENS_FILE,
-    END_OF_TEXT,
     TOKENIZER_FILE,
     TOKENIZER_PARTS,
-    make_tokenizer_json,
     write_json,
 )
+from weights.reading.tokenizer_json import END_OF_TEXT, make_tokenizer_json
 
 Merge = tuple[str, str]
 SPACE = "Ġ"  # a space in the byte-level alphabet

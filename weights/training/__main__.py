@@ -22,9 +22,9 @@ from weights.reading.checkpoint import open_weights
 from weights.reading.sources import (
     TOKENIZER_FILE,
     make_checkpoint_name,
-    read_tokenizer_json,
     resolve_sources,
 )
+from weights.reading.tokenizer_json import read_tokenizer_json
 from weights.synthetic.module_command import open_console
 from weights.training.foundation import Foundation
 from weights.training.learning.examples import draw_examples, make_stage_loss

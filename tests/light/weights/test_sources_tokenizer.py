@@ -7,7 +7,8 @@ from tokenizers import Tokenizer
 
 from tests.light.weights.test_sources import FILES
 from tinyv_cli.errors import WeightsError
-from weights.reading.sources import read_tokenizer_json, resolve_sources
+from weights.reading.sources import resolve_sources
+from weights.reading.tokenizer_json import read_tokenizer_json
 from weights.synthetic.tokenizer_files import make_small_merges, write_tokenizer
 
 TEXT = "Give ###Human: <Img></Img> é 図\n\t\t  what is   the image?###Assistant: <|endoftext|>"

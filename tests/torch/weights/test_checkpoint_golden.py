@@ -5,7 +5,8 @@ import torch
 
 from tests.golden import CASES, GOLDEN, needs_golden
 from weights.reading.checkpoint import expected_shapes, open_weights
-from weights.reading.sources import read_tokenizer_json, resolve_sources
+from weights.reading.sources import resolve_sources
+from weights.reading.tokenizer_json import read_tokenizer_json
 
 pytestmark = needs_golden
 
