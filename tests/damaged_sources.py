@@ -64,7 +64,7 @@ def main(n_flips: int) -> None:
             shutil.copytree(GOLDEN / case, folder, dirs_exist_ok=True)
             files = resolve_sources(Path(folder))
             for path in files.all_files:
-                print(
+                print(  # noqa: T201
                     case, files.label(path), dict(count_outcomes(files, path, n_flips)), flush=True
                 )
 
