@@ -99,7 +99,7 @@ def test_an_index_that_names_the_one_file_beside_it_changes_no_bit(tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
     index["weight_map"][FC1] = "m" * 300
     (folder / f"{PHI}.index.json").write_text(json.dumps(index))
-    with pytest.raises(WeightsError, match="too long|more than once"):
+    with pytest.raises(WeightsError, match=r"too long|more than once"):
         read_sources(folder)
 
 
@@ -108,6 +108,7 @@ def test_flipped_bits_are_refused_by_name_or_change_nothing_where_there_is_a_che
     for path in files.all_files:
         outcomes = count_outcomes(files, path, 10)
         # JSON has no checksum: another number there is another network.
-        assert outcomes.keys() <= {"right", "refused"} | (
+        extra = {"changed"} if path.suffix == ".json" else set()
+        assert outcomes.keys() <= {"right", "refused"} | extra
             {"changed"} if path.suffix == ".json" else set()
         )
