@@ -94,7 +94,7 @@ def _hold_in_terminal(
     """Talks with somebody who types; lines are edited where the terminal can move a cursor."""
     from tinyv_cli.chat.plain_terminal import is_plain, read_entry
     from tinyv_cli.chat.slash import run_command
-    from tinyv_cli.chat.talk import Talk, hold
+    from tinyv_cli.chat.talk import Talk, hold_talk
 
     talk = Talk(
         conversation,
@@ -114,7 +114,7 @@ def _hold_in_terminal(
         from tinyv_cli.chat.terminal import make_reader
 
         read = make_reader()
-    hold(talk, read, run_command)
+    hold_talk(talk, read, run_command)
 
 
 def _hold_in_lines(
