@@ -36,6 +36,7 @@ ORDER = (
     ("quantize",),
     ("weights.pulling",),
     ("weights.reading",),
+    ("weights.safetensors_writer",),
     (
         "tinyv_cli.batch",
         "tinyv_cli.benchmark",
