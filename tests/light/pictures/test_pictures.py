@@ -112,7 +112,7 @@ def test_a_url_is_the_picture_that_pillow_finds_there(site):
 
 def test_what_pillow_cannot_read_is_no_picture_whatever_its_type(site):
     error = fails(site("/cat.png?key=hidden", "image/png", b"<html>no</html>"))
-    assert "/cat.png: the given picture is not a picture Pillow can read" in error.problem
+    assert "/cat.png?key=***: the given picture is not a picture Pillow can read" in error.problem
     assert "hidden" not in error.problem
     assert "curl -L http" in error.hint
 
