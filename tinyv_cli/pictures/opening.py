@@ -20,9 +20,9 @@ from tinyv_cli.errors import InputError, TinyvError, UsageError
 from tinyv_cli.pictures.data_url import read_data_url
 from tinyv_cli.pictures.fetch import FetchLimits, fetch
 from tinyv_cli.pictures.image import MAX_PIXELS, read_picture
+from tinyv_cli.pictures.names import VIDEO_SUFFIXES
 
 STDIN = "-"
-VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 PAGE_PX = 1600  # the longer side of a page: more than the model sees, enough to draw boxes on
 
 _SEEK_UNITS = 1_000_000  # a second; FFmpeg's AV_TIME_BASE
