@@ -14,6 +14,7 @@ _IN_TEXT = re.compile(
     r"\b(?:[A-Za-z][A-Za-z0-9+.-]*://|https?:[/\\]+|data:[\w.+/-]*[;,])[^\s'\"`<>]+"
 )
 _N_DIGITS = 12
+_LASTING_END = re.compile(rf"[#;]sha256-[0-9a-f]{{{_N_DIGITS}}}$")
 
 
 def is_address(word: str) -> bool:
@@ -73,6 +74,11 @@ def to_lasting_name(address: str) -> str:
         return shown
     start, rest = _split_user(address)
     return f"{shown.partition('#')[0]}#sha256-{_hash(start + rest)}"
+
+
+def is_incomplete(name: str) -> bool:
+    """Returns whether a name is one of `to_lasting_name` that cannot be opened any more."""
+    return _LASTING_END.search(name) is not None
 
 
 def hide_secrets(text: str) -> str:
