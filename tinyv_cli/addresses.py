@@ -93,7 +93,7 @@ def _split_user(address: str) -> tuple[str, str]:
     rest = address[len(start) :]
     authority = re.split(r"[/\\?#]", rest, maxsplit=1)[0]
     # Where the port is no number, a password with `/` or `#` in it was cut there.
-    is_cut = re.search(r":(?!\d*$)", authority.rpartition("]")[2]) is not None
+    is_cut = re.search(r":(?!\d+$)", authority.rpartition("]")[2]) is not None
     user, at, _ = (rest if is_cut else authority).rpartition("@")
     return (f"{start}{HIDDEN}@", rest[len(user) + 1 :]) if at else (start, rest)
 

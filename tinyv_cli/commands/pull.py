@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tinyv_cli.addresses import to_shown
 from tinyv_cli.console import Console, to_size, to_table
 from tinyv_cli.disk.places import sources_dir, variants_dir
 from tinyv_cli.errors import UsageError, WeightsError
@@ -34,12 +35,15 @@ def pull_weights(
         WeightsError: something could not be had, or is not what it should be.
         DeviceError: the disk is too small.
     """
-    from weights.pulling.catalog import read_catalog
+    from weights.pulling.catalog import check_url, is_url, read_catalog
     from weights.pulling.failures import RetryPolicy
     from weights.pulling.sources_pull import PullOptions, pull_sources
 
     if arguments.variant is None and arguments.force:
         raise UsageError("--force goes with a variant", "leave it away: wrong files are replaced")
+    for origin in (arguments.variant, arguments.from_):
+        if origin is not None and is_url(origin):
+            check_url(origin)
     console = Console(quiet=arguments.quiet)
     retry_policy = retry_policy or RetryPolicy()
     if arguments.variant is not None:
@@ -80,7 +84,7 @@ def _pull_variant(
         if is_given:
             raise UsageError(
                 f"{flag} goes with the public weights, not with a variant",
-                f"leave {flag} away, or '{origin}'",
+                f"leave {flag} away, or '{to_shown(origin)}'",
             )
     name = name_variant(origin)
     target = variants_dir() / name if arguments.to is None else resolve_folder(arguments.to)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinyv_cli.addresses import is_address, is_malformed
 from tinyv_cli.disk.paths import is_file
 from tinyv_cli.disk.typed_json import read_object, to_dataclass
 from tinyv_cli.errors import InputError, describe_os_error
@@ -103,6 +104,8 @@ def _read_line(line: bytes, index: int, place: str, folder: Path) -> Question:
     """Checks one line."""
     try:
         fields = to_dataclass(QuestionLine, read_object(line))
+        if is_address(fields.picture) or is_malformed(fields.picture):
+            raise ValueError("its picture is a URL, and only files are read")
         if fields.task not in TASKS:
             raise ValueError(f"there is no task '{fields.task}', there are {', '.join(TASKS)}")
         check_question(fields.question)
