@@ -10,6 +10,7 @@ import os
 import shlex
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,7 +160,10 @@ def check_drawing_path(
             f"there is no folder {path.parent}",
             f"make it: `mkdir -p {shlex.quote(str(path.parent))}`",
         )
-    if _is_same_file(path, source):
+    is_source = False
+    with suppress(OSError, ValueError):  # one of the two is not there
+        is_source = source is not None and os.path.samestat(path.stat(), os.stat(source))  # noqa: PTH116
+    if is_source:
         other = path.with_name(f"{path.stem}-drawn{path.suffix}")
         raise UsageError(
             f"{path} is the picture itself and would be lost",
@@ -203,16 +207,6 @@ def write_drawing(
         raise _make_write_error(path, describe_os_error(error)) from error
     except ValueError as error:
         raise _make_write_error(path, str(error)) from error
-
-
-def _is_same_file(path: Path, source: Path | int | None) -> bool:
-    """Returns whether two names lead to one file; a number is one that is open."""
-    if source is None:
-        return False
-    try:
-        return os.path.samestat(path.stat(), os.stat(source))  # noqa: PTH116 - it may be a number
-    except (OSError, ValueError):
-        return False
 
 
 def _make_write_error(path: Path, reason: str) -> DeviceError:

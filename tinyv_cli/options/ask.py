@@ -78,7 +78,16 @@ Verbose = Annotated[bool, option("-v", "--verbose", help="Prompt, times and coun
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskArguments(AnswerArguments):
+class DrawingArguments(AnswerArguments):
+    """Where the boxes of an answer are drawn."""
+
+    draw: Draw = None
+    force: Overwrite = False
+    show: Show = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskArguments(DrawingArguments):
     """The words and flags of `tinyv ask`."""
 
     words: Words = None
@@ -93,9 +102,6 @@ class AskArguments(AnswerArguments):
     stop: Stop = None
     system: System = None
     together: Together = False
-    draw: Draw = None
-    force: Overwrite = False
-    show: Show = False
     allow_private: AllowPrivate = False
     offline: Offline = False
     json: Json = False
