@@ -11,8 +11,8 @@ from tinyv_cli.variants.home import resolve_folder
 
 if TYPE_CHECKING:
     from weights.pulling.catalog import Catalog
+    from weights.pulling.failures import RetryPolicy
     from weights.pulling.plan import PartPlan
-    from weights.pulling.transfer import RetryPolicy
 
 HEADER = ("file", "size", "state", "from")
 
@@ -35,10 +35,10 @@ def pull_weights(
         DeviceError: the disk is too small.
     """
     from weights.pulling.catalog import read_catalog
+    from weights.pulling.failures import RetryPolicy
     from weights.pulling.folder import SourcesFolder, State
     from weights.pulling.plan import plan_pull
     from weights.pulling.sources_pull import PullOptions, pull_sources
-    from weights.pulling.transfer import RetryPolicy
 
     if arguments.variant is None and arguments.force:
         raise UsageError("--force goes with a variant", "leave it away: wrong files are replaced")

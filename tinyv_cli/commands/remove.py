@@ -25,7 +25,7 @@ def remove_files(arguments: RemoveArguments) -> None:
         WeightsError: there is no such variant, it is the miniature, or a file cannot be removed.
     """
     from weights.pulling.catalog import read_catalog
-    from weights.pulling.removal import list_removable
+    from weights.pulling.folder import list_removable
 
     names = list(dict.fromkeys(arguments.names or ()))
     if not names and not arguments.sources:

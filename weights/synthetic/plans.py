@@ -10,7 +10,12 @@ from functools import partial
 import torch
 
 from tinyv_cli.spec import ModelSpec
-from weights.reading.accounting import POSITION_EMBEDDING, make_foreign_shape
+from weights.reading.accounting import (
+    POSITION_EMBEDDING,
+    Shape,
+    expected_shapes,
+    make_foreign_shape,
+)
 from weights.reading.naming import (
     DISTRIBUTED_PREFIX,
     LORA_PREFIX,
@@ -26,7 +31,6 @@ from weights.reading.naming import (
     make_qformer_table,
     make_vision_table,
 )
-from weights.reading.shapes import Shape, expected_shapes
 from weights.synthetic.numbers import make_numbers
 from weights.synthetic.streaming import PlannedTensor, TensorPlan
 
