@@ -103,7 +103,7 @@ def answer_question(arguments: AskArguments) -> None:
 
 
 def _read_request(arguments: AskArguments) -> "AskRequest":
-    """Tells pictures and question apart, both still words, and checks how flags go together.
+    """Separates pictures from the question, both still words, and checks how flags go together.
 
     Raises:
         UsageError: they do not, or the drawing could not be written.

@@ -99,7 +99,7 @@ def _hold(
     from tinyv_cli.chat.lines import answer_lines
     from tinyv_cli.chat.plain_terminal import is_plain, read_entry
     from tinyv_cli.chat.slash import run_command
-    from tinyv_cli.chat.talk import Talk, hold
+    from tinyv_cli.chat.talk import Talk, hold_talk
 
     def to_document(question: str, answer: "Answer") -> dict[str, Any]:
         _, opened = ahead.wait()
@@ -130,4 +130,4 @@ def _hold(
         from tinyv_cli.chat.terminal import make_reader
 
         read = make_reader()
-    hold(talk, read, run_command)
+    hold_talk(talk, read, run_command)

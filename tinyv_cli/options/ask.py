@@ -77,7 +77,7 @@ Verbose = Annotated[bool, option("-v", "--verbose", help="Prompt, times and coun
 
 @dataclass(frozen=True, kw_only=True)
 class AskArguments(AnswerArguments):
-    """What `tinyv ask` was given."""
+    """The words and flags of `tinyv ask`."""
 
     words: Words = None
     images: Images = None

@@ -52,7 +52,7 @@ Chart = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class EvalArguments(EngineArguments):
-    """What `tinyv eval` was given."""
+    """The words and flags of `tinyv eval`."""
 
     questions: QuestionFile
     against: Against = None
@@ -66,7 +66,7 @@ class EvalArguments(EngineArguments):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchArguments(EngineArguments):
-    """What `tinyv bench` was given."""
+    """The words and flags of `tinyv bench`."""
 
     repeats: Repeats = None
     against: EarlierRun = None
@@ -77,14 +77,14 @@ class BenchArguments(EngineArguments):
 
 @dataclass(frozen=True)
 class ListArguments:
-    """What `tinyv list` was given."""
+    """The words and flags of `tinyv list`."""
 
     json: Json = False
 
 
 @dataclass(frozen=True)
 class DoctorArguments:
-    """What `tinyv doctor` was given."""
+    """The words and flags of `tinyv doctor`."""
 
     device: Device = "auto"
     json: Json = False

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from quantize.cuda.safetensors_writer import SafetensorsWriter
 from quantize.cuda_recipe import count_header_bytes
+from weights.safetensors_writer import SafetensorsWriter
 
 
 @dataclass(frozen=True)
