@@ -139,7 +139,7 @@ def _retry(talk: Talk, words: str) -> None:
 def _set(talk: Talk, words: str) -> None:
     conversation = talk.conversation
     conversation.options = settings.change_settings(conversation.options, words)
-    talk.show(settings.to_text(settings.list_settings(conversation.options)))
+    talk.show(settings.format_settings(settings.list_settings(conversation.options)))
 
 
 @_command("/show [prompt|settings|memory]", "Show them", "topic")
@@ -166,7 +166,11 @@ def _show(talk: Talk, words: str) -> None:
         "picture": shown.name if shown else "none",
         **settings.list_settings(conversation.options),
     }
-    texts = {"prompt": prompt, "settings": settings.to_text(about), "memory": "\n".join(memory)}
+    texts = {
+        "prompt": prompt,
+        "settings": settings.format_settings(about),
+        "memory": "\n".join(memory),
+    }
     chosen = [words] if words else TOPICS
     talk.show("\n\n".join(f"{topic}:\n{texts[topic]}" for topic in chosen))
 

@@ -1,4 +1,4 @@
-"""What can be typed after `tinyv ask`."""
+"""The arguments and flags of `tinyv ask`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +77,7 @@ Verbose = Annotated[bool, option("-v", "--verbose", help="Prompt, times and coun
 
 @dataclass(frozen=True, kw_only=True)
 class AskArguments(AnswerArguments):
-    """What can be typed after `tinyv ask`."""
+    """The words and flags of `tinyv ask`."""
 
     words: Words = None
     images: Images = None

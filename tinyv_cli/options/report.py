@@ -1,4 +1,4 @@
-"""What can be typed after the verbs that report: `eval`, `bench`, `list` and `doctor`."""
+"""The arguments and flags of the verbs that report: `eval`, `bench`, `list` and `doctor`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +52,7 @@ Chart = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class EvalArguments(EngineArguments):
-    """What can be typed after `tinyv eval`."""
+    """The words and flags of `tinyv eval`."""
 
     questions: QuestionFile
     against: Against = None
@@ -66,7 +66,7 @@ class EvalArguments(EngineArguments):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchArguments(EngineArguments):
-    """What can be typed after `tinyv bench`."""
+    """The words and flags of `tinyv bench`."""
 
     repeats: Repeats = None
     against: EarlierRun = None
@@ -77,14 +77,14 @@ class BenchArguments(EngineArguments):
 
 @dataclass(frozen=True)
 class ListArguments:
-    """What can be typed after `tinyv list`."""
+    """The words and flags of `tinyv list`."""
 
     json: Json = False
 
 
 @dataclass(frozen=True)
 class DoctorArguments:
-    """What can be typed after `tinyv doctor`."""
+    """The words and flags of `tinyv doctor`."""
 
     device: Device = "auto"
     json: Json = False
