@@ -60,6 +60,7 @@ ORDER = (
     ("tinyv_cli.progress",),
     ("tinyv_cli.spec",),
     ("tinyv_cli.errors",),
+    ("tinyv_cli.addresses",),
 )
 DOORS = {"tinyv_cli", "weights"}  # packages whose own file imports nothing
 MOST_AT_THE_ROOT, MOST_IN_A_ROOM = 10, 12  # files
