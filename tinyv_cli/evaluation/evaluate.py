@@ -7,6 +7,7 @@ tokens alone would be a hundred times smaller, but no exact divergence can be ha
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 
 from tinyv_cli.answers.generate import Decoder
 from tinyv_cli.answers.tokenizer import Tokenizer
+from tinyv_cli.disk.writing import writing
 from tinyv_cli.engine import Engine
 from tinyv_cli.errors import InputError
 from tinyv_cli.evaluation.divergence import compute_divergences
@@ -96,17 +98,21 @@ def evaluate(
 
     Raises:
         InputError: a picture cannot be read, or a question does not fit the context.
-        OSError: the disk is full.
+        DeviceError: answers or logits cannot be written, as when the disk is full.
     """
     pictures: dict[Path, list[Question]] = {}
     for question in questions:
         pictures.setdefault(question.picture, []).append(question)
-    if comparison is None:
-        everything = [each for group in pictures.values() for each in group]
-        _examine(candidate, _list_unanswered(candidate, everything), options, progress)
-        return
-    for block in _split_blocks(pictures.values(), comparison):
-        _compare_block(candidate, comparison, block, options, progress)
+    with ExitStack() as ledgers:
+        ledgers.callback(candidate.answers.sync)
+        if comparison is None:
+            everything = [each for group in pictures.values() for each in group]
+            _examine(candidate, _list_unanswered(candidate, everything), options, progress)
+            return
+        ledgers.callback(comparison.candidate.answers.sync)
+        ledgers.callback(comparison.results.sync)
+        for block in _split_blocks(pictures.values(), comparison):
+            _compare_block(candidate, comparison, block, options, progress)
 
 
 def _split_blocks(
@@ -142,7 +148,8 @@ def _compare_block(
     def list_pending(each: Candidate) -> list[Question]:
         return [q for q in block if q.index in undone or q.index not in each.answers.entries]
 
-    with TemporaryFile(dir=comparison.folder) as file:
+    folder = comparison.folder
+    with writing(folder), TemporaryFile(dir=folder) as file:
         kept = _LogitsFile(file)
 
         def compare(question: Question, logits: np.ndarray) -> None:
