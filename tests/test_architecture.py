@@ -229,6 +229,16 @@ def test_only_the_verbs_that_make_fetch_and_remove_know_the_workshop():
     assert sorted(users) == [f"tinyv_cli.commands.{verb}" for verb in verbs]
 
 
+def test_the_cpus_runtime_is_imported_where_it_is_kept_from_calling_its_maker_and_nowhere_else():
+    users = [
+        str(path)
+        for path in [*FILES, *TESTS]
+        for each in walk_imports(parse(path))
+        if is_inside(each.name, ("onnxruntime",))
+    ]
+    assert set(users) == {"tinyv_cli/backends/cpu/quiet_onnxruntime.py"}
+
+
 def test_a_package_imports_nothing_by_itself():
     for module, path in MODULES.items():
         if path.name == "__init__.py" and module != "tinyv_cli.backends.backend":

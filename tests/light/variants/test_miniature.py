@@ -337,10 +337,9 @@ def made(monkeypatch, tmp_path):
         )
 
     fake = SimpleNamespace(
-        QuantizeOptions=SimpleNamespace,
-        make_variant=make_variant,
-        plan_variant=lambda options: asked.append(options) or plan,
+        make_variant=make_variant, plan_variant=lambda options: asked.append(options) or plan
     )
+    monkeypatch.setattr("tinyv_cli.commands.quantize.find_spec", lambda _: fake)
     monkeypatch.setattr(quantize, "pipeline", fake, raising=False)
     monkeypatch.setitem(sys.modules, "quantize.pipeline", fake)
     return asked

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import onnxruntime as ort
 
 from tinyv_cli.answers.generate import ImageTokens, Segment
 from tinyv_cli.backends.backend import (
@@ -20,6 +19,7 @@ from tinyv_cli.backends.backend import (
     resolve_threads,
 )
 from tinyv_cli.backends.cpu.onnx_sessions import open_graphs
+from tinyv_cli.backends.cpu.quiet_onnxruntime import ort
 from tinyv_cli.backends.cpu.token_embeddings import TokenEmbeddings, open_token_embeddings
 from tinyv_cli.spec import LanguageSpec
 from tinyv_cli.variants.manifest import Variant

@@ -6,9 +6,8 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from tinyv_cli.backends.cpu.quiet_onnxruntime import ort, ort_errors
 from tinyv_cli.errors import WeightsError
 
 _UNREADABLE = (
