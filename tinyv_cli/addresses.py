@@ -1,6 +1,5 @@
 """A URL becomes a text that may be shown and kept: without passwords, tokens or long data."""
 
-import hashlib
 import re
 import shlex
 
@@ -100,4 +99,6 @@ def _split_user(address: str) -> tuple[str, str]:
 
 def _hash(text: str) -> str:
     """Returns the first digits of a text's SHA-256."""
+    import hashlib  # most commands name no URL, and its library takes time to load
+
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:_N_DIGITS]
