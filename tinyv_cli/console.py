@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import TextIO
 
-from tinyv_cli.addresses import hide_secrets
 from tinyv_cli.errors import TinyvError
 from tinyv_cli.progress import Bar, LineBar, SilentBar, TerminalBar, Unit
 
@@ -145,6 +144,8 @@ def _to_printable(text: str) -> str:
 
     Secrets of URLs are hidden where such errors are made; here too, whatever may quote one.
     """
+    from tinyv_cli.addresses import hide_secrets  # `--help` writes no note
+
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode()
         for each in hide_secrets(text)
