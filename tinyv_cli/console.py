@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import TextIO
 
+from tinyv_cli.addresses import hide_secrets
 from tinyv_cli.errors import TinyvError
 from tinyv_cli.progress import Bar, LineBar, SilentBar, TerminalBar, Unit
 
@@ -140,9 +141,13 @@ def _write_stderr(label: str, text: str) -> None:
 
 
 def _to_printable(text: str) -> str:
-    """Escapes control characters and newlines: file and tensor names can hold anything."""
+    """Escapes control characters and newlines: file and tensor names can hold anything.
+
+    Secrets of URLs are hidden where such errors are made; here too, whatever may quote one.
+    """
     return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+        each if each.isprintable() else each.encode("unicode_escape").decode()
+        for each in hide_secrets(text)
     )
 
 

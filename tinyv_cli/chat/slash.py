@@ -236,7 +236,7 @@ def _draw(talk: Talk, words: str) -> None:
         raise InputError("the last answer holds no box", "ask for one: `[detection] cat`")
     talk.outputs.check(path)
     try:
-        write_drawing(path, draw_boxes(shown.image, boxes))
+        write_drawing(path, draw_boxes(shown.image, boxes), replaces=True)
     except TinyvError as error:  # its hints are for the flag
         raise type(error)(error.problem, error.hint.replace("`--draw", "`/draw")) from error
     talk.outputs.adopt(path)

@@ -7,6 +7,7 @@ tokens alone would be a hundred times smaller, but no exact divergence can be ha
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 
 from tinyv_cli.answers.generate import Decoder
 from tinyv_cli.answers.tokenizer import Tokenizer
+from tinyv_cli.disk.writing import writing
 from tinyv_cli.engine import Engine
 from tinyv_cli.errors import InputError
 from tinyv_cli.evaluation.divergence import compute_divergences
@@ -96,26 +98,30 @@ def evaluate(
 
     Raises:
         InputError: a picture cannot be read, or a question does not fit the context.
-        OSError: the disk is full.
+        DeviceError: answers or logits cannot be written, as when the disk is full.
     """
     pictures: dict[Path, list[Question]] = {}
     for question in questions:
         pictures.setdefault(question.picture, []).append(question)
-    if comparison is None:
-        by_picture = [each for group in pictures.values() for each in group]
-        pending = [each for each in by_picture if each.index not in candidate.answers.entries]
-        _examine(candidate, pending, options, progress)
-        return
-    # Pictures' questions stand together while their logits have room; no picture is split.
-    block: list[Question] = []
-    n_bytes = 0
-    for group in pictures.values():
-        more_bytes = comparison.count_bytes(group)
-        if block and n_bytes + more_bytes > comparison.block_bytes:
-            _compare_block(candidate, comparison, block, options, progress)
-            block, n_bytes = [], 0
-        block, n_bytes = [*block, *group], n_bytes + more_bytes
-    _compare_block(candidate, comparison, block, options, progress)
+    with ExitStack() as ledgers:  # kept on disk whatever ends this
+        ledgers.callback(candidate.answers.sync)
+        if comparison is None:
+            by_picture = [each for group in pictures.values() for each in group]
+            pending = [each for each in by_picture if each.index not in candidate.answers.entries]
+            _examine(candidate, pending, options, progress)
+            return
+        ledgers.callback(comparison.candidate.answers.sync)
+        ledgers.callback(comparison.results.sync)
+        # Pictures' questions stand together while their logits have room; no picture is split.
+        block: list[Question] = []
+        n_bytes = 0
+        for group in pictures.values():
+            more_bytes = comparison.count_bytes(group)
+            if block and n_bytes + more_bytes > comparison.block_bytes:
+                _compare_block(candidate, comparison, block, options, progress)
+                block, n_bytes = [], 0
+            block, n_bytes = [*block, *group], n_bytes + more_bytes
+        _compare_block(candidate, comparison, block, options, progress)
 
 
 def _compare_block(
@@ -131,7 +137,8 @@ def _compare_block(
     def list_pending(each: Candidate) -> list[Question]:
         return [q for q in block if q.index in undone or q.index not in each.answers.entries]
 
-    with TemporaryFile(dir=comparison.folder) as file:
+    folder = comparison.folder
+    with writing(folder), TemporaryFile(dir=folder) as file:
         kept = _LogitsFile(file)
 
         def compare(question: Question, logits: np.ndarray) -> None:

@@ -49,6 +49,8 @@ Chart = Annotated[
     Path | None, option("--chart", metavar="FILE.png", help="Draw the rates, by length and depth")
 ]
 
+ReplaceChart = Annotated[bool, option("--force", help="Let --chart replace a file that is there")]
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalArguments(EngineArguments):
@@ -71,6 +73,7 @@ class BenchArguments(EngineArguments):
     repeats: Repeats = None
     against: EarlierRun = None
     chart: Chart = None
+    force: ReplaceChart = False
     json: Json = False
     quiet: Quiet = False
 
