@@ -255,9 +255,8 @@ def plan_engine(
         found: that is to answer.
         wanted: as it was typed; the device may be `auto`.
         demand: what is going to be asked.
-        notify: is told which variant answers where several could, what the miniature is, and
-            which device computes where there was a choice, and of threads that are too many; kept
-            for the open engine.
+        notify: is told which variant answers where several could, what the miniature is, which
+            device was chosen, and of threads beyond the cores; kept for the open engine.
         progress: is told of the bytes that are hashed.
 
     Raises:
