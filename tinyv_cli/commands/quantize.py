@@ -30,7 +30,7 @@ def quantize_sources(arguments: QuantizeArguments) -> None:
             is too far from them.
         DeviceError: memory or disk do not suffice.
     """
-    from quantize.request import QuantizeOptions, check_output, check_recipe
+    from quantize.request import QuantizeOptions, check_address_space, check_output, check_recipe
     from weights.reading.sources import resolve_sources
 
     console = Console(quiet=arguments.quiet)
@@ -48,6 +48,7 @@ def quantize_sources(arguments: QuantizeArguments) -> None:
     output = resolve_folder(name)
     if not arguments.dry_run:
         check_output(output.absolute(), arguments.force)
+    check_address_space()
     # With these comes torch, seconds for which nothing that is refused above has to wait.
     from quantize import pipeline
     from tinyv_cli.backends.backend import resolve_threads
