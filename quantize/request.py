@@ -7,7 +7,6 @@ from pathlib import Path
 from quantize.cuda_recipe import CUDA_BITS, VISION_BITS
 from quantize.plan import TARGETS
 from quantize.recipe import FLOAT16_BITS, RECIPES
-from tinyv_cli.console import to_size
 from tinyv_cli.errors import MEMORY_HINT, DeviceError, UsageError, WeightsError
 from tinyv_cli.variants.manifest import MANIFEST_NAME
 
@@ -93,7 +92,8 @@ def check_address_space() -> None:
     needed += _CORE_BYTES * (os.cpu_count() or 1)
     if limit != resource.RLIM_INFINITY and limit < needed:
         raise DeviceError(
-            f"this process may have {to_size(limit)} of memory, quantising takes {to_size(needed)}",
+            f"this process may have {limit / 1e9:.2f} GB of memory, quantising takes "
+            f"{needed / 1e9:.2f} GB",
             MEMORY_HINT,
         )
 
