@@ -1,13 +1,18 @@
 """What is asked of the quantiser is held against recipes and disk, before torch is loaded."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.cuda_recipe import CUDA_BITS, VISION_BITS
 from quantize.plan import TARGETS
 from quantize.recipe import FLOAT16_BITS, RECIPES
-from tinyv_cli.errors import UsageError, WeightsError
+from tinyv_cli.errors import MEMORY_HINT, DeviceError, UsageError, WeightsError
 from tinyv_cli.variants.manifest import MANIFEST_NAME
+
+# Of address space, before a source is opened. With two cores 1.06 GB ended in the middle of it, and
+# with 1.28 the miniature was made; each core's threads have stacks of their own.
+_LIBRARY_BYTES, _CORE_BYTES = 1_100_000_000, 50_000_000
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,29 @@ def check_recipe(bits: int, target: str, vision_bits: int) -> None:
             f"use `--bits` with {known}, or `--target cpu`",
         )
     raise UsageError(f"there is no recipe for {bits} bits", f"use `--bits` with {known}")
+
+
+def check_address_space() -> None:
+    """Checks that a limit on this process (`ulimit -v`) leaves room for the libraries.
+
+    They raise errors for what they cannot map, but their threads, where one cannot be started, end
+    the process or wait for ever.
+
+    Raises:
+        DeviceError: it does not.
+    """
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows has no such limits
+        return
+    limit, needed = resource.getrlimit(resource.RLIMIT_AS)[0], _LIBRARY_BYTES
+    needed += _CORE_BYTES * (os.cpu_count() or 1)
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        raise DeviceError(
+            f"this process may have {limit / 1e9:.2f} GB of memory, quantising takes "
+            f"{needed / 1e9:.2f} GB",
+            MEMORY_HINT,
+        )
 
 
 def check_output(folder: Path, force: bool) -> None:

@@ -255,8 +255,8 @@ def plan_engine(
         found: that is to answer.
         wanted: as it was typed; the device may be `auto`.
         demand: what is going to be asked.
-        notify: is told which variant answers where several could, what the miniature is, and
-            which device computes where there was a choice; kept for the open engine.
+        notify: is told which variant answers where several could, what the miniature is, which
+            device was chosen, and of threads beyond the cores; kept for the open engine.
         progress: is told of the bytes that are hashed.
 
     Raises:
@@ -264,6 +264,8 @@ def plan_engine(
         WeightsError: a file is damaged, or cannot be read.
         DeviceError: the device cannot be used, or memory does not suffice.
     """
+    from tinyv_cli.backends.backend import resolve_threads
+
     variant = found.variant
     for note in found.notes:
         notify(note)
@@ -277,6 +279,8 @@ def plan_engine(
     )
     if choice.reason:
         notify(choice.reason)
+    if choice.device == "cpu":
+        wanted = replace(wanted, threads=resolve_threads(wanted.threads, notify))
     try:
         check_hashes(variant.folder, variant.manifest.files, progress)
     except WeightsError as error:

@@ -30,7 +30,7 @@ def quantize_sources(arguments: QuantizeArguments) -> None:
             is too far from them.
         DeviceError: memory or disk do not suffice.
     """
-    from quantize.request import QuantizeOptions, check_output, check_recipe
+    from quantize.request import QuantizeOptions, check_address_space, check_output, check_recipe
     from weights.reading.sources import resolve_sources
 
     console = Console(quiet=arguments.quiet)
@@ -45,22 +45,25 @@ def quantize_sources(arguments: QuantizeArguments) -> None:
         # stand in the way of the CPU's.
         origin = NAME if is_miniature_folder(sources) else f"stage{stage}"
         name = f"{origin}-{arguments.bits}bit{'-cuda' if arguments.target == 'cuda' else ''}"
+    output = resolve_folder(name)
+    if not arguments.dry_run:
+        check_output(output.absolute(), arguments.force)
+    check_address_space()
+    # With these comes torch, seconds for which nothing that is refused above has to wait.
+    from quantize import pipeline
+    from tinyv_cli.backends.backend import resolve_threads
+
     options = QuantizeOptions(
         sources=sources,
-        output=resolve_folder(name),
+        output=output,
         bits=arguments.bits,
         stage=arguments.stage,
         force=arguments.force,
         max_error=arguments.max_error,
-        threads=arguments.threads,
+        threads=resolve_threads(arguments.threads, console.write_note),
         target=arguments.target,
         vision_bits=vision_bits,
     )
-    if not arguments.dry_run:
-        check_output(options.output.absolute(), options.force)
-    # With it comes torch, seconds for which nothing that is refused above has to wait.
-    from quantize import pipeline
-
     if arguments.dry_run:
         console.write_line(to_plan_table(pipeline.plan_variant(options)))
         return

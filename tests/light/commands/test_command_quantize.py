@@ -116,12 +116,20 @@ def test_a_dry_run_prints_what_would_be_made_on_stdout_and_makes_nothing(pipelin
 
 def test_every_option_reaches_the_quantiser(pipeline, tmp_path):
     flags = ["--bits", "8", "-o", "./mine", "--stage", "3", "--force", "--max-error", "0.05"]
-    assert main(["quantize", "--sources", "s", *flags, "-t", "2"]) == ExitCode.OK
+    assert main(["quantize", "--sources", "s", *flags, "-t", "1"]) == ExitCode.OK
     [options] = pipeline
     assert str(options.sources) == "s"
     assert str(options.output) == "mine"
     rest = (options.bits, options.stage, options.force, options.max_error, options.threads)
-    assert rest == (8, 3, True, 0.05, 2)
+    assert rest == (8, 3, True, 0.05, 1)
+
+
+def test_threads_are_limited_to_the_cores_with_a_note(pipeline, monkeypatch, capsys):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    assert main(["quantize", "--sources", "s", "-o", "mine", "-t", "1000"]) == ExitCode.OK
+    note = "note: --threads is 1000: limited to 3, the cores that there are\n"
+    assert capsys.readouterr().err.startswith(note)
+    assert pipeline[0].threads == 3
 
 
 def test_a_variant_without_a_name_is_called_after_stage_and_bits(pipeline, monkeypatch):

@@ -202,7 +202,7 @@ def open_cpu(variant: Variant, options: BackendOptions, on_encoder: OnEncoder) -
     started = time.perf_counter()
     spec = variant.manifest.spec.language
     context_length = resolve_context_length(options.context_length, spec)
-    threads = resolve_threads(options.threads)
+    threads = resolve_threads(options.threads, options.notify)
     embeddings = open_token_embeddings(
         variant.path("embeddings"),
         variant.path("embeddings-scales") if variant.has("embeddings-scales") else None,
