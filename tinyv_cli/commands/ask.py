@@ -144,9 +144,9 @@ def _make_grammar(arguments: AskArguments, variant: Variant) -> "Grammar | None"
     if arguments.choices is None and arguments.schema is None:
         return None
     from tinyv_cli.answers import constrained
-    from tinyv_cli.answers.tokenizer import Tokenizer
+    from tinyv_cli.answers.tokenizer import open_tokenizer
 
-    tokenizer = Tokenizer(variant.path("tokenizer"))
+    tokenizer = open_tokenizer(variant)
     if arguments.choices is not None:
         choices = constrained.split_choices(arguments.choices)
         return constrained.make_choice_grammar(tokenizer, choices)
