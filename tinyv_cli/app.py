@@ -1,4 +1,4 @@
-"""What can be typed becomes a command that runs, and a failure an exit code; does no work itself.
+"""A command line becomes a verb that runs, and a failure an exit code.
 
 Each verb's module is loaded when the verb runs, so that `tinyv --help` loads none of them.
 """
@@ -76,9 +76,9 @@ app = typer.Typer(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command line and tells how it went.
+    """Runs one command line, and returns how it went.
 
-    A `TinyvError` ends here as two lines on stderr. What nobody planned for is let through with its
+    A `TinyvError` ends here as two lines on stderr. An unplanned exception is let through with its
     traceback, which ends the interpreter with exit code 1.
 
     Args:
@@ -101,11 +101,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno not in DISK_FULL:
             raise
         abandon_stdout()
-        return _tell_full_disk(error)
+        place = f" for {error.filename}" if error.filename else ""
+        full = DeviceError(f"the disk has no room left{place}", "free some space and try again")
+        Console().write_error(full)
+        return full.exit_code
 
 
 def _run(words: list[str]) -> int:
-    """Parses and runs; typer's own `main` is passed by, it would end the process itself."""
+    """Parses and runs a command line, without typer's own `main`, which would end the process."""
     if _COMPLETE in os.environ:
         app(prog_name="tinyv")  # a shell asks how a line may go on; ends the process
     command = typer.main.get_command(app)
@@ -119,14 +122,6 @@ def _run(words: list[str]) -> int:
     return ExitCode.OK
 
 
-def _tell_full_disk(error: OSError) -> int:
-    """Names the file that found no room, where the system says which."""
-    place = f" for {error.filename}" if error.filename else ""
-    full = DeviceError(f"the disk has no room left{place}", "free some space and try again")
-    Console().write_error(full)
-    return full.exit_code
-
-
 @app.callback()
 def start(
     context: typer.Context,
@@ -134,23 +129,18 @@ def start(
 ) -> None:
     """Ask a picture a question: TinyGPT-V on this computer, without a network."""
     if version:
-        Console().write_line(_describe_version())
+        from importlib import metadata
+        from platform import python_version
+
+        from tinyv_cli.devices.driver import read_driver
+
+        runs_on = f"Python {python_version()}, onnxruntime {metadata.version('onnxruntime')}"
+        devices = ", ".join(["cpu", *(gpu.name for gpu in read_driver().gpus)])
+        Console().write_line(f"tinyv {metadata.version('tinyv')} ({runs_on}; {devices})")
         raise typer.Exit
     if context.invoked_subcommand is None:
         Console().write_report(context.get_help())
         raise typer.Exit(ExitCode.USAGE)
-
-
-def _describe_version() -> str:
-    """This program's version, what it runs on, and what it can compute on: one line."""
-    from importlib.metadata import version
-    from platform import python_version
-
-    from tinyv_cli.devices.driver import read_driver
-
-    runs_on = f"Python {python_version()}, onnxruntime {version('onnxruntime')}"
-    devices = ", ".join(["cpu", *(card.name for card in read_driver().gpus)])
-    return f"tinyv {version('tinyv')} ({runs_on}; {devices})"
 
 
 @app.command()

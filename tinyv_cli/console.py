@@ -1,8 +1,8 @@
-"""The only writer: an answer or a document goes to stdout, everything else to stderr.
+"""Answers and documents go to stdout, everything else to stderr; nothing else writes there.
 
-What a model says is written plain, piece by piece; brackets are never taken for markup. rich is
-loaded only where stderr is a terminal. A reader that has gone away is noticed on stdout, where it
-ends the program, and ignored on stderr, where nobody is left to be told.
+A model's text is written plain, piece by piece; brackets are never taken for markup. rich is loaded
+only where stderr is a terminal. A reader that has gone away ends the program on stdout, and is
+ignored on stderr.
 """
 
 import json
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import TextIO
 
+from tinyv_cli.addresses import hide_secrets
 from tinyv_cli.errors import TinyvError
 from tinyv_cli.progress import Bar, LineBar, SilentBar, TerminalBar, Unit
 
@@ -55,7 +56,7 @@ class Console:
         self.write_line(text)
 
     def write_note(self, text: str) -> None:
-        """Writes something worth knowing to stderr."""
+        """Writes one line for the user to stderr."""
         if not self.quiet:
             _write_stderr("note:", _to_printable(text))
 
@@ -75,7 +76,7 @@ class Console:
         """Opens a long step: a bar on a terminal, few lines elsewhere, nothing when quiet."""
         if self.quiet:
             return SilentBar()
-        if _is_terminal(sys.stderr):
+        if is_terminal(sys.stderr):
             return TerminalBar(label, total, unit)
         return LineBar(label, total, lambda line: _write_stderr("", line), unit)
 
@@ -98,7 +99,7 @@ def to_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def to_size(size_bytes: int) -> str:
-    """A number of bytes as people read it, with powers of 1000: `1.7 GB`."""
+    """Formats a number of bytes with powers of 1000: `1.7 GB`."""
     size, unit = float(size_bytes), "bytes"
     for unit in ("bytes", "kB", "MB", "GB", "TB"):
         if size < 999.5 or unit == "TB":
@@ -124,35 +125,34 @@ def _write(stream: TextIO | None, text: str) -> None:
 
 
 def _write_stderr(label: str, text: str) -> None:
-    """Writes a labelled text to stderr, the label in colour on a terminal."""
+    """Writes a text with a label to stderr, the label in colour on a terminal."""
     try:
-        if label and _is_terminal(sys.stderr):
-            _print_coloured(label, text)
+        if label and is_terminal(sys.stderr):
+            from rich.console import Console as RichConsole  # it keeps `NO_COLOR`, dumb terminals
+            from rich.text import Text
+
+            style = "bold red" if label == "error:" else "bold"
+            line = Text.assemble((label, style), " ", text)
+            RichConsole(file=sys.stderr).print(line, soft_wrap=True, highlight=False)
         else:
             _write(sys.stderr, f"{label} {text}\n" if label else f"{text}\n")
     except OSError:
         _abandon(sys.stderr)
 
 
-def _print_coloured(label: str, text: str) -> None:
-    """Lets rich draw a labelled line; rich itself keeps `NO_COLOR` and dumb terminals."""
-    from rich.console import Console as RichConsole
-    from rich.text import Text
-
-    style = "bold red" if label == "error:" else "bold"
-    line = Text.assemble((label, style), " ", text)
-    RichConsole(file=sys.stderr).print(line, soft_wrap=True, highlight=False)
-
-
 def _to_printable(text: str) -> str:
-    """One line without control characters: file and tensor names can hold anything."""
+    """Escapes control characters and newlines: file and tensor names can hold anything.
+
+    Secrets of URLs are hidden where such errors are made; here too, whatever may quote one.
+    """
     return "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
+        each if each.isprintable() else each.encode("unicode_escape").decode()
+        for each in hide_secrets(text)
     )
 
 
 def _to_encodable(text: str, stream: TextIO | None) -> str:
-    """The text, with what the stream's encoding lacks replaced."""
+    """Replaces characters that the stream's encoding lacks by question marks."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
         text.encode(encoding, getattr(stream, "errors", None) or "strict")
@@ -161,8 +161,8 @@ def _to_encodable(text: str, stream: TextIO | None) -> str:
     return text
 
 
-def _is_terminal(stream: TextIO | None) -> bool:
-    """Tells whether somebody is looking."""
+def is_terminal(stream: TextIO | None) -> bool:
+    """Returns whether a stream is open and a terminal."""
     return stream is not None and not stream.closed and stream.isatty()
 
 

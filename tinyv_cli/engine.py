@@ -77,7 +77,7 @@ class FoundVariant:
 
 @dataclass(frozen=True)
 class Demand:
-    """What is going to be asked, as far as memory depends on it.
+    """The questions to come, as far as memory depends on them.
 
     Attributes:
         n_positions: of the longest prompt and its answer together; None for a full context.
@@ -206,7 +206,7 @@ class OpenEngine:
 
     @property
     def origin(self) -> "Origin":
-        """What a report says of where an answer comes from."""
+        """Variant, template and device, as reports name them."""
         from tinyv_cli.answers.report import Origin
 
         names = self.engine.variant.name, self.engine.template.name

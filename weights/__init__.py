@@ -1,1 +1,1 @@
-"""Where the numbers come from: foreign files become named float32 tensors."""
+"""Public files are fetched, checked and read as named float32 tensors."""

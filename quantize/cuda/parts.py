@@ -13,7 +13,6 @@ Source: arXiv 2305.14314, section 3, for NF4 and its double quantisation; arXiv 
 section 3.2, for the rows of int8.
 """
 
-import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,7 +22,6 @@ import torch
 from safetensors import safe_open
 
 from quantize.channelwise import LARGEST_CODE, round_channels
-from quantize.cuda.safetensors_writer import SafetensorsWriter
 from quantize.cuda_recipe import (
     DOUBLE_QUANTISATION,
     NF4_BLOCK,
@@ -37,16 +35,7 @@ from quantize.plan import Shapes, VariantPlan
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.progress import Progress
 from weights.reading.checkpoint import ReadTensor
-
-
-def load_bitsandbytes() -> None:
-    """Imports bitsandbytes without its note on stderr about kernels that a CPU could fetch.
-
-    Raises:
-        ModuleNotFoundError: it is not installed.
-    """
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    import bitsandbytes  # noqa: F401
+from weights.safetensors_writer import SafetensorsWriter
 
 
 def write_cuda_parts(
@@ -64,7 +53,6 @@ def write_cuda_parts(
     Raises:
         WeightsError: a number is too large for float16.
     """
-    load_bitsandbytes()
     kinds = {name: plan.cuda_recipe.kind(name, shape) for name, shape in shapes.items()}
     with ExitStack() as stack, progress("rounding for the GPU", len(kinds)) as bar:
         writers = {}
@@ -102,7 +90,7 @@ def to_arrays(name: str, tensor: torch.Tensor, kind: StorageKind) -> Mapping[str
                 "make a variant for the CPU: `tinyv quantize --target cpu`",
             )
     elif kind is StorageKind.NF4:
-        from bitsandbytes.functional import quantize_4bit
+        from tinyv_cli.backends.cuda.quiet_bitsandbytes import quantize_4bit
 
         codes, state = quantize_4bit(
             tensor, blocksize=NF4_BLOCK, quant_type="nf4", compress_statistics=DOUBLE_QUANTISATION

@@ -5,7 +5,8 @@ on the GPU where torch sees one and else on torch's CPU, with the same code.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from quantize.cuda_recipe import LANGUAGE_ROLE, VISION_ROLE
 from quantize.measure.compare import ComputeLogits, measure_errors, run_layers, step_through
 from quantize.measure.probes import PROBES, EncodedProbes, make_pictures
 from quantize.measure.reference import compute_image_tokens
+from tinyv_cli.answers.generate import TrackedDecoder
 from tinyv_cli.answers.tokenizer import Tokenizer, open_tokenizer
 from tinyv_cli.backends.backend import (
     Backend,
@@ -22,11 +24,11 @@ from tinyv_cli.backends.backend import (
     BackendOptions,
     prefetch_nothing,
 )
-from tinyv_cli.backends.opening import open_backend
+from tinyv_cli.engine import Engine, OpenEngine
 from tinyv_cli.pictures.image import to_pixels
 from tinyv_cli.progress import Progress
 from tinyv_cli.prompts.prompt import TEMPLATES
-from tinyv_cli.session import AnswerOptions, Session
+from tinyv_cli.session import AnswerOptions
 from tinyv_cli.variants.manifest import MeasuredErrors, Variant
 from weights.reading.checkpoint import MergedWeights
 
@@ -79,11 +81,12 @@ class Trial:
         self.weights.close()  # what was mapped to be rounded
         if images is None:
             return self._try_cuda()
-        with self.progress("opening the variant"):
-            backend = open_backend(self.variant, BackendOptions("cpu", self.threads))
-        answer = self._answer(backend, images.rounded)
-        errors = self._measure(step_through(backend), images)
-        backend.close()
+        with ExitStack() as stack:
+            with self.progress("opening the variant"):
+                opened = stack.enter_context(self._engine.open())
+            answer = self._answer(opened.backend, images.rounded)
+            errors = self._measure(step_through(opened.backend), images)
+        del opened  # and its weights
         if "cuda" not in self.variant.devices:
             return TrialResult(errors, answer)
         backend, image_tokens = self._open_cuda(self._make_pixels())
@@ -128,13 +131,14 @@ class Trial:
         self, backend: Backend, image_tokens: np.ndarray, n_tokens: int = _SMOKE_TOKENS
     ) -> str:
         """Answers the first probe, greedily, from the image tokens (P, Q, D) of all."""
-        template = TEMPLATES[self.variant.manifest.template]
-        runtime = replace(backend, encoder=_ReadyEncoder(image_tokens[[PROBES[0].picture]]))
+        engine, probe = self._engine, PROBES[0]
+        encoder = _ReadyEncoder(image_tokens[[probe.picture]])
+        decoder = TrackedDecoder(backend.decoder)
+        opened = OpenEngine(engine, backend, self._tokenizer, encoder, decoder)
         with self.progress("answering a question"):
-            session = Session(runtime, self._tokenizer, template, notify=lambda _: None)
-            picture = make_pictures()[PROBES[0].picture]
-            session.show(picture, self.variant.manifest.spec.vision.image_px)
-            return session.ask(PROBES[0].question, AnswerOptions(n_tokens)).finish().text
+            session = opened.start_session()
+            session.show(make_pictures()[probe.picture], engine.image_px)
+            return session.ask(probe.question, AnswerOptions(n_tokens)).finish().text
 
     def _measure(self, compute: ComputeLogits, images: EncodedProbes) -> MeasuredErrors:
         with self.progress("measuring against full precision"):
@@ -146,6 +150,12 @@ class Trial:
                 self.variant.manifest.template,
                 images,
             )
+
+    @property
+    def _engine(self) -> Engine:
+        """The variant on the CPU; its files were just written, and memory serves to write them."""
+        template = TEMPLATES[self.variant.manifest.template]
+        return Engine(self.variant, template, BackendOptions("cpu", self.threads))
 
     @property
     def _tokenizer(self) -> Tokenizer:

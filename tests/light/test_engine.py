@@ -143,7 +143,7 @@ def test_a_chat_frees_one_decoder_before_it_opens_the_next(place, counted, monke
         ["what?", "why?", "/image dog.png", "what?", "/image cat.png", "/undo", "so?", "/bye"]
     )
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(chat_module, "_is_terminal", lambda: True)
+    monkeypatch.setattr(chat_module, "is_terminal", lambda _: True)
     monkeypatch.setattr(terminal, "make_reader", lambda: lambda: next(entries))
     chat_module.hold_conversation(ChatArguments(picture="cat.png", model="bits4", device="cpu"))
     assert counted.events == ["open"] * 3

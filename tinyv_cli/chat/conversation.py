@@ -1,4 +1,4 @@
-"""Questions become turns of a conversation that can be taken back; knows no words of a user's.
+"""Questions become turns of a conversation that can be taken back.
 
 What was said is kept here, not in the session, which may be opened anew with another picture.
 """
@@ -60,12 +60,12 @@ class Conversation:
 
     @property
     def picture(self) -> ShownPicture | None:
-        """What is shown."""
+        """The picture that is shown."""
         return self._picture
 
     @property
     def turns(self) -> tuple[Turn, ...]:
-        """What was said, oldest first."""
+        """Questions and answers so far, oldest first."""
         return self._turns
 
     def begin(self, picture: ShownPicture | None, turns: Sequence[Turn] = ()) -> None:

@@ -139,7 +139,7 @@ def _retry(talk: Talk, words: str) -> None:
 def _set(talk: Talk, words: str) -> None:
     conversation = talk.conversation
     conversation.options = settings.change_settings(conversation.options, words)
-    talk.show(settings.to_text(settings.list_settings(conversation.options)))
+    talk.show(settings.format_settings(settings.list_settings(conversation.options)))
 
 
 @_command("/show [prompt|settings|memory]", "Show them", "topic")
@@ -166,7 +166,11 @@ def _show(talk: Talk, words: str) -> None:
         "picture": shown.name if shown else "none",
         **settings.list_settings(conversation.options),
     }
-    texts = {"prompt": prompt, "settings": settings.to_text(about), "memory": "\n".join(memory)}
+    texts = {
+        "prompt": prompt,
+        "settings": settings.format_settings(about),
+        "memory": "\n".join(memory),
+    }
     chosen = [words] if words else TOPICS
     talk.show("\n\n".join(f"{topic}:\n{texts[topic]}" for topic in chosen))
 
@@ -232,7 +236,7 @@ def _draw(talk: Talk, words: str) -> None:
         raise InputError("the last answer holds no box", "ask for one: `[detection] cat`")
     talk.outputs.check(path)
     try:
-        write_drawing(path, draw_boxes(shown.image, boxes))
+        write_drawing(path, draw_boxes(shown.image, boxes), replaces=True)
     except TinyvError as error:  # its hints are for the flag
         raise type(error)(error.problem, error.hint.replace("`--draw", "`/draw")) from error
     talk.outputs.adopt(path)

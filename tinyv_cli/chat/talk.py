@@ -60,7 +60,9 @@ class Talk:
             self.console.write_note(f"the answer was cut after {n} tokens; {way_out}")
 
 
-def hold(talk: Talk, read: Callable[[], str], run_command: Callable[[Talk, str], None]) -> None:
+def hold_talk(
+    talk: Talk, read: Callable[[], str], run_command: Callable[[Talk, str], None]
+) -> None:
     """Takes what is typed, until somebody leaves.
 
     Args:

@@ -1,29 +1,36 @@
-"""Pictures and a prompt become a JSON line each, in a file that survives a kill; computes nothing.
+"""Pictures and a prompt become a JSON line each, in a file that survives a kill.
 
 The model is opened once, and not at all when every picture has its line.
 """
 
 import hashlib
 import shlex
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from tinyv_cli.batch.finding import find_pictures, identify
-from tinyv_cli.batch.output import open_output
+from tinyv_cli.batch.output import Output, open_output
 from tinyv_cli.batch.settings import Settings
 from tinyv_cli.batch.sidecar import check_sidecars, restore_sidecars, write_sidecar
 from tinyv_cli.console import Console
 from tinyv_cli.devices.names import to_kind
+from tinyv_cli.disk.paths import exists
 from tinyv_cli.engine import Demand, Engine, find_variant, plan_engine
 from tinyv_cli.errors import ExitCode, TinyvError, UsageError
 from tinyv_cli.options.batch import BatchArguments
 from tinyv_cli.options.shared import to_answer_options, to_backend_options
+from tinyv_cli.pictures.names import names_picture
 from tinyv_cli.pictures.opening import read_stdin
 from tinyv_cli.prompts.prompt import check_question, make_prompt
-from tinyv_cli.prompts.request import to_text
+from tinyv_cli.prompts.request import describe_picture, to_text
+
+if TYPE_CHECKING:
+    from tinyv_cli.session import AnswerOptions
 
 STDIN = STDOUT = "-"
 
@@ -31,6 +38,7 @@ STDIN = STDOUT = "-"
 _OFFLOADED_BLOCK = 32
 # More would push each other out of the cache of image tokens before they are asked about again.
 _MAX_CACHED = 400
+_ANOTHER = "name another: `-o FILE.jsonl`"
 
 
 class PicturesFailedError(TinyvError):
@@ -39,32 +47,8 @@ class PicturesFailedError(TinyvError):
     exit_code = ExitCode.BATCH
 
 
-class Lines(Protocol):
-    """Where lines go."""
-
-    @property
-    def answers(self) -> Mapping[Path, str | None]:
-        """By `finding.identify` of each picture that has its line; None where it failed."""
-
-    def write(self, line: dict[str, Any]) -> None:
-        """Adds a picture's line."""
-
-
-class StdoutLines:
-    """Lines on stdout, of which nobody reads any again."""
-
-    def __init__(self, console: Console) -> None:
-        self.answers: dict[Path, str | None] = {}
-        self._console = console
-
-    def write(self, line: dict[str, Any]) -> None:
-        """Writes a picture's line."""
-        self._console.write_json(line)
-        self.answers[identify(Path(line["path"]))] = line.get("answer")
-
-
 def answer_batch(arguments: BatchArguments) -> None:
-    """Does what `tinyv batch` says.
+    """Runs `tinyv batch`.
 
     Raises:
         UsageError: an option's value does not exist, or the output cannot be gone on with.
@@ -75,29 +59,50 @@ def answer_batch(arguments: BatchArguments) -> None:
         KeyboardInterrupt: Ctrl-C; whole lines are kept.
     """
     console = Console(quiet=arguments.quiet)
-    prompt = _read_prompt(arguments)
+    options = to_answer_options(arguments)  # raises before pictures are looked for
+    arguments = replace(arguments, prompt=_read_prompt(arguments))
     pictures = find_pictures(arguments.paths, read_stdin, recurses=arguments.recursive)
-    _check_output(arguments, pictures)
-    engine = _plan(arguments, prompt, console)
-    settings = _make_settings(arguments, prompt, engine, pictures)
+    target = None if arguments.output == STDOUT else Path(arguments.output)
+    if target is not None and identify(target) in map(identify, pictures):
+        raise UsageError(f"the output {arguments.output} is one of the pictures", _ANOTHER)
+    found = find_variant(arguments.model, arguments.template)
+    whole = make_prompt(found.template, (), arguments.prompt).text
+    demand = Demand(found.count_positions(whole, 1, arguments.max_tokens), may_offload=True)
+    wanted = to_backend_options(arguments)
+    engine = plan_engine(found, wanted, demand, console.write_note, console.progress)
+    settings = _make_settings(arguments, engine, pictures)
+    kept: AbstractContextManager[Output | None] = nullcontext()
+    if target is not None:
+        kept = open_output(target, settings, fresh=arguments.fresh, retries=arguments.retry)
     try:
-        with _open_lines(arguments, settings, console) as lines:
+        with kept as output:
+            answers = {} if output is None else dict(output.answers)
             if arguments.sidecar:
-                check_sidecars(pictures, lines.answers, replaces=arguments.fresh)
-                restore_sidecars(pictures, lines.answers)
-            pending = [each for each in pictures if identify(each) not in lines.answers]
-            _tell_done(console, arguments, pictures, lines)
+                check_sidecars(pictures, answers, replaces=arguments.fresh)
+                restore_sidecars(pictures, answers)
+            pending = {each: pictures[each] for each in pictures if identify(each) not in answers}
+            n_done = len(pictures) - len(pending)
+            if n_done:
+                done = f"{n_done} of {len(pictures)} pictures have their line in {arguments.output}"
+                console.write_note(f"{done}; `--fresh` starts again")
             if pending:
-                _answer(arguments, prompt, pending, engine, lines, console)
+                answers |= _answer(arguments, options, pending, engine, output, console)
     except KeyboardInterrupt:
-        if arguments.output != STDOUT:
+        if target is not None:
             console.write_note("what was answered is kept; the same command goes on from there")
         raise
-    _check_answered(arguments, pictures, lines)
+    n_failed = sum(answers[identify(each)] is None for each in pictures)
+    if n_failed:
+        problem = f"{n_failed} of {len(pictures)} pictures have no answer"
+        show = f"jq -c 'select(.error)' {shlex.quote(arguments.output)}"
+        hint = f"see why: `{show}`; when that is put right, `--retry` asks again"
+        if target is None:
+            hint = "their lines hold an `error`: `… | jq .error`"
+        raise PicturesFailedError(problem, hint)
 
 
 def _read_prompt(arguments: BatchArguments) -> str:
-    """The prompt exactly as typed; from stdin, without the newline that ends its last line.
+    """Reads the prompt exactly as typed; from stdin, without the newline that ends its last line.
 
     Raises:
         InputError: it is blank or not text.
@@ -111,47 +116,23 @@ def _read_prompt(arguments: BatchArguments) -> str:
                 'give the prompt itself: `tinyv batch - "what is it?" -o FILE.jsonl`',
             )
         prompt = to_text(read_stdin(), "the prompt on stdin")
-    else:
-        with suppress(OSError, ValueError):  # a prompt is often too long for a file's name
-            if Path(prompt).exists():
-                raise UsageError(
-                    f"the prompt, which comes last, is the file {prompt}",
-                    'ask something behind it: `tinyv batch PATHS "what is it?" -o FILE.jsonl`',
-                )
+    elif exists(prompt) or names_picture(prompt):
+        named = f"the file {prompt}" if exists(prompt) else describe_picture(prompt)
+        raise UsageError(
+            f"the prompt, which comes last, is {named}",
+            'ask something behind it: `tinyv batch PATHS "what is it?" -o FILE.jsonl`; '
+            "if it is meant as the prompt, pipe it, with `-` in its place",
+        )
     check_question(prompt)
     return prompt
 
 
-def _check_output(arguments: BatchArguments, pictures: Sequence[Path]) -> None:
-    """Keeps a picture from being taken for the output.
-
-    Raises:
-        UsageError: the output is one of the pictures.
-    """
-    output = identify(Path(arguments.output))
-    if arguments.output != STDOUT and any(identify(each) == output for each in pictures):
-        raise UsageError(
-            f"the output {arguments.output} is one of the pictures", "name another: `-o FILE.jsonl`"
-        )
-
-
-def _plan(arguments: BatchArguments, prompt: str, console: Console) -> Engine:
-    """Plans for the prompt, which is every picture's; opens nothing."""
-    found = find_variant(arguments.model, arguments.template)
-    whole = make_prompt(found.template, (), prompt).text
-    demand = Demand(found.count_positions(whole, 1, arguments.max_tokens), may_offload=True)
-    wanted = to_backend_options(arguments)
-    return plan_engine(found, wanted, demand, console.write_note, console.progress)
-
-
-def _make_settings(
-    arguments: BatchArguments, prompt: str, engine: Engine, pictures: Sequence[Path]
-) -> Settings:
-    """Collects all that decides over the answers."""
+def _make_settings(arguments: BatchArguments, engine: Engine, pictures: Iterable[Path]) -> Settings:
+    """Collects everything that decides what the answers are."""
     manifest = engine.variant.manifest.to_json()
     are_absolute = all(each.is_absolute() for each in pictures)
     return Settings(
-        prompt=prompt,
+        prompt=arguments.prompt,
         model=engine.variant.name,
         variant=hashlib.sha256(manifest.encode()).hexdigest(),
         template=engine.template.name,
@@ -168,54 +149,50 @@ def _make_settings(
     )
 
 
-def _open_lines(
-    arguments: BatchArguments, settings: Settings, console: Console
-) -> AbstractContextManager[Lines]:
-    """Where lines go: a file that is begun or gone on with, or stdout."""
-    if arguments.output == STDOUT:
-        return nullcontext(StdoutLines(console))
-    return open_output(
-        Path(arguments.output), settings, fresh=arguments.fresh, retries=arguments.retry
-    )
-
-
-def _tell_done(
-    console: Console, arguments: BatchArguments, pictures: Sequence[Path], lines: Lines
-) -> None:
-    """Says how much an earlier run has done."""
-    n_done = sum(identify(each) in lines.answers for each in pictures)
-    if n_done:
-        console.write_note(
-            f"{n_done} of {len(pictures)} pictures have their line in {arguments.output}; "
-            "`--fresh` starts again"
-        )
-
-
 def _answer(
     arguments: BatchArguments,
-    prompt: str,
-    pending: Sequence[Path],
+    options: "AnswerOptions",
+    pending: Mapping[Path, str],
     engine: Engine,
-    lines: Lines,
+    output: Output | None,
     console: Console,
-) -> None:
-    """Asks about pictures one after the other, and writes each line as soon as it is there."""
+) -> dict[Path, str | None]:
+    """Asks about pictures one after the other, and writes each line as soon as it is there.
+
+    Args:
+        arguments: with the prompt that is asked about each.
+        options: how answers are made.
+        pending: the pictures that have no line yet, with the words that open them.
+        engine: that answers.
+        output: takes the lines; None is stdout.
+        console: takes notes, and the lines for stdout.
+
+    Returns:
+        The answers by `finding.identify` of each picture; None where it failed.
+    """
     from tinyv_cli.batch.pipeline import answer_pictures
 
     started = perf_counter()
-    options = to_answer_options(arguments)
     caches_images = not arguments.no_cache and len(pending) <= _MAX_CACHED
+    answers: dict[Path, str | None] = {}
     n_cut = 0
     size = _OFFLOADED_BLOCK if engine.is_offloaded else len(pending)
     with console.progress("answering", len(pending)) as bar:
         for begin in range(0, len(pending), size):
-            block = pending[begin : begin + size]
-            made = answer_pictures(engine, block, prompt, options, caches_images=caches_images)
+            block = dict(islice(pending.items(), begin, begin + size))
+            made = answer_pictures(
+                engine, block, arguments.prompt, options, caches_images=caches_images
+            )
             with closing(made):  # whatever ends the loop, so that no thread outlives it
                 for line in made:
-                    lines.write(line)
-                    if arguments.sidecar and "answer" in line:
-                        write_sidecar(Path(line["path"]), line["answer"])
+                    path, answer = Path(line["path"]), line.get("answer")
+                    if output is None:
+                        console.write_json(line)
+                    else:
+                        output.write(line)
+                    answers[identify(path)] = answer
+                    if arguments.sidecar and answer is not None:
+                        write_sidecar(path, answer)
                     n_cut += line.get("finish_reason") == "length"
                     bar.advance()
     elapsed_s = perf_counter() - started
@@ -224,21 +201,4 @@ def _answer(
     if n_cut:
         n = arguments.max_tokens
         console.write_note(f"{n_cut} answers were cut after {n} tokens; `-n {2 * n}` allows more")
-
-
-def _check_answered(arguments: BatchArguments, pictures: Sequence[Path], lines: Lines) -> None:
-    """Tells of pictures without an answer, of this run or an earlier one.
-
-    Raises:
-        PicturesFailedError: there are some.
-    """
-    n_failed = sum(lines.answers[identify(each)] is None for each in pictures)
-    if not n_failed:
-        return
-    problem = f"{n_failed} of {len(pictures)} pictures have no answer"
-    if arguments.output == STDOUT:
-        raise PicturesFailedError(problem, "their lines hold an `error`: `… | jq .error`")
-    show = f"jq -c 'select(.error)' {shlex.quote(arguments.output)}"
-    raise PicturesFailedError(
-        problem, f"see why: `{show}`; when that is put right, `--retry` asks again"
-    )
+    return answers

@@ -1,6 +1,6 @@
 """A variant becomes figures of its speed on this machine, as a table and one document.
 
-Words, variant and files named are checked first; what is measured lies in `benchmark/`.
+Flags, the variant and named files are checked first; what is measured lies in `benchmark/`.
 """
 
 import time
@@ -25,7 +25,7 @@ _FIGURE_S = 6.0  # without `--repeats`, what took longer is not repeated: under 
 
 
 def measure_variant(arguments: BenchArguments) -> None:
-    """Does what `tinyv bench` says.
+    """Runs `tinyv bench`.
 
     Raises:
         UsageError: a device, a number or a chart's name that makes no sense.
@@ -36,14 +36,14 @@ def measure_variant(arguments: BenchArguments) -> None:
     """
     from tinyv_cli.benchmark.chart import check_chart, draw_chart, write_chart
     from tinyv_cli.benchmark.measure import BenchPlan
-    from tinyv_cli.benchmark.report import read_earlier
+    from tinyv_cli.benchmark.report import compare, list_differences, read_earlier, to_report
     from tinyv_cli.benchmark.spread import Repeats
 
     started = time.perf_counter()
     console = Console(quiet=arguments.quiet)
     earlier = read_earlier(arguments.against) if arguments.against else None
     if arguments.chart:
-        check_chart(arguments.chart)
+        check_chart(arguments.chart, replaces=arguments.force)
     n = arguments.repeats
     plan = BenchPlan(Repeats(_N_REPEATS, _FIGURE_S) if n is None else Repeats(n))
     engine = plan_engine(
@@ -55,10 +55,25 @@ def measure_variant(arguments: BenchArguments) -> None:
     )
     document = _measure(engine, plan, console)
     document["seconds"] = time.perf_counter() - started
-    _write_figures(arguments, document, earlier, console)
+    machine, details = document["machine"], document["details"]
+    console.write_report(
+        f"{document['model']}, {document['bits']} bits, on {details['device']}: "
+        f"{machine['processor']}, threads: {machine['threads']}, "
+        f"onnxruntime {machine['onnxruntime']}\n\n{to_report(document, earlier)}"
+    )
+    document["against"] = None
+    if earlier is not None:
+        ratios = compare(document, earlier)
+        about = {"file": str(arguments.against), "model": earlier.get("model")}
+        document["against"] = {**about, "ratios": ratios}
+        differences = list_differences(document, earlier)
+        if differences:
+            console.write_note(f"{arguments.against} is of another run: {', '.join(differences)}")
+    if arguments.json:
+        console.write_json(document)
     if arguments.chart:
-        title = f"{engine.variant.name} on {document['machine']['processor']}"
-        write_chart(draw_chart(document["details"], title), arguments.chart)
+        title = f"{engine.variant.name} on {machine['processor']}"
+        write_chart(draw_chart(details, title), arguments.chart)
         console.write_note(f"the chart is in {arguments.chart}")
 
 
@@ -95,32 +110,3 @@ def _measure(engine: Engine, plan: "BenchPlan", console: Console) -> dict[str, A
     figures = make_bench_document(measured, start_s, read_gb_s, n_bytes)
     about = {"model": engine.variant.name, "bits": manifest.bits}
     return {**about, **figures, "machine": describe_machine(threads)}
-
-
-def _write_figures(
-    arguments: BenchArguments,
-    document: dict[str, Any],
-    earlier: dict[str, Any] | None,
-    console: Console,
-) -> None:
-    """Writes the table to stderr, and the document to stdout where it is asked for."""
-    from tinyv_cli.benchmark.report import compare, list_differences, to_report
-
-    machine = document["machine"]
-    console.write_report(
-        f"{document['model']}, {document['bits']} bits, on {document['details']['device']}: "
-        f"{machine['processor']}, threads: {machine['threads']}, "
-        f"onnxruntime {machine['onnxruntime']}\n\n{to_report(document, earlier)}"
-    )
-    document["against"] = None
-    if earlier is not None:
-        document["against"] = {
-            "file": str(arguments.against),
-            "model": earlier.get("model"),
-            "ratios": compare(document, earlier),
-        }
-        differences = list_differences(document, earlier)
-        if differences:
-            console.write_note(f"{arguments.against} is of another run: {', '.join(differences)}")
-    if arguments.json:
-        console.write_json(document)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tinyv_cli.console import Console
+from tinyv_cli.console import Console, is_terminal
 from tinyv_cli.engine import Demand, Engine, find_variant, plan_engine
 from tinyv_cli.errors import UsageError
 from tinyv_cli.options.chat import ChatArguments
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from tinyv_cli.answers.reply import Answer
     from tinyv_cli.chat.conversation import Conversation, ShownPicture
     from tinyv_cli.chat.prefetch import Opened, SessionPrefetcher
-    from tinyv_cli.pictures.opening import Access
 
 _MEMORY_WAY_OUT = (
     "close other programs, hold a shorter conversation (`-c 512`), or use fewer bits "
@@ -30,7 +29,7 @@ _MEMORY_WAY_OUT = (
 
 
 def hold_conversation(arguments: ChatArguments) -> None:
-    """Does what `tinyv chat` says.
+    """Runs `tinyv chat`.
 
     Raises:
         UsageError: a template, device or number that does not exist.
@@ -39,19 +38,27 @@ def hold_conversation(arguments: ChatArguments) -> None:
         DeviceError: the device cannot run it.
         KeyboardInterrupt: Ctrl-C twice where something is typed; in a script, once.
     """
-    from tinyv_cli.chat.conversation import Conversation
+    from tinyv_cli.backends.prefetch import PrefetchingEncoder
+    from tinyv_cli.chat.conversation import Conversation, ShownPicture
     from tinyv_cli.chat.prefetch import SessionPrefetcher
-    from tinyv_cli.pictures.opening import Access
+    from tinyv_cli.pictures.image import to_pixels
+    from tinyv_cli.pictures.opening import STDIN, Access, open_picture
 
     console = Console(quiet=arguments.quiet)
     options = to_answer_options(arguments, arguments.stop)
     found = find_variant(arguments.model, arguments.template)
     access = Access(arguments.allow_private, arguments.offline)
 
-    def open_picture(name: str) -> "ShownPicture":
-        return _open_picture(name, access, found.image_px)
+    def open_shown(name: str) -> ShownPicture:
+        if name == STDIN:
+            raise UsageError(
+                "a picture cannot come from stdin, where the questions come from",
+                "name the picture's file: `tinyv chat PICTURE`",
+            )
+        image = open_picture(name, access)
+        return ShownPicture(name, image, to_pixels(image, found.image_px))
 
-    picture = open_picture(arguments.picture) if arguments.picture else None
+    picture = open_shown(arguments.picture) if arguments.picture else None
     engine = plan_engine(
         found,
         to_backend_options(arguments),
@@ -62,9 +69,6 @@ def hold_conversation(arguments: ChatArguments) -> None:
 
     @contextmanager
     def open_about(pixels: "np.ndarray | None") -> "Iterator[Opened]":
-        """Opens a session about a picture, or about none."""
-        from tinyv_cli.backends.prefetch import PrefetchingEncoder
-
         prefetch = None if pixels is None else lambda encoder: PrefetchingEncoder(encoder, pixels)
         with engine.open(prefetch, caches_images=not arguments.no_cache) as opened:
             session = opened.start_session()
@@ -75,48 +79,39 @@ def hold_conversation(arguments: ChatArguments) -> None:
     with closing(SessionPrefetcher(open_about, stays_open=not engine.is_offloaded)) as ahead:
         conversation = Conversation(ahead, options)
         conversation.begin(picture)
-        if _is_terminal() and not arguments.json:
-            _hold_in_terminal(conversation, engine, open_picture, console)
-        else:
-            _hold_in_lines(conversation, ahead, arguments, console)
+        _hold(conversation, ahead, engine, open_shown, arguments, console)
 
 
-def _open_picture(name: str, access: "Access", image_px: int) -> "ShownPicture":
-    """Reads a picture as the variant sees it.
-
-    Raises:
-        UsageError: it is to come from stdin, where questions come from.
-        InputError: it cannot be read.
-    """
-    from tinyv_cli.chat.conversation import ShownPicture
-    from tinyv_cli.pictures.image import to_pixels
-    from tinyv_cli.pictures.opening import STDIN, open_picture
-
-    if name == STDIN:
-        raise UsageError(
-            "a picture cannot come from stdin, where the questions come from",
-            "name the picture's file: `tinyv chat PICTURE`",
-        )
-    image = open_picture(name, access)
-    return ShownPicture(name, image, to_pixels(image, image_px))
-
-
-def _is_terminal() -> bool:
-    """Whether somebody types and reads."""
-    return all(each is not None and each.isatty() for each in (sys.stdin, sys.stdout))
-
-
-def _hold_in_terminal(
+def _hold(
     conversation: "Conversation",
+    ahead: "SessionPrefetcher",
     engine: Engine,
     open_picture: "Callable[[str], ShownPicture]",
+    arguments: ChatArguments,
     console: Console,
 ) -> None:
-    """Holds it with somebody who types; lines are edited where the terminal can move a cursor."""
+    """Holds a conversation with somebody who types, or line by line with a script.
+
+    In a terminal, lines are edited where it can move a cursor. In a script a line is a question,
+    and each answer a line or a document.
+    """
+    from tinyv_cli.answers.report import describe_boxes, make_document
+    from tinyv_cli.chat.lines import answer_lines
     from tinyv_cli.chat.plain_terminal import is_plain, read_entry
     from tinyv_cli.chat.slash import run_command
-    from tinyv_cli.chat.talk import Talk, hold
+    from tinyv_cli.chat.talk import Talk, hold_talk
 
+    def to_document(question: str, answer: "Answer") -> dict[str, Any]:
+        _, opened = ahead.wait()
+        shown = conversation.picture
+        boxes = describe_boxes(answer.text, shown.image.size) if shown else []
+        turn = {"turn": len(conversation.turns), "question": question}
+        return {**turn, **make_document(answer, opened.origin), "boxes": boxes}
+
+    if arguments.json or not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
+        stream = sys.stdin.buffer if sys.stdin is not None else None
+        answer_lines(conversation, stream, console, to_document if arguments.json else None)
+        return
     talk = Talk(
         conversation,
         console,
@@ -135,25 +130,4 @@ def _hold_in_terminal(
         from tinyv_cli.chat.terminal import make_reader
 
         read = make_reader()
-    hold(talk, read, run_command)
-
-
-def _hold_in_lines(
-    conversation: "Conversation",
-    ahead: "SessionPrefetcher",
-    arguments: ChatArguments,
-    console: Console,
-) -> None:
-    """Holds it with a script: a line is a question, and each answer a line or a document."""
-    from tinyv_cli.answers.report import describe_boxes, make_document
-    from tinyv_cli.chat.lines import answer_lines
-
-    def to_document(question: str, answer: "Answer") -> dict[str, Any]:
-        _, opened = ahead.wait()
-        shown = conversation.picture
-        boxes = describe_boxes(answer.text, shown.image.size) if shown else []
-        turn = {"turn": len(conversation.turns), "question": question}
-        return {**turn, **make_document(answer, opened.origin), "boxes": boxes}
-
-    stream = sys.stdin.buffer if sys.stdin is not None else None
-    answer_lines(conversation, stream, console, to_document if arguments.json else None)
+    hold_talk(talk, read, run_command)

@@ -1,19 +1,17 @@
 """This computer and its variants become a report, or one document: what can compute here.
 
-Nothing of a variant is opened; what is run is one small product on each device.
+No weights are opened; what is computed is one small product on each device.
 """
 
 import math
 import platform
 import shutil
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from tinyv_cli.console import Console, to_size, to_table
-from tinyv_cli.devices import choice as devices
-from tinyv_cli.devices.choice import find_problem, look, read_version
+from tinyv_cli.devices.choice import find_problem, look, read_version, to_architecture
 from tinyv_cli.devices.driver import DeviceProblem
 from tinyv_cli.devices.findings import Findings
 from tinyv_cli.devices.names import is_cuda, to_cuda_name
@@ -37,98 +35,97 @@ _USE_CPU = "or use `--device cpu`"
 
 
 def examine_computer(arguments: DoctorArguments) -> None:
-    """Does what `tinyv doctor` says.
+    """Runs `tinyv doctor`.
 
     Raises:
-        DeviceError: a card was asked for and cannot be used; the report has been written.
+        DeviceError: a GPU was asked for and cannot be used; the report has been written.
         WeightsError: the folder of variants cannot be read.
     """
     asked = arguments.device
     console = Console()
     findings = None if asked == "cpu" else look(asked)
-    document, obstacle = make_document(findings)
+    document, problem = describe_computer(findings)
     if arguments.json:
         console.write_json(document)
     else:
-        console.write_line(to_report(document))
-    if is_cuda(asked) and obstacle:
-        raise DeviceError(obstacle.problem, f"{obstacle.hint}, {_USE_CPU}")
+        console.write_line(format_report(document))
+    if is_cuda(asked) and problem:
+        raise DeviceError(problem.problem, f"{problem.hint}, {_USE_CPU}")
 
 
-def make_document(findings: Findings | None) -> tuple[dict[str, Any], DeviceProblem | None]:
-    """Everything that is reported, and what stands between this computer and CUDA.
+def describe_computer(findings: Findings | None) -> tuple[dict[str, Any], DeviceProblem | None]:
+    """Collects everything that is reported, after one product in onnxruntime.
 
     Args:
-        findings: about CUDA and one card; None where nobody asks for it.
+        findings: about CUDA and one GPU; None where only the CPU is asked for.
+
+    Returns:
+        The document that `--json` prints, and why CUDA cannot be used; None where it can.
     """
-    cuda, obstacle = describe_cuda(findings) if findings else (None, None)
-    free_bytes = findings.torch.free_bytes if findings and obstacle is None else None
+    from tinyv_cli.backends.backend import resolve_threads
+    from tinyv_cli.backends.cpu.onnx_sessions import adds_wrongly
+    from tinyv_cli.benchmark.machine import read_processor_name
+
+    cuda, problem = describe_cuda(findings) if findings else (None, None)
+    gpu_free_bytes = findings.torch.free_bytes if findings and problem is None else None
+    memory, home = psutil.virtual_memory(), home_dir()
+    existing = next(each for each in (home, *home.parents) if each.exists())
     document = {
-        "cpu": describe_cpu(),
+        "cpu": {
+            "processor": read_processor_name(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "cores": psutil.cpu_count(logical=False),
+            "threads": resolve_threads(None),
+            "memory_bytes": memory.total,
+            "free_bytes": memory.available,
+            "fast_8bit_products_are_exact": not adds_wrongly(),
+        },
         "cuda": cuda,
         "versions": {
             "python": platform.python_version(),
             **{name: read_version(name) for name in PACKAGES},
         },
-        "home": describe_home(home_dir()),
-        "variants": [describe_variant(each, free_bytes) for each in list_named_variants()],
+        "home": {"folder": str(home), "free_bytes": shutil.disk_usage(existing).free},
+        "variants": [describe_variant(each, gpu_free_bytes) for each in list_named_variants()],
     }
-    return document, obstacle
-
-
-def describe_cpu() -> dict[str, Any]:
-    """The processor and its memory, after one product in onnxruntime."""
-    from tinyv_cli.backends.backend import resolve_threads
-    from tinyv_cli.backends.cpu.onnx_sessions import adds_wrongly
-    from tinyv_cli.benchmark.machine import read_processor_name
-
-    memory = psutil.virtual_memory()
-    return {
-        "processor": read_processor_name(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cores": psutil.cpu_count(logical=False),
-        "threads": resolve_threads(None),
-        "memory_bytes": memory.total,
-        "free_bytes": memory.available,
-        "fast_8bit_products_are_exact": not adds_wrongly(),
-    }
+    return document, problem
 
 
 def describe_cuda(findings: Findings) -> tuple[dict[str, Any], DeviceProblem | None]:
-    """Driver, cards and what torch makes of one, after a product on it where that can be computed.
+    """Describes driver, GPUs and what torch makes of one; multiplies on it where that can be done.
 
     Returns:
         A document, and why CUDA cannot be used; None where it can.
     """
     driver, torch, device = findings.driver, findings.torch, to_cuda_name(findings.number)
-    obstacle, product_error = find_problem(findings), None
-    if obstacle is None:
-        product_error, obstacle = try_product(device)
+    problem, product_error = find_problem(findings), None
+    if problem is None:
+        product_error, problem = try_product(device)
     document = {
-        "is_usable": obstacle is None,
-        "problem": obstacle.problem if obstacle else None,
-        "hint": obstacle.hint if obstacle else None,
+        "is_usable": problem is None,
+        "problem": problem.problem if problem else None,
+        "hint": problem.hint if problem else None,
         "device": device,
         "driver_cuda": driver.cuda,
         "cards": [
             {
                 "device": to_cuda_name(number),
-                "name": card.name,
-                "memory_bytes": card.memory_bytes,
-                "architecture": devices.to_architecture(card.capability),
+                "name": gpu.name,
+                "memory_bytes": gpu.memory_bytes,
+                "architecture": to_architecture(gpu.capability),
             }
-            for number, card in enumerate(driver.gpus)
+            for number, gpu in enumerate(driver.gpus)
         ],
         "torch_cuda": torch.cuda,
         "torch_architectures": list(torch.architectures),
         "free_bytes": torch.free_bytes or None,
         "product_error": product_error,
     }
-    return document, obstacle
+    return document, problem
 
 
 def try_product(device: str) -> tuple[float | None, DeviceProblem | None]:
-    """Lets a card multiply two matrices.
+    """Multiplies two matrices on a GPU.
 
     Returns:
         The relative error, None where no number came out; and what is wrong, None if nothing is.
@@ -147,100 +144,85 @@ def try_product(device: str) -> tuple[float | None, DeviceProblem | None]:
     return told, DeviceProblem(f"the GPU multiplies wrongly: an error of {error:.3g}", hint)
 
 
-def describe_home(home: Path) -> dict[str, Any]:
-    """Where tinyv keeps its files, and how much room is there."""
-    existing = next(each for each in (home, *home.parents) if each.exists())
-    return {"folder": str(home), "free_bytes": shutil.disk_usage(existing).free}
-
-
 def describe_variant(
-    variant: Variant | DamagedVariant, cuda_free_bytes: int | None
+    variant: Variant | DamagedVariant, gpu_free_bytes: int | None
 ) -> dict[str, Any]:
-    """Which devices a variant can compute on; `damaged` is null for a sound one.
+    """Describes a variant and whether it fits each device's memory with its whole context.
 
     Args:
         variant: or why it cannot be read.
-        cuda_free_bytes: None where no card can be used.
-    """
-    if isinstance(variant, DamagedVariant):
-        damage = {"problem": variant.error.problem, "hint": variant.error.hint}
-        return {"name": variant.name, "folder": str(variant.folder), "damaged": damage}
-    free_bytes = {"cpu": None, "cuda": cuda_free_bytes}
-    return {
-        "name": variant.name,
-        "folder": str(variant.folder),
-        "size_bytes": variant.manifest.size_bytes,
-        "bits": variant.manifest.bits,
-        "devices": {
-            device: describe_fit(variant, device, free_bytes[device]) for device in variant.devices
-        },
-        "damaged": None,
-    }
-
-
-def describe_fit(variant: Variant, device: str, cuda_free_bytes: int | None) -> dict[str, Any]:
-    """Whether a variant fits a device's memory with its whole context; nulls where none is there.
+        gpu_free_bytes: None where no GPU can be used.
 
     Returns:
-        `fits`; `needed_bytes` where it does, with one side after the other where `takes_turns`;
+        A document; `damaged` is null for a sound variant. Of each device `fits`, null where it is
+        not there; `needed_bytes` where it fits, with one side after the other where `takes_turns`;
         `problem` where it does not.
     """
-    fit = {"fits": None, "needed_bytes": None, "takes_turns": None, "problem": None}
-    if device == "cuda" and cuda_free_bytes is None:
-        return fit | {"problem": "no card can be used here"}
-    length = variant.manifest.spec.language.context_length
-    try:
-        plan = plan_memory(variant, length, None, encodes=True, cuda_free_bytes=cuda_free_bytes)
-    except DeviceError as error:
-        return fit | {"fits": False, "problem": error.problem}
-    found = {"fits": True, "needed_bytes": plan.needed_bytes, "takes_turns": plan.is_offloaded}
-    return fit | found
+    about = {"name": variant.name, "folder": str(variant.folder)}
+    if isinstance(variant, DamagedVariant):
+        damage = {"problem": variant.error.problem, "hint": variant.error.hint}
+        return {**about, "damaged": damage}
+    manifest = variant.manifest
+    devices: dict[str, dict[str, Any]] = {}
+    for device in variant.devices:
+        fit: dict[str, Any] = dict.fromkeys(("fits", "needed_bytes", "takes_turns", "problem"))
+        free_bytes = gpu_free_bytes if device == "cuda" else None
+        try:
+            if device == "cuda" and free_bytes is None:
+                fit["problem"] = "no GPU can be used here"
+            else:
+                length = manifest.spec.language.context_length
+                plan = plan_memory(variant, length, None, encodes=True, cuda_free_bytes=free_bytes)
+                fit |= {"fits": True, "needed_bytes": plan.needed_bytes}
+                fit["takes_turns"] = plan.is_offloaded
+        except DeviceError as error:
+            fit |= {"fits": False, "problem": error.problem}
+        devices[device] = fit
+    sizes = {"size_bytes": manifest.size_bytes, "bits": manifest.bits}
+    return {**about, **sizes, "devices": devices, "damaged": None}
 
 
-def to_report(document: dict[str, Any]) -> str:
-    """The document for people, in several lines."""
-    cpu, versions, home = document["cpu"], document["versions"], document["home"]
+def format_report(document: dict[str, Any]) -> str:
+    """Formats the document for people, in several lines."""
+    cpu, cuda, versions, home = (document[key] for key in ("cpu", "cuda", "versions", "home"))
     is_exact = "exact" if cpu["fast_8bit_products_are_exact"] else "not exact, slower ones are used"
-    found = ", ".join(f"{name} {each}" for name, each in versions.items() if each)
     lines = [
         f"cpu       {cpu['processor']}, {cpu['system']}, cores: {cpu['cores']}, "
         f"threads: {cpu['threads']}",
         f"          {to_size(cpu['free_bytes'])} of {to_size(cpu['memory_bytes'])} free",
         f"          one product computed; fast 8-bit products are {is_exact}",
-        *(_list_cuda_lines(document["cuda"]) if document["cuda"] else []),
+    ]
+    if cuda:
+        device, about = cuda["device"], []
+        for number, gpu in enumerate(cuda["cards"]):
+            size = to_size(gpu["memory_bytes"])
+            about.append(f"cuda:{number} {gpu['name']} ({gpu['architecture']}), {size}")
+        if cuda["driver_cuda"]:
+            about.append(f"the driver runs CUDA {cuda['driver_cuda']}")
+        if cuda["torch_cuda"]:
+            kernels = ", ".join(cuda["torch_architectures"]) or "an unknown architecture"
+            about.append(f"torch is built with CUDA {cuda['torch_cuda']}, for {kernels}")
+        if cuda["product_error"] is not None:
+            error = f"relative error {cuda['product_error']:.1e}"
+            about.append(f"one product computed on {device}, {error}")
+        if cuda["is_usable"]:
+            about.append(f"{device} is usable, {to_size(cuda['free_bytes'])} free")
+        else:
+            which = f"{device} is " if cuda["cards"] else ""
+            about += [f"{which}not usable: {cuda['problem']}", f"way out: {cuda['hint']}"]
+        lines += [f"{'' if place else 'cuda':<10}{line}" for place, line in enumerate(about)]
+    found = ", ".join(f"{name} {each}" for name, each in versions.items() if each)
+    lines += [
         f"versions  {found}",
         f"home      {home['folder']}, {to_size(home['free_bytes'])} free",
         "",
-        to_variant_table(document["variants"]),
+        format_variants(document["variants"]),
     ]
     return "\n".join(lines)
 
 
-def _list_cuda_lines(cuda: dict[str, Any]) -> list[str]:
-    """The lines about CUDA."""
-    lines = [
-        f"cuda:{number} {card['name']} ({card['architecture']}), {to_size(card['memory_bytes'])}"
-        for number, card in enumerate(cuda["cards"])
-    ]
-    if cuda["driver_cuda"]:
-        lines.append(f"the driver runs CUDA {cuda['driver_cuda']}")
-    if cuda["torch_cuda"]:
-        kernels = ", ".join(cuda["torch_architectures"]) or "no architecture that can be told"
-        lines.append(f"torch is built with CUDA {cuda['torch_cuda']}, for {kernels}")
-    if cuda["product_error"] is not None:
-        lines.append(
-            f"one product computed on {cuda['device']}, relative error {cuda['product_error']:.1e}"
-        )
-    if cuda["is_usable"]:
-        lines.append(f"{cuda['device']} is usable, {to_size(cuda['free_bytes'])} free")
-    else:
-        which = f"{cuda['device']} is " if cuda["cards"] else ""
-        lines += [f"{which}not usable: {cuda['problem']}", f"way out: {cuda['hint']}"]
-    return [f"{'' if place else 'cuda':<10}{line}" for place, line in enumerate(lines)]
-
-
-def to_variant_table(variants: list[dict[str, Any]]) -> str:
-    """A line a variant: whether it fits each device's memory, with its whole context."""
+def format_variants(variants: list[dict[str, Any]]) -> str:
+    """Formats a line a variant: whether it fits each device's memory, with its whole context."""
     if not variants:
         return f"there is no variant; {HOW_TO_MAKE_ONE}"
     rows, damaged = [], []
@@ -248,18 +230,16 @@ def to_variant_table(variants: list[dict[str, Any]]) -> str:
         if each["damaged"]:
             damaged.append(f"{each['name']}  damaged: {each['damaged']['problem']}")
             continue
-        cells = [_to_cell(each["devices"].get(device)) for device in ("cpu", "cuda")]
-        rows.append([each["name"], to_size(each["size_bytes"]), str(each["bits"]), *cells])
+        row = [each["name"], to_size(each["size_bytes"]), str(each["bits"])]
+        for device in ("cpu", "cuda"):
+            fit = each["devices"].get(device)
+            if fit is None:
+                row.append("no files")
+            elif fit["fits"]:
+                turns = " in turns" if fit["takes_turns"] else ""
+                row.append(to_size(fit["needed_bytes"]) + turns)
+            else:
+                row.append("no GPU" if fit["fits"] is None else "too large")
+        rows.append(row)
     table = [to_table(["variant", "size", "bits", "cpu", "cuda"], rows)] if rows else []
     return "\n".join([*table, *damaged])
-
-
-def _to_cell(fit: dict[str, Any] | None) -> str:
-    """Whether a variant runs on one device."""
-    if fit is None:
-        return "no files"
-    if fit["fits"] is None:
-        return "no card"
-    if not fit["fits"]:
-        return "too large"
-    return f"{to_size(fit['needed_bytes'])}" + (" in turns" if fit["takes_turns"] else "")

@@ -1,4 +1,4 @@
-"""A file of questions and a variant become figures, as a table or one document; scores nothing.
+"""A file of questions and a variant become figures, as a table or one document.
 
 Answers are kept as they come, so that the same command goes on where it was stopped.
 """
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def evaluate_variant(arguments: EvalArguments) -> None:
-    """Does what `tinyv eval` says.
+    """Runs `tinyv eval`.
 
     Raises:
         UsageError: an option's value does not exist, or two variants cannot be compared.
@@ -57,27 +57,36 @@ def evaluate_variant(arguments: EvalArguments) -> None:
     questions = in_file[: arguments.limit]
     check_pictures(questions)
     candidate, comparison = _make_candidates(arguments, content, in_file, console)
-    _tell_done(console, candidate, comparison, questions)
+    other = comparison.candidate if comparison else None
+    for each in (candidate, other):
+        n_done = sum(q.index in each.answers.entries for q in questions) if each else 0
+        if each and n_done:
+            console.write_note(
+                f"{each.name} has answered {n_done} of {len(questions)} questions before; "
+                "`--fresh` starts again"
+            )
     options = AnswerOptions(max_new_tokens=arguments.max_tokens)
     try:
         evaluate(candidate, comparison, questions, options, console.progress)
     except KeyboardInterrupt:
         console.write_note("what was answered is kept; the same command goes on from there")
         raise
-    others = comparison.candidate.answers.entries if comparison else None
-    tasks = make_figures(questions, candidate.answers.entries, others)
+    tasks = make_figures(
+        questions, candidate.answers.entries, other.answers.entries if other else None
+    )
     distance = make_distance(questions, comparison.results.entries) if comparison else None
     if arguments.json:
-        names = _to_names(arguments, candidate, comparison)
+        names = {"model": candidate.name, "against": other.name if other else None}
+        about = {**names, "questions": str(arguments.questions)}
         seconds = time.perf_counter() - started
-        console.write_json({**to_document(tasks, distance), **names, "seconds": seconds})
+        console.write_json({**describe_figures(tasks, distance), **about, "seconds": seconds})
     else:
         console.write_line(to_tables(tasks, distance))
     console.write_note(f"the answers of {candidate.name} are in {candidate.answers.path}")
 
 
-def to_document(tasks: Mapping[str, TaskFigures], distance: Distance | None) -> dict[str, Any]:
-    """What `--json` prints of figures; what needs a second variant is null without one."""
+def describe_figures(tasks: Mapping[str, TaskFigures], distance: Distance | None) -> dict[str, Any]:
+    """Describes figures for `--json`; what needs a second variant is null without one."""
     rows = {
         name: {
             "n": figures.n,
@@ -99,13 +108,13 @@ def to_document(tasks: Mapping[str, TaskFigures], distance: Distance | None) -> 
 
 
 def _to_keys(name: str, figure: Figure | None) -> dict[str, float | None]:
-    """A figure and its interval in a document."""
+    """Makes the keys of a figure and its interval in a document."""
     values = (figure.value, figure.low, figure.high) if figure else (None, None, None)
     return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
 
 
 def to_tables(tasks: Mapping[str, TaskFigures], distance: Distance | None) -> str:
-    """What is printed for people: a line a task, then the distance of two variants."""
+    """Formats figures for people: a line a task, then the distance of two variants."""
     header = ["task", "questions", "right", "95 %"]
     rows = [[name, str(each.n), *_to_share_cells(each.accuracy)] for name, each in tasks.items()]
     if distance is None:
@@ -123,21 +132,10 @@ def to_tables(tasks: Mapping[str, TaskFigures], distance: Distance | None) -> st
 
 
 def _to_share_cells(figure: Figure | None) -> list[str]:
-    """A share and its interval in a table."""
+    """Formats a share and its interval for a table."""
     if figure is None:
         return ["-", "-"]
     return [f"{100 * figure.value:.1f} %", f"{100 * figure.low:.1f}-{100 * figure.high:.1f} %"]
-
-
-def _to_names(
-    arguments: EvalArguments, candidate: "Candidate", comparison: "Comparison | None"
-) -> dict[str, str | None]:
-    """What the figures are of."""
-    return {
-        "model": candidate.name,
-        "against": comparison.candidate.name if comparison else None,
-        "questions": str(arguments.questions),
-    }
 
 
 def _make_candidates(
@@ -150,6 +148,10 @@ def _make_candidates(
         content: of the file of questions.
         questions: all that are in it.
         console: takes notes.
+
+    Raises:
+        UsageError: vocabulary or tokenizer of two variants differ, so that their logits do not
+            stand for the same tokens.
     """
     from tinyv_cli.answers.tokenizer import open_tokenizer
     from tinyv_cli.evaluation.evaluate import Candidate, Comparison
@@ -158,7 +160,12 @@ def _make_candidates(
     other = None
     if arguments.against is not None:
         other = replace(find_variant(arguments.against, arguments.template), notes=())
-        _check_comparable(found.variant, other.variant)
+        if _identify_tokens(found.variant) != _identify_tokens(other.variant):
+            raise UsageError(
+                f"{found.variant.name} and {other.variant.name} have different tokens and cannot "
+                "be compared",
+                "name a variant of the same sources: `tinyv list`",
+            )
     questions_hash = hashlib.sha256(content).hexdigest()
     engine = _plan(arguments, found, questions, console)
     key = _make_answers_key(arguments, questions_hash, engine)
@@ -183,6 +190,12 @@ def _make_candidates(
     return candidate, comparison
 
 
+def _identify_tokens(variant: Variant) -> list[object]:
+    """Returns what logits stand for: the size of the vocabulary, and the tokenizer's hashes."""
+    hashes = [entry.sha256 for entry in variant.manifest.files if entry.role == "tokenizer"]
+    return [variant.manifest.spec.language.vocab_size, *hashes]
+
+
 def _plan(
     arguments: EvalArguments, found: FoundVariant, questions: Sequence[Question], console: Console
 ) -> Engine:
@@ -198,7 +211,7 @@ def _plan(
 
 
 def _make_answers_key(arguments: EvalArguments, questions_hash: str, engine: Engine) -> str:
-    """Names all that decides over a variant's answers, but for the pictures' content."""
+    """Hashes everything that decides what a variant answers, but for the pictures' content."""
     return make_key(
         questions_hash,
         engine.variant.manifest.to_json(),
@@ -210,42 +223,8 @@ def _make_answers_key(arguments: EvalArguments, questions_hash: str, engine: Eng
 
 
 def _open_ledger(arguments: EvalArguments, key: str, kind: type[E], n_questions: int) -> Ledger[E]:
-    """What was found out before under this key; nothing with `--fresh`."""
+    """Opens what was found out before under this key; nothing with `--fresh`."""
     ledger = Ledger(resolve_ledger(arguments.questions, key), kind, n_questions)
     if arguments.fresh:
         ledger.clear()
     return ledger
-
-
-def _check_comparable(variant: Variant, other: Variant) -> None:
-    """Refuses two variants whose logits do not stand for the same tokens.
-
-    Raises:
-        UsageError: vocabulary or tokenizer differ.
-    """
-
-    def identify_tokens(each: Variant) -> list[object]:
-        hashes = [entry.sha256 for entry in each.manifest.files if entry.role == "tokenizer"]
-        return [each.manifest.spec.language.vocab_size, *hashes]
-
-    if identify_tokens(variant) != identify_tokens(other):
-        raise UsageError(
-            f"{variant.name} and {other.name} have different tokens and cannot be compared",
-            "name a variant of the same sources: `tinyv list`",
-        )
-
-
-def _tell_done(
-    console: Console,
-    candidate: "Candidate",
-    comparison: "Comparison | None",
-    questions: Sequence[Question],
-) -> None:
-    """Says how much an earlier run has done."""
-    for each in (candidate, comparison.candidate if comparison else None):
-        n_done = sum(q.index in each.answers.entries for q in questions) if each else 0
-        if each and n_done:
-            console.write_note(
-                f"{each.name} has answered {n_done} of {len(questions)} questions before; "
-                "`--fresh` starts again"
-            )

@@ -1,4 +1,4 @@
-"""The variants on this computer become a table, or one JSON document; opens no weights."""
+"""The variants on this computer become a table, or one JSON document, without their weights."""
 
 from dataclasses import asdict
 from typing import Any
@@ -13,7 +13,7 @@ HEADER = ("name", "size", "bits", "stage", "logits KL (nats)", "same best token"
 
 
 def print_variants(arguments: ListArguments) -> None:
-    """Does what `tinyv list` says.
+    """Runs `tinyv list`.
 
     Raises:
         WeightsError: the folder of variants cannot be read.
@@ -21,21 +21,28 @@ def print_variants(arguments: ListArguments) -> None:
     console = Console()
     found = list_named_variants()
     if arguments.json:
-        console.write_json({"variants": [to_document(each) for each in found]})
+        console.write_json({"variants": [describe_entry(each) for each in found]})
         return
     if not found:
         console.write_note(f"there is no variant in {variants_dir()}; {HOW_TO_MAKE_ONE}")
         return
-    sound = [each for each in found if isinstance(each, Variant)]
-    if sound:
-        console.write_line(to_table(HEADER, [_to_row(variant) for variant in sound]))
+    rows, damaged = [], []
     for each in found:
         if isinstance(each, DamagedVariant):
-            console.write_line(f"{each.name}  damaged: {each.error.problem}")
+            damaged.append(f"{each.name}  damaged: {each.error.problem}")
+            continue
+        manifest = each.manifest
+        size, stage = to_size(manifest.size_bytes), str(manifest.spec.stage)
+        errors = to_error_cells(manifest.errors)
+        rows.append([each.name, size, str(manifest.bits), stage, *errors])
+    if rows:
+        console.write_line(to_table(HEADER, rows))
+    for line in damaged:
+        console.write_line(line)
 
 
-def to_document(variant: Variant | DamagedVariant) -> dict[str, Any]:
-    """What `--json` prints of one variant; `damaged` is null for a sound one."""
+def describe_entry(variant: Variant | DamagedVariant) -> dict[str, Any]:
+    """Describes one variant for `--json`; `damaged` is null for a sound one."""
     if isinstance(variant, DamagedVariant):
         damage = {"problem": variant.error.problem, "hint": variant.error.hint}
         return {"name": variant.name, "folder": str(variant.folder), "damaged": damage}
@@ -53,7 +60,7 @@ def to_document(variant: Variant | DamagedVariant) -> dict[str, Any]:
 
 
 def to_error_cells(errors: MeasuredErrors | None) -> list[str]:
-    """Divergence, agreement and cosine for a table; dashes where nothing was measured."""
+    """Formats divergence, agreement and cosine for a table; dashes where nothing was measured."""
     if errors is None:
         return ["-", "-", "-"]
     return [
@@ -61,10 +68,3 @@ def to_error_cells(errors: MeasuredErrors | None) -> list[str]:
         f"{100 * errors.top1_agreement:.1f} %",
         f"{errors.image_token_cosine_mean:.4f}",
     ]
-
-
-def _to_row(variant: Variant) -> list[str]:
-    """One line of the table."""
-    manifest = variant.manifest
-    size, stage = to_size(manifest.size_bytes), str(manifest.spec.stage)
-    return [variant.name, size, str(manifest.bits), stage, *to_error_cells(manifest.errors)]

@@ -1,4 +1,4 @@
-"""The public weights, or a finished variant, come onto this computer, told about on stderr."""
+"""The public weights, or a finished variant, are fetched into a folder of this computer."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +11,8 @@ from tinyv_cli.variants.home import resolve_folder
 
 if TYPE_CHECKING:
     from weights.pulling.catalog import Catalog
-    from weights.pulling.plan import FilePlan, PartPlan
-    from weights.pulling.transfer import RetryPolicy
+    from weights.pulling.failures import RetryPolicy
+    from weights.pulling.plan import PartPlan
 
 HEADER = ("file", "size", "state", "from")
 
@@ -22,7 +22,7 @@ def pull_weights(
     catalog: "Catalog | None" = None,
     retry_policy: "RetryPolicy | None" = None,
 ) -> None:
-    """Does what `tinyv pull` says.
+    """Runs `tinyv pull`.
 
     Args:
         arguments: what was typed.
@@ -35,50 +35,68 @@ def pull_weights(
         DeviceError: the disk is too small.
     """
     from weights.pulling.catalog import read_catalog
-    from weights.pulling.transfer import RetryPolicy
+    from weights.pulling.failures import RetryPolicy
+    from weights.pulling.folder import SourcesFolder, State
+    from weights.pulling.plan import plan_pull
+    from weights.pulling.sources_pull import PullOptions, pull_sources
 
-    _check_arguments(arguments)
+    if arguments.variant is None and arguments.force:
+        raise UsageError("--force goes with a variant", "leave it away: wrong files are replaced")
     console = Console(quiet=arguments.quiet)
     retry_policy = retry_policy or RetryPolicy()
     if arguments.variant is not None:
-        _pull_variant(arguments, retry_policy, console)
+        _pull_variant(arguments, arguments.variant, retry_policy, console)
         return
     catalog = catalog or read_catalog()
     folder = Path(arguments.to).expanduser() if arguments.to else sources_dir()
     if arguments.dry_run or arguments.verify:
-        _show_plan(arguments, catalog, folder, console)
+        found = SourcesFolder(folder)
+        plans = plan_pull(catalog, arguments.stage, found, console.progress, anew=arguments.verify)
+        console.write_line(to_pull_table(plans))
+        bad = [each for plan in plans for each in plan.files if not each.is_there]
+        if arguments.verify and bad:
+            states = {
+                each.file.path: "wrong" if each.state is State.WRONG else "missing" for each in bad
+            }
+            names = ", ".join(f"{path} ({state})" for path, state in states.items())
+            place = f" --to {arguments.to}" if arguments.to else ""
+            again = f"`tinyv pull --stage {arguments.stage}{place}`"
+            raise WeightsError(
+                f"{folder} is not complete: {names}", f"fetch what is missing or wrong: {again}"
+            )
         return
-    _pull_sources(arguments, catalog, folder, retry_policy, console)
+    options = PullOptions(folder, arguments.stage, arguments.from_, arguments.offline, retry_policy)
+    plans = pull_sources(options, catalog, console.progress, console.write_note)
+    for each in (each for plan in plans for each in plan.files):
+        console.write_report(f"{each.file.path}: {each.state.value}")
+    sources = f" --sources {folder}" if arguments.to else ""
+    console.write_note(f"now make a variant: `tinyv quantize{sources} --bits 4`")
+    console.write_line(str(folder))
 
 
-def to_plan_table(plans: "list[PartPlan]") -> str:
-    """Each file with its size, how it lies there and where it would come from; then the sum."""
-    rows = [row for plan in plans for row in _to_rows(plan)]
-    total = sum(plan.missing_bytes for plan in plans)
-    return f"{to_table(HEADER, rows)}\n\nto fetch: about {to_size(total)}"
+def _pull_variant(
+    arguments: PullArguments, origin: str, retry_policy: "RetryPolicy", console: Console
+) -> None:
+    """Fetches a finished variant from a repository, URL or folder.
 
+    Raises:
+        UsageError: an option goes with the public weights only.
+        WeightsError: it could not be had, or is not what it should be.
+        DeviceError: the disk is too small.
+    """
+    from weights.pulling.variant_pull import VariantPullOptions, name_variant, pull_variant
 
-def _check_arguments(arguments: PullArguments) -> None:
-    """Raises a `UsageError` for options that do not go together."""
     of_sources = {
         "--from": arguments.from_ is not None,
         "--verify": arguments.verify,
         "--dry-run": arguments.dry_run,
     }
-    given = [flag for flag, is_given in of_sources.items() if is_given]
-    if arguments.variant is not None and given:
-        raise UsageError(
-            f"{given[0]} goes with the public weights, not with a variant",
-            f"leave {given[0]} away, or '{arguments.variant}'",
-        )
-    if arguments.variant is None and arguments.force:
-        raise UsageError("--force goes with a variant", "leave it away: wrong files are replaced")
-
-
-def _pull_variant(arguments: PullArguments, retry_policy: "RetryPolicy", console: Console) -> None:
-    from weights.pulling.variant_pull import VariantPullOptions, name_variant, pull_variant
-
-    origin = str(arguments.variant)
+    for flag, is_given in of_sources.items():
+        if is_given:
+            raise UsageError(
+                f"{flag} goes with the public weights, not with a variant",
+                f"leave {flag} away, or '{origin}'",
+            )
     name = name_variant(origin)
     target = variants_dir() / name if arguments.to is None else resolve_folder(arguments.to)
     options = VariantPullOptions(
@@ -88,65 +106,22 @@ def _pull_variant(arguments: PullArguments, retry_policy: "RetryPolicy", console
     console.write_line(str(variant.folder))
 
 
-def _show_plan(
-    arguments: PullArguments, catalog: "Catalog", folder: Path, console: Console
-) -> None:
-    """Prints what is there and what is not; `--verify` hashes all and fails where it is not right.
-
-    Raises:
-        WeightsError: `--verify` found files wrong or missing.
-    """
-    from weights.pulling.folder import SourcesFolder, State
-    from weights.pulling.plan import plan_pull
-
-    plans = plan_pull(
-        catalog, arguments.stage, SourcesFolder(folder), console.progress, anew=arguments.verify
-    )
-    console.write_line(to_plan_table(plans))
-    bad = [each for plan in plans for each in plan.files if not each.is_there]
-    if arguments.verify and bad:
-        names = ", ".join(
-            f"{each.file.path} ({'wrong' if each.state is State.WRONG else 'missing'})"
-            for each in bad
-        )
-        raise WeightsError(f"{folder} is not complete: {names}", _make_hint(arguments))
-
-
-def _pull_sources(
-    arguments: PullArguments,
-    catalog: "Catalog",
-    folder: Path,
-    retry_policy: "RetryPolicy",
-    console: Console,
-) -> None:
-    from weights.pulling.sources_pull import PullOptions, pull_sources
-
-    options = PullOptions(folder, arguments.stage, arguments.from_, arguments.offline, retry_policy)
-    plans = pull_sources(options, catalog, console.progress, console.write_note)
-    for each in (each for plan in plans for each in plan.files):
-        console.write_report(f"{each.file.path}: {each.state.value}")
-    place = f" --sources {folder}" if arguments.to else ""
-    console.write_note(f"now make a variant: `tinyv quantize{place} --bits 4`")
-    console.write_line(str(folder))
-
-
-def _make_hint(arguments: PullArguments) -> str:
-    place = f" --to {arguments.to}" if arguments.to else ""
-    return f"fetch what is missing or wrong: `tinyv pull --stage {arguments.stage}{place}`"
-
-
-def _to_rows(plan: "PartPlan") -> list[tuple[str, str, str, str]]:
-    rows = [_to_row(each) for each in plan.files]
-    if plan.shards_bytes:
-        rows.append(("  and its shards", f"~{to_size(plan.shards_bytes)}", "missing", ""))
-    return rows
-
-
-def _to_row(each: "FilePlan") -> tuple[str, str, str, str]:
-    file = each.file
-    size = to_size(file.planned_bytes) if file.planned_bytes else "?"
-    about = "~" if file.size_bytes is None and file.planned_bytes else ""
-    begun = f", {to_size(each.begun_bytes)} begun" if each.begun_bytes and not each.is_there else ""
-    labels = (f"{o.short_label}{'' if o.certain else ' (not certain)'}" for o in file.origins)
-    origin = "" if each.is_there else next(labels, "")
-    return file.path, about + size, each.state.value + begun, origin
+def to_pull_table(plans: "list[PartPlan]") -> str:
+    """Formats each file's size, state on disk and origin; then the sum that is to be fetched."""
+    rows = []
+    for plan in plans:
+        for each in plan.files:
+            file = each.file
+            size = to_size(file.planned_bytes) if file.planned_bytes else "?"
+            about = "~" if file.size_bytes is None and file.planned_bytes else ""
+            state, origin = each.state.value, ""
+            if not each.is_there:
+                state += f", {to_size(each.begun_bytes)} begun" if each.begun_bytes else ""
+                first = next(iter(file.origins), None)
+                if first is not None:
+                    origin = first.short_label + ("" if first.certain else " (not certain)")
+            rows.append((file.path, about + size, state, origin))
+        if plan.shards_bytes:
+            rows.append(("  and its shards", f"~{to_size(plan.shards_bytes)}", "missing", ""))
+    total = sum(plan.missing_bytes for plan in plans)
+    return f"{to_table(HEADER, rows)}\n\nto fetch: about {to_size(total)}"

@@ -1,5 +1,6 @@
-"""A folder of sources becomes a variant, told about on stderr; knows no tensor and no rounding."""
+"""A folder of sources becomes a variant; folders, name and bits are chosen here."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,14 +15,13 @@ from tinyv_cli.variants.manifest import Variant
 from tinyv_cli.variants.miniature import NAME, find_sources, is_miniature_folder
 
 if TYPE_CHECKING:
-    from quantize.pipeline import QuantizeOptions
     from quantize.plan import VariantPlan
 
-HEAVY_PACKAGES = frozenset({"torch", "transformers", "onnx", "safetensors", "bitsandbytes"})
+PACKAGES = ("torch", "transformers", "onnx", "safetensors")
 
 
 def quantize_sources(arguments: QuantizeArguments) -> None:
-    """Does what `tinyv quantize` says.
+    """Runs `tinyv quantize`.
 
     Raises:
         UsageError: there is no such recipe or target, or the packages for quantising are not
@@ -30,19 +30,37 @@ def quantize_sources(arguments: QuantizeArguments) -> None:
             is too far from them.
         DeviceError: memory or disk do not suffice.
     """
-    try:
-        from quantize import pipeline
+    from quantize.request import QuantizeOptions, check_output, check_recipe
+    from weights.reading.sources import resolve_sources
 
-        if arguments.target != "cpu" and not arguments.dry_run:
-            from quantize.cuda.parts import load_bitsandbytes
-
-            load_bitsandbytes()
-    except ModuleNotFoundError as error:
-        raise _to_install_error(error, arguments.target) from error
     console = Console(quiet=arguments.quiet)
     vision_bits = _resolve_vision_bits(arguments, console)
+    check_recipe(arguments.bits, arguments.target, vision_bits)
+    _check_packages(arguments)
     sources = _resolve_sources(arguments.sources, console)
-    options = _make_options(arguments, sources, vision_bits)
+    stage = resolve_sources(sources, arguments.stage).stage
+    name = arguments.output
+    if name is None:
+        # The miniature's stage says nothing about it; and a variant for the GPU alone is not to
+        # stand in the way of the CPU's.
+        origin = NAME if is_miniature_folder(sources) else f"stage{stage}"
+        name = f"{origin}-{arguments.bits}bit{'-cuda' if arguments.target == 'cuda' else ''}"
+    options = QuantizeOptions(
+        sources=sources,
+        output=resolve_folder(name),
+        bits=arguments.bits,
+        stage=arguments.stage,
+        force=arguments.force,
+        max_error=arguments.max_error,
+        threads=arguments.threads,
+        target=arguments.target,
+        vision_bits=vision_bits,
+    )
+    if not arguments.dry_run:
+        check_output(options.output.absolute(), options.force)
+    # With it comes torch, seconds for which nothing that is refused above has to wait.
+    from quantize import pipeline
+
     if arguments.dry_run:
         console.write_line(to_plan_table(pipeline.plan_variant(options)))
         return
@@ -55,8 +73,25 @@ def quantize_sources(arguments: QuantizeArguments) -> None:
     console.write_line(str(result.variant.folder))
 
 
+def _check_packages(arguments: QuantizeArguments) -> None:
+    """Checks that the packages for quantising are installed, without loading them.
+
+    Raises:
+        UsageError: one is not.
+    """
+    only_cpu = arguments.target == "cpu"
+    needed = PACKAGES if only_cpu or arguments.dry_run else (*PACKAGES, "bitsandbytes")
+    missing = next((each for each in needed if find_spec(each) is None), None)
+    if missing is not None:
+        extras = "quantize" if only_cpu else "quantize,cuda"
+        raise UsageError(
+            f"quantising needs {missing}, which is not installed",
+            f"install what quantising needs: `pip install 'tinyv[{extras}]'`",
+        )
+
+
 def to_plan_table(plan: "VariantPlan") -> str:
-    """What would be made: parts with bytes and bits a weight, then memory and disk."""
+    """Formats what would be made: parts with bytes and bits a weight, then memory and disk."""
     n_weights = sum(part.n_weights for part in plan.parts)
     rows = [
         (
@@ -81,7 +116,7 @@ def to_plan_table(plan: "VariantPlan") -> str:
 
 
 def to_parts_table(variant: Variant, plan: "VariantPlan") -> str:
-    """What was made: files with bytes, then how far it is from full precision."""
+    """Formats what was made: files with bytes, then how far it is from full precision."""
     rows = [(entry.path, to_size(entry.size_bytes)) for entry in variant.manifest.files]
     total = ("total", to_size(variant.manifest.size_bytes))
     names = ("logits KL (nats)", "same best token", "image cosine")
@@ -92,7 +127,7 @@ def to_parts_table(variant: Variant, plan: "VariantPlan") -> str:
 
 
 def _resolve_sources(wanted: Path | None, console: Console) -> Path:
-    """The folder that was named, else the user's own, else the miniature's; tells which of these.
+    """Finds the folder that was named, else the user's own, else the miniature's, and notes which.
 
     Raises:
         WeightsError: no folder was named, and there is none of the others.
@@ -116,7 +151,7 @@ def _resolve_sources(wanted: Path | None, console: Console) -> Path:
 
 
 def _resolve_vision_bits(arguments: QuantizeArguments, console: Console) -> int:
-    """Bits of the vision side on a GPU: those asked for, else what this computer's card holds.
+    """Chooses bits of the vision side on a GPU: as asked for, else what this computer's GPU holds.
 
     Raises:
         UsageError: they were asked for, and there is nothing to be made for a GPU.
@@ -130,56 +165,12 @@ def _resolve_vision_bits(arguments: QuantizeArguments, console: Console) -> int:
             "`--vision-bits` is for a GPU's files only",
             "use it with `--target cuda` or `--target all`",
         )
-    cards = () if arguments.target == "cpu" else read_driver().gpus
-    bits = choose_vision_bits(arguments.bits, cards[0].memory_bytes if cards else None)
+    gpus = () if arguments.target == "cpu" else read_driver().gpus
+    bits = choose_vision_bits(arguments.bits, gpus[0].memory_bytes if gpus else None)
     usual = choose_vision_bits(arguments.bits, None)
     if bits != usual:
         console.write_note(
-            f"the vision side gets {bits} bits, since {cards[0].name} has "
-            f"{to_size(cards[0].memory_bytes)}; `--vision-bits {usual}` makes it as usual"
+            f"the vision side gets {bits} bits, since {gpus[0].name} has "
+            f"{to_size(gpus[0].memory_bytes)}; `--vision-bits {usual}` makes it as usual"
         )
     return bits
-
-
-def _make_options(
-    arguments: QuantizeArguments, sources: Path, vision_bits: int
-) -> "QuantizeOptions":
-    """Gives the variant its place: the one asked for, else one named after stage and bits.
-
-    One of the miniature is named so instead, since its stage says nothing about it. One for the GPU
-    alone says so, and does not stand in the way of the CPU's.
-
-    Raises:
-        WeightsError: the sources are not complete.
-    """
-    from quantize.pipeline import QuantizeOptions
-    from weights.reading.sources import resolve_sources
-
-    name = arguments.output
-    if name is None:
-        stage = resolve_sources(sources, arguments.stage).stage
-        origin = NAME if is_miniature_folder(sources) else f"stage{stage}"
-        name = f"{origin}-{arguments.bits}bit{'-cuda' if arguments.target == 'cuda' else ''}"
-    return QuantizeOptions(
-        sources=sources,
-        output=resolve_folder(name),
-        bits=arguments.bits,
-        stage=arguments.stage,
-        force=arguments.force,
-        max_error=arguments.max_error,
-        threads=arguments.threads,
-        target=arguments.target,
-        vision_bits=vision_bits,
-    )
-
-
-def _to_install_error(error: ModuleNotFoundError, target: str) -> UsageError:
-    """One of the packages for quantising is missing; anything else is a bug and raised again."""
-    package = (error.name or "").partition(".")[0]
-    if package not in HEAVY_PACKAGES:
-        raise error
-    extras = "quantize" if target == "cpu" else "quantize,cuda"
-    return UsageError(
-        f"quantising needs {package}, which is not installed",
-        f"install what quantising needs: `pip install 'tinyv[{extras}]'`",
-    )

@@ -16,6 +16,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, TextIO
 
@@ -94,7 +95,17 @@ def resolve_screen(
     if stream is None:
         raise UsageError("--show needs a terminal, and the output goes elsewhere", _WAY_OUT)
     protocol = resolve_protocol(environment)
-    columns, rows, width_px, height_px = _read_window(stream.fileno())
+    if sys.platform == "win32":
+        (columns, rows), width_px, height_px = os.get_terminal_size(stream.fileno()), 0, 0
+    else:
+        import fcntl
+        import struct
+        import termios
+
+        window = bytes(8)  # zeros stand for what the terminal does not say
+        with suppress(OSError):
+            window = fcntl.ioctl(stream.fileno(), termios.TIOCGWINSZ, window)
+        rows, columns, width_px, height_px = struct.unpack("HHHH", window)
     columns, rows = columns or 80, rows or 24
     cell_px = _USUAL_CELL_PX
     if width_px and height_px:
@@ -209,20 +220,3 @@ def to_sixel(picture: Image.Image) -> str:
         bands.append("$".join(layers))
     size = f'"1;1;{picture.width};{picture.height}'  # square pixels
     return f"\x1bP0;1;0q{size}{colours}{'-'.join(bands)}\x1b\\"
-
-
-def _read_window(descriptor: int) -> tuple[int, int, int, int]:
-    """Returns columns, rows, width and height in pixels as the system keeps them; 0 is unknown."""
-    if sys.platform == "win32":
-        size = os.get_terminal_size(descriptor)
-        return size.columns, size.lines, 0, 0
-    import fcntl
-    import struct
-    import termios
-
-    try:
-        packed = fcntl.ioctl(descriptor, termios.TIOCGWINSZ, bytes(8))
-    except OSError:
-        return 0, 0, 0, 0
-    rows, columns, width, height = struct.unpack("HHHH", packed)
-    return columns, rows, width, height

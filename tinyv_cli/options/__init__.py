@@ -1,1 +1,1 @@
-"""What can be typed after each verb becomes frozen dataclasses; knows words, no verb's work."""
+"""The arguments and flags of each verb become frozen dataclasses."""

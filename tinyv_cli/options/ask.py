@@ -1,4 +1,4 @@
-"""What can be typed after `tinyv ask`."""
+"""The arguments and flags of `tinyv ask`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +66,8 @@ Together = Annotated[bool, option("--together", help="Ask once about all picture
 
 Draw = Annotated[Path | None, option("--draw", metavar="FILE.png", help="Draw the answer's boxes")]
 
+Overwrite = Annotated[bool, option("--force", help="Let --draw replace a file that is there")]
+
 Show = Annotated[bool, option("--show", help="Show them in the terminal, where it can")]
 
 ShowPrompt = Annotated[bool, option("--show-prompt", help="The exact prompt on stderr")]
@@ -77,7 +79,7 @@ Verbose = Annotated[bool, option("-v", "--verbose", help="Prompt, times and coun
 
 @dataclass(frozen=True, kw_only=True)
 class AskArguments(AnswerArguments):
-    """What can be typed after `tinyv ask`."""
+    """The words and flags of `tinyv ask`."""
 
     words: Words = None
     images: Images = None
@@ -92,6 +94,7 @@ class AskArguments(AnswerArguments):
     system: System = None
     together: Together = False
     draw: Draw = None
+    force: Overwrite = False
     show: Show = False
     allow_private: AllowPrivate = False
     offline: Offline = False

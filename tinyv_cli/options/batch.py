@@ -1,4 +1,4 @@
-"""What can be typed after `tinyv batch`."""
+"""The arguments and flags of `tinyv batch`."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -19,7 +19,7 @@ BatchPrompt = Annotated[
     str, typer.Argument(metavar="PROMPT", help="What each is asked; the last; - is stdin")
 ]
 
-Lines = Annotated[
+LinesFile = Annotated[
     str,
     option("-o", "--output", metavar="FILE.jsonl", help="A JSON line a picture; - is stdout"),
 ]
@@ -39,11 +39,11 @@ FreshOutput = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class BatchArguments(AnswerArguments):
-    """What can be typed after `tinyv batch`."""
+    """The words and flags of `tinyv batch`."""
 
     paths: Pictures
     prompt: BatchPrompt
-    output: Lines
+    output: LinesFile
     recursive: Recursive = False
     sidecar: Sidecar = False
     fresh: FreshOutput = False

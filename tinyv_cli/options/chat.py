@@ -1,4 +1,4 @@
-"""What can be typed after `tinyv chat`."""
+"""The arguments and flags of `tinyv chat`."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -21,7 +21,7 @@ FirstPictureName = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class ChatArguments(AnswerArguments):
-    """What can be typed after `tinyv chat`."""
+    """The words and flags of `tinyv chat`."""
 
     picture: FirstPictureName = None
     stop: Stop = None

@@ -1,4 +1,4 @@
-"""An option that is declared once becomes typer's, with flags, variable and help; knows no verb.
+"""An option that is declared once becomes typer's, with flags, variable and help.
 
 A flag's variable is called after it: `--max-tokens` is also `TINYV_MAX_TOKENS`; a flag wins.
 """
@@ -41,7 +41,7 @@ def option(
     metavar: str | None = None,
     reads: Callable[[str], object] | None = None,
 ) -> object:
-    """An option with the variable that its long flag gives a name to."""
+    """Declares an option, with a variable that is called after its last flag, the long one."""
     return typer.Option(
         *flags,
         help=help,
@@ -100,7 +100,7 @@ def size(flag: str) -> Callable[[str], int]:
 
 
 def _make_value_error(flag: str, text: str, expected: str) -> UsageError:
-    """A value that an option cannot have."""
+    """Makes the error of a value that an option cannot have."""
     return UsageError(
         f"'{text}' is no value for {flag}",
         f"give {flag} (or the variable {to_variable(flag)}) {expected}",

@@ -1,4 +1,4 @@
-"""What can be typed after `tinyv pull` and `tinyv rm`."""
+"""The arguments and flags of `tinyv pull` and `tinyv rm`."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tinyv_cli.options.declare import option, whole
-from tinyv_cli.options.shared import DryRun, Offline, Quiet
+from tinyv_cli.options.shared import DryRun, Force, Offline, Quiet
 
 VariantOrigin = Annotated[
     str | None,
@@ -32,8 +32,6 @@ PullFrom = Annotated[
 
 Verify = Annotated[bool, option("--verify", help="Hash what is there, fetch nothing")]
 
-ReplaceVariant = Annotated[bool, option("--force", help="Replace a variant that is there")]
-
 VariantNames = Annotated[
     list[str] | None, typer.Argument(metavar="[NAME]...", help="Variants, as `tinyv list` has them")
 ]
@@ -45,7 +43,7 @@ Yes = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask")]
 
 @dataclass(frozen=True)
 class PullArguments:
-    """What can be typed after `tinyv pull`."""
+    """The words and flags of `tinyv pull`."""
 
     variant: VariantOrigin = None
     stage: SourceStage = 4
@@ -54,13 +52,13 @@ class PullArguments:
     offline: Offline = False
     dry_run: DryRun = False
     verify: Verify = False
-    force: ReplaceVariant = False
+    force: Force = False
     quiet: Quiet = False
 
 
 @dataclass(frozen=True)
 class RemoveArguments:
-    """What can be typed after `tinyv rm`."""
+    """The words and flags of `tinyv rm`."""
 
     names: VariantNames = None
     sources: RemoveSources = False

@@ -1,4 +1,4 @@
-"""What can be typed after `tinyv quantize`."""
+"""The arguments and flags of `tinyv quantize`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ VisionBits = Annotated[
     ),
 ]
 
-Output = Annotated[
+VariantPlace = Annotated[
     str | None,
     option("-o", "--output", metavar="NAME|DIR", help="The variant; else stage{N}-{bits}bit"),
 ]
@@ -56,13 +56,13 @@ MaxError = Annotated[
 
 @dataclass(frozen=True)
 class QuantizeArguments:
-    """What can be typed after `tinyv quantize`."""
+    """The words and flags of `tinyv quantize`."""
 
     sources: Sources = None
     bits: Bits = 4
     target: Target = "cpu"
     vision_bits: VisionBits = None
-    output: Output = None
+    output: VariantPlace = None
     stage: Stage = None
     force: Force = False
     dry_run: DryRun = False

@@ -1,4 +1,4 @@
-"""What can be typed after the verbs that report: `eval`, `bench`, `list` and `doctor`."""
+"""The arguments and flags of the verbs that report: `eval`, `bench`, `list` and `doctor`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,10 +49,12 @@ Chart = Annotated[
     Path | None, option("--chart", metavar="FILE.png", help="Draw the rates, by length and depth")
 ]
 
+ReplaceChart = Annotated[bool, option("--force", help="Let --chart replace a file that is there")]
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalArguments(EngineArguments):
-    """What can be typed after `tinyv eval`."""
+    """The words and flags of `tinyv eval`."""
 
     questions: QuestionFile
     against: Against = None
@@ -66,25 +68,26 @@ class EvalArguments(EngineArguments):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchArguments(EngineArguments):
-    """What can be typed after `tinyv bench`."""
+    """The words and flags of `tinyv bench`."""
 
     repeats: Repeats = None
     against: EarlierRun = None
     chart: Chart = None
+    force: ReplaceChart = False
     json: Json = False
     quiet: Quiet = False
 
 
 @dataclass(frozen=True)
 class ListArguments:
-    """What can be typed after `tinyv list`."""
+    """The words and flags of `tinyv list`."""
 
     json: Json = False
 
 
 @dataclass(frozen=True)
 class DoctorArguments:
-    """What can be typed after `tinyv doctor`."""
+    """The words and flags of `tinyv doctor`."""
 
     device: Device = "auto"
     json: Json = False

@@ -1,4 +1,4 @@
-"""Options that several verbs take, and the two groups that all verbs which answer share."""
+"""Options of several verbs, and the groups of them that all verbs which answer have."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,9 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 from tinyv_cli.devices.names import read_device
 from tinyv_cli.errors import UsageError
 from tinyv_cli.options.declare import option, real, size, to_variable, whole
-
-if TYPE_CHECKING:
-    pass
 
 if TYPE_CHECKING:
     from tinyv_cli.backends.backend import BackendOptions
@@ -120,21 +117,8 @@ Quiet = Annotated[bool, option("-q", "--quiet", help="Only errors on stderr")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingArguments:
-    """How long an answer may be, and how its tokens are chosen."""
-
-    max_tokens: MaxTokens = 256
-    temperature: Temperature = 0.0
-    top_p: TopP = 1.0
-    top_k: TopK = 0
-    min_p: MinP = 0.0
-    repeat_penalty: RepeatPenalty = 1.0
-    seed: Seed = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class EngineArguments:
-    """Which variant runs, and with what of this computer."""
+    """The variant that runs, and the share of this computer that it gets."""
 
     model: Model = None
     device: Device = "auto"
@@ -144,15 +128,22 @@ class EngineArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswerArguments(SamplingArguments, EngineArguments):
-    """What `ask`, `chat` and `batch` take alike."""
+class AnswerArguments(EngineArguments):
+    """The options that `ask`, `chat` and `batch` share."""
 
+    max_tokens: MaxTokens = 256
+    temperature: Temperature = 0.0
+    top_p: TopP = 1.0
+    top_k: TopK = 0
+    min_p: MinP = 0.0
+    repeat_penalty: RepeatPenalty = 1.0
+    seed: Seed = None
     template: TemplateName = None
     no_cache: NoCache = False
 
 
 def to_answer_options(
-    arguments: SamplingArguments, stop: "Sequence[str] | None" = None
+    arguments: AnswerArguments, stop: "Sequence[str] | None" = None
 ) -> "AnswerOptions":
     """Collects sampling, length and the texts that end an answer.
 
@@ -179,7 +170,7 @@ def to_answer_options(
 
 
 def to_backend_options(arguments: EngineArguments) -> "BackendOptions":
-    """Collects what is asked of the machine."""
+    """Collects device, threads, context and memory."""
     from tinyv_cli.backends.backend import BackendOptions
 
     return BackendOptions(

@@ -1,13 +1,13 @@
-"""What typer finds wrong with a command line becomes a `UsageError`; runs nothing."""
+"""Complaints of typer about a command line become usage errors."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
+from tinyv_cli.disk.paths import is_file
 from tinyv_cli.errors import UsageError
 
 # All complaints derive from the parent of this one, wherever a release of typer keeps it.
@@ -15,7 +15,7 @@ CommandLineError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 class Verbs(TyperGroup):
-    """The verbs; a word that is none of them gets a suggestion."""
+    """The group of all verbs; a word that is none of them gets a suggestion."""
 
     # The types of both are typer's own, and lie elsewhere in each release.
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401
@@ -24,22 +24,19 @@ class Verbs(TyperGroup):
         Raises:
             UsageError: there is no such verb.
         """
-        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            raise UsageError(f"there is no command '{args[0]}'", self._hint_for(args[0]))
-        return super().resolve_command(ctx, args)
-
-    def _hint_for(self, word: str) -> str:
-        """The nearest verb, or the verb that a picture's name lacks before it."""
-        close = get_close_matches(word, self.commands, n=1)
-        if close:
-            return f"did you mean `tinyv {close[0]}`?"
-        if Path(word).is_file():
-            return f"ask about a picture with `tinyv ask {word} PROMPT`"
-        return "`tinyv --help` lists the commands"
+        word = args[0]
+        if self.get_command(ctx, word) is not None or word.startswith("-"):
+            return super().resolve_command(ctx, args)
+        hint = "`tinyv --help` lists the commands"
+        if close := get_close_matches(word, self.commands, n=1):
+            hint = f"did you mean `tinyv {close[0]}`?"
+        elif is_file(word):
+            hint = f"ask about a picture with `tinyv ask {word} PROMPT`"
+        raise UsageError(f"there is no command '{word}'", hint)
 
 
 def to_usage_error(complaint: Exception, words: Sequence[str]) -> UsageError:
-    """Puts a complaint of typer into this program's words.
+    """Translates a complaint of typer into this program's words.
 
     Args:
         complaint: a `CommandLineError`.

@@ -101,7 +101,7 @@ def list_named_variants() -> list[Variant | DamagedVariant]:
         WeightsError: the folder of variants itself cannot be read.
     """
     own = list_variants()
-    folder = miniature.find_variant()
+    folder = miniature.find_ready_variant()
     if folder is None or miniature.NAME in {each.name for each in own}:
         return own
     try:

@@ -1,6 +1,6 @@
-"""sources.toml becomes a checked list of parts, forms, files and origins; reads nothing else.
+"""sources.toml becomes a checked list of the public files and where they can be had.
 
-Says what the public files are and where they can be had; knows no network and no folder.
+No file of the list is looked for, on disk or elsewhere.
 """
 
 import re
@@ -21,7 +21,7 @@ _INSTALL_AGAIN = "install tinyv again: `pip install --force-reinstall tinyv`"
 
 @dataclass(frozen=True)
 class FileOrigin:
-    """Where a file can be had: a repository on the hub, or a URL.
+    """A place that has a file: a repository on the hub, or a URL.
 
     Attributes:
         repository: `owner/name`; empty for a URL.
@@ -39,12 +39,12 @@ class FileOrigin:
 
     @property
     def label(self) -> str:
-        """How messages name it."""
+        """Its name in messages."""
         return self.url or f"{self.repository} @ {self.revision[:12]}"
 
     @property
     def short_label(self) -> str:
-        """How a table names it: of a URL the host alone."""
+        """Its name in a table: of a URL the host alone."""
         return urlsplit(self.url).hostname or self.label
 
 
@@ -54,9 +54,9 @@ class PublicFile:
 
     Attributes:
         path: within a folder of sources, or of a variant; plain, with `/`.
-        size_bytes: exact; None where nobody knows it.
+        size_bytes: exact; None where it is unknown.
         about_bytes: for planning, where the exact size is not known; 0 where that is not either.
-        sha256: 64 hexadecimal digits; empty where nobody knows them.
+        sha256: 64 hexadecimal digits; empty where it is unknown.
         is_index: whether it names shards that lie beside it and belong to the same form.
         origins: in the order in which they are tried.
     """
@@ -79,7 +79,7 @@ class PublicFile:
         return self.about_bytes if self.size_bytes is None else self.size_bytes
 
     def name_at(self, origin: FileOrigin) -> str:
-        """Its path in a repository."""
+        """Returns its path in a repository."""
         return origin.name or self.name
 
 
@@ -101,7 +101,7 @@ class SourcePart:
     """Something that a variant needs once; the first of its forms that can be had is taken.
 
     Attributes:
-        name: how messages call it.
+        name: for messages.
         forms: in order of preference.
         stage: which stage needs it; None where all do.
     """
@@ -118,14 +118,19 @@ class Catalog:
     parts: tuple[SourcePart, ...]
 
     def list_parts(self, stage: int) -> tuple[SourcePart, ...]:
-        """What a stage needs."""
+        """Returns the parts that a stage needs."""
         return tuple(part for part in self.parts if part.stage in (None, stage))
 
     def list_files(self) -> Iterator[PublicFile]:
-        """Every file of every form."""
+        """Yields every file of every form."""
         for part in self.parts:
             for form in part.forms:
                 yield from form.files
+
+
+def is_url(text: str) -> bool:
+    """Returns whether something is an address of the web."""
+    return text.startswith(("https://", "http://"))
 
 
 def read_catalog(path: Path = CATALOG_PATH) -> Catalog:
@@ -138,56 +143,48 @@ def read_catalog(path: Path = CATALOG_PATH) -> Catalog:
         WeightsError: it cannot be read, or says something that cannot be.
     """
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
-        return Catalog(tuple(_make_part(each) for each in _read_list(values, "part")))
+        parts = []
+        for part in _read_list(tomllib.loads(path.read_text("utf-8")), "part"):
+            forms = []
+            for form in _read_list(part, "form"):
+                files = tuple(_make_file(each) for each in _read_list(form, "file"))
+                forms.append(_make(SourceForm, form, "file", files=files))
+            parts.append(_make(SourcePart, part, "form", forms=tuple(forms)))
+        return Catalog(tuple(parts))
     except (OSError, ValueError, TypeError) as error:
-        raise WeightsError(f"{path} is no list of public files: {error}", _INSTALL_AGAIN) from error
-
-
-def _make_part(values: Mapping[str, Any]) -> SourcePart:
-    forms = tuple(_make_form(each) for each in _read_list(values, "form"))
-    return _make(SourcePart, {"forms": forms, **_without(values, "form")})
-
-
-def _make_form(values: Mapping[str, Any]) -> SourceForm:
-    files = tuple(_make_file(each) for each in _read_list(values, "file"))
-    return _make(SourceForm, {"files": files, **_without(values, "file")})
+        problem = f"{path} is not a list of public files: {error}"
+        raise WeightsError(problem, _INSTALL_AGAIN) from error
 
 
 def _make_file(values: Mapping[str, Any]) -> PublicFile:
-    origins = tuple(_make_origin(each) for each in _read_list(values, "origins"))
-    file = _make(PublicFile, {**values, "origins": origins})
+    origins = []
+    for each in _read_list(values, "origins"):
+        origin = _make(FileOrigin, each)
+        if bool(origin.repository) == bool(origin.url):
+            raise ValueError(f"an origin needs a repository or a URL: {each!r}")
+        if origin.url and not is_url(origin.url):
+            raise ValueError(f"an origin's URL is neither http nor https: {origin.url!r}")
+        origins.append(origin)
+    file = _make(PublicFile, values, "origins", origins=tuple(origins))
     path = PurePosixPath(file.path)
     if path.is_absolute() or ".." in path.parts or str(path) != file.path or "\\" in file.path:
-        raise ValueError(f"{file.path!r} is no plain path")
+        raise ValueError(f"{file.path!r} is not a plain path")
     if file.sha256 and not _SHA256.fullmatch(file.sha256):
-        raise ValueError(f"{file.path} has a hash that is none: {file.sha256!r}")
+        raise ValueError(f"{file.path} has a malformed hash: {file.sha256!r}")
     return file
 
 
-def _make_origin(values: Mapping[str, Any]) -> FileOrigin:
-    origin = _make(FileOrigin, values)
-    if bool(origin.repository) == bool(origin.url):
-        raise ValueError(f"an origin needs a repository or a URL: {dict(values)!r}")
-    if origin.url and not origin.url.startswith(("https://", "http://")):
-        raise ValueError(f"an origin's URL is neither http nor https: {origin.url!r}")
-    return origin
-
-
-def _make(kind: Callable[..., T], values: Mapping[str, Any]) -> T:
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]  # all dataclasses
-    unknown = sorted(set(values) - known)
+def _make(kind: Callable[..., T], values: Mapping[str, Any], listed: str = "", **made: object) -> T:
+    """Makes a dataclass of a table; what was made of the list below it comes as `made`."""
+    given = {key: value for key, value in values.items() if key != listed}
+    unknown = sorted(set(given) - {field.name for field in fields(kind)})  # type: ignore[arg-type]
     if unknown:
-        raise ValueError(f"nobody knows the key {unknown[0]!r}")
-    return kind(**values)
+        raise ValueError(f"unknown key {unknown[0]!r}")
+    return kind(**given, **made)
 
 
 def _read_list(values: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     listed = values.get(key)
     if not isinstance(listed, list) or not listed or not all(isinstance(v, dict) for v in listed):
-        raise ValueError(f"{key!r} is no list of tables")
+        raise ValueError(f"{key!r} is not a list of tables")
     return listed
-
-
-def _without(values: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name != key}

@@ -14,7 +14,13 @@ from tinyv_cli.errors import WeightsError
 from tinyv_cli.progress import Progress
 from tinyv_cli.variants.hashes import hash_file
 from weights.pulling.catalog import FileOrigin, PublicFile
-from weights.pulling.failures import Cause, FetchError, NotFetchedError
+from weights.pulling.failures import (
+    Cause,
+    FetchError,
+    NotFetchedError,
+    RetryPolicy,
+    call_with_retries,
+)
 from weights.pulling.folder import SourcesFolder, State, hash_as_git, take_link
 from weights.pulling.hub import (
     RemoteFileInfo,
@@ -24,11 +30,11 @@ from weights.pulling.hub import (
     read_remote_info,
     resolve_url,
 )
-from weights.pulling.transfer import DownloadRequest, RetryPolicy, call_with_retries, download
+from weights.pulling.transfer import DownloadRequest, download
 from weights.reading.sources import read_json_object
 
 _NO_KEY = "unpinned"
-_MOST_OF_UNKNOWN = 1 << 30  # a file of which nobody says how long it is
+_MOST_OF_UNKNOWN = 1 << 30  # bytes of a file of unknown length
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Fetcher:
         folder: where files go.
         progress: is told how far each file is.
         notify: takes a line worth knowing.
-        retry_policy: with each place.
+        policy: how often each place is tried.
         offline: whether only what lies on this computer counts.
         unreachable: hosts that did not answer; they are not tried again.
     """
@@ -47,7 +53,7 @@ class Fetcher:
     folder: SourcesFolder
     progress: Progress
     notify: Callable[[str], None]
-    retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
     offline: bool = False
     unreachable: set[str] = field(default_factory=set)
 
@@ -72,83 +78,86 @@ class Fetcher:
                 self._fetch_from(origin, file)
                 return
             except FetchError as error:
-                failures.append((f"{origin.label}", error))
+                failures.append((origin.label, error))
         raise NotFetchedError(file.path, failures)
 
     def _fetch_from(self, origin: FileOrigin, file: PublicFile) -> None:
-        """Fetches a file from one place.
+        """Takes a file from the hub's own cache if it is right there, or fetches it.
 
         Raises:
-            FetchError: it could not be had there.
+            FetchError: it could not be had from this origin.
         """
         cached = find_cached(origin, file)
-        if cached is not None and self._take_cached(cached, origin, file):
-            return
+        # Files of the cache are called after their hash, SHA-256 or for small ones git's SHA-1,
+        # unless the disk has no symbolic links.
+        n_digits = len(cached.name) if cached is not None and cached.is_file() else 0
+        if cached is not None and n_digits and (file.sha256 or n_digits in (40, 64)):
+            expected = replace(file, sha256=file.sha256 or (cached.name if n_digits == 64 else ""))
+            part = self.folder.find_part(file, "cached")
+            with self.progress(f"taking {file.name}", cached.stat().st_size, "bytes") as bar:
+                take_link(cached, part, bar)
+            info = RemoteFileInfo(git_sha1="" if expected.sha256 else cached.name)
+            if not self._find_fault(part, expected, info):
+                self._place(part, file, f"the hub's cache ({origin.label})")
+                return
+            part.unlink()
         if self.offline or is_offline():
             raise FetchError(Cause.OFFLINE, "may not be asked: the network is switched off")
         host = urlsplit(resolve_url(origin, file)).hostname or ""
         if host in self.unreachable:
             raise FetchError(Cause.UNREACHABLE, f"cannot be reached either ({host})")
         try:
-            self._transfer(origin, file)
+            self._fetch_over_network(origin, file)
         except FetchError as error:
             if error.cause is Cause.UNREACHABLE:
                 self.unreachable.add(host)
             raise
 
-    def _take_cached(self, cached: Path, origin: FileOrigin, file: PublicFile) -> bool:
-        """Takes a file from the hub's own cache, where it is called after its hash, if right."""
-        sha256 = file.sha256 or (cached.name if len(cached.name) == 64 else "")
-        git_sha1 = cached.name if len(cached.name) == 40 else ""
-        if not (sha256 or git_sha1) or not cached.is_file():
-            return False
-        expected = replace(file, sha256=sha256)
-        part = self.folder.find_part(file, "cached")
-        with self.progress(f"taking {file.name}", cached.stat().st_size, "bytes") as bar:
-            take_link(cached, part, bar)
-        remote = RemoteFileInfo(git_sha1="" if sha256 else git_sha1)
-        if self._find_fault(part, expected, remote):
-            part.unlink()
-            return False
-        self._place(part, file, f"the hub's cache ({origin.label})")
-        return True
-
-    def _transfer(self, origin: FileOrigin, file: PublicFile) -> None:
-        """Fetches a file over the network and checks it; once more where it was put together."""
-        timeouts = self.retry_policy.timeouts
-        remote = call_with_retries(
-            lambda: read_remote_info(origin, file, timeouts), self.retry_policy
+    def _fetch_over_network(self, origin: FileOrigin, file: PublicFile) -> None:
+        """Fetches a file and checks it; once more if it was resumed and is wrong."""
+        info = call_with_retries(lambda: read_remote_info(origin, file, self.policy), self.policy)
+        # The hub's statement is compared with the list first, or a wrong file of 5.6 GB would be
+        # fetched to its end.
+        if file.sha256 and info.sha256 not in ("", file.sha256):
+            reason = f"its SHA-256 starts {info.sha256[:12]}, not {file.sha256[:12]}"
+            raise FetchError(Cause.WRONG, f"has another file by now: {reason}")
+        if None not in (file.size_bytes, info.size_bytes) and file.size_bytes != info.size_bytes:
+            reason = f"it has {info.size_bytes} bytes, not {file.size_bytes}"
+            raise FetchError(Cause.WRONG, f"has another file by now: {reason}")
+        expected = replace(
+            file,
+            sha256=file.sha256 or info.sha256,
+            size_bytes=info.size_bytes if file.size_bytes is None else file.size_bytes,
         )
-        expected = _join(file, remote)
-        part = self.folder.find_part(file, expected.sha256 or remote.git_sha1 or _NO_KEY)
-        if part.name == self.folder.find_part(file, _NO_KEY).name:
-            part.unlink(missing_ok=True)  # of what is there nobody knows which content it began
+        key = expected.sha256 or info.git_sha1
+        part = self.folder.find_part(file, key or _NO_KEY)
+        if not key:
+            part.unlink(missing_ok=True)  # it may have begun another content
         was_begun = part.exists()
         self._download(origin, expected, part)
-        fault = self._find_fault(part, expected, remote)
+        fault = self._find_fault(part, expected, info)
         if fault and was_begun:
             self.notify(f"{file.path} was resumed and {fault}; fetching it anew")
             part.unlink()
             self._download(origin, expected, part)
-            fault = self._find_fault(part, expected, remote)
+            fault = self._find_fault(part, expected, info)
         if fault:
             self._set_aside(file, part, f"came from {origin.label} and {fault}")
             raise FetchError(Cause.WRONG, f"has another file: it {fault}")
         self._place(part, file, origin.label)
 
     def _download(self, origin: FileOrigin, file: PublicFile, part: Path) -> None:
-        most = max(2 * file.about_bytes, 1 << 20) if file.about_bytes else _MOST_OF_UNKNOWN
-        request = DownloadRequest(
-            resolve_url(origin, file), make_headers(origin), file.size_bytes, most
-        )
+        most_bytes = max(2 * file.about_bytes, 1 << 20) if file.about_bytes else _MOST_OF_UNKNOWN
+        url = resolve_url(origin, file)
+        request = DownloadRequest(url, make_headers(origin), file.size_bytes, most_bytes)
         total = file.size_bytes or file.about_bytes or None
         if part.exists():
             self.notify(f"{file.path}: going on after {to_size(part.stat().st_size)}")
         with self.progress(f"fetching {file.name}", total, "bytes") as bar:
-            download(request, part, bar, self.retry_policy)
+            download(request, part, bar, self.policy)
 
-    def _find_fault(self, path: Path, file: PublicFile, remote: RemoteFileInfo) -> str:
-        """What is wrong with a file that came whole; empty for nothing."""
+    def _find_fault(self, path: Path, file: PublicFile, info: RemoteFileInfo) -> str:
+        """Finds a fault of a file that came whole; returns an empty text if there is none."""
         size_bytes = path.stat().st_size
         if file.size_bytes is not None and size_bytes != file.size_bytes:
             return f"has {size_bytes} bytes, not {file.size_bytes}"
@@ -157,10 +166,13 @@ class Fetcher:
                 found = hash_file(path, bar)
             if found != file.sha256:
                 return f"has a SHA-256 that starts {found[:12]}, not {file.sha256[:12]}"
-        elif remote.git_sha1 and hash_as_git(path) != remote.git_sha1:
+        elif info.git_sha1 and hash_as_git(path) != info.git_sha1:
             return "is not what the hub says it is"
         elif file.name.endswith(".json"):
-            return _find_json_fault(path)
+            try:
+                read_json_object(path)
+            except WeightsError:
+                return "is not a JSON object"
         return ""
 
     def _set_aside(self, file: PublicFile, path: Path, why: str) -> None:
@@ -171,30 +183,3 @@ class Fetcher:
         sha256 = file.sha256 or hash_file(part)
         self.folder.remember(file, part.stat().st_size, sha256, origin)
         self.folder.put_in_place(file, part)
-
-
-def _join(file: PublicFile, remote: RemoteFileInfo) -> PublicFile:
-    """What is known of a file and what the hub says of it.
-
-    Raises:
-        FetchError: they contradict each other.
-    """
-    if file.sha256 and remote.sha256 and remote.sha256 != file.sha256:
-        reason = f"its SHA-256 starts {remote.sha256[:12]}, not {file.sha256[:12]}"
-        raise FetchError(Cause.WRONG, f"has another file by now: {reason}")
-    if None not in (file.size_bytes, remote.size_bytes) and file.size_bytes != remote.size_bytes:
-        reason = f"it has {remote.size_bytes} bytes, not {file.size_bytes}"
-        raise FetchError(Cause.WRONG, f"has another file by now: {reason}")
-    return replace(
-        file,
-        sha256=file.sha256 or remote.sha256,
-        size_bytes=remote.size_bytes if file.size_bytes is None else file.size_bytes,
-    )
-
-
-def _find_json_fault(path: Path) -> str:
-    try:
-        read_json_object(path)
-    except WeightsError:
-        return "is no JSON object"
-    return ""

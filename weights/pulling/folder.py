@@ -1,32 +1,48 @@
-"""A folder and a list of files become what of it is there and right; fetches nothing.
+"""A folder and a list of files become the ones that are there and right, and may be removed.
 
 `pulled.json` beside the files says which hash each had when it was taken. Of files whose hash the
-list does not know, or that were saved again by someone, that is all there is to compare with.
+list does not have, or that were saved again by someone, that is all there is to compare with.
 """
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from tinyv_cli.errors import WeightsError
+from tinyv_cli.disk.lock import hold
+from tinyv_cli.disk.typed_json import read_object
+from tinyv_cli.disk.whole_file import write_whole
+from tinyv_cli.errors import WeightsError, describe_os_error
 from tinyv_cli.progress import Bar, Progress
 from tinyv_cli.variants.hashes import CHUNK_BYTES, check_hashes, hash_file
 from tinyv_cli.variants.manifest import FileEntry, make_read_error
-from weights.pulling.catalog import PublicFile
+from weights.pulling.catalog import Catalog, PublicFile
+from weights.reading.sources import (
+    ADDED_TOKENS_FILE,
+    ARCHITECTURE_FILE,
+    PHI_FOLDER,
+    TOKENIZER_FILE,
+    TOKENIZER_PARTS,
+    is_weight_file,
+)
 
 RECORD_NAME = "pulled.json"
-LOCK_NAME = ".pull.lock"
-PART_SUFFIX = ".part"
-WRONG_SUFFIX = ".wrong"
+_PART_SUFFIX = ".part"
+_WRONG_SUFFIX = ".wrong"
+_PHI_NAMES = frozenset({"config.json", TOKENIZER_FILE, *TOKENIZER_PARTS, ADDED_TOKENS_FILE})
+_OWN_NAMES = frozenset({RECORD_NAME, ARCHITECTURE_FILE, ".pull.lock"})  # the lock of older versions
+_HALF_WRITTEN = re.compile(r"\.tinyv-[0-9a-f]{16}\.tmp")  # of `write_whole`, after a kill
 
 
 class State(Enum):
-    """How a file lies in a folder."""
+    """The state of a file in a folder."""
 
     RIGHT = "right"
     WRONG = "wrong"
@@ -45,18 +61,26 @@ class SourcesFolder:
         self.path = path
 
     def find(self, file: PublicFile) -> Path:
-        """Where a file lies, or would."""
+        """Returns where a file lies, or would."""
         return self.path / file.path
 
     def find_part(self, file: PublicFile, key: str) -> Path:
-        """Where the beginning of a file is kept; the key tells its content."""
+        """Returns where the beginning of a file is kept.
+
+        Args:
+            file: the one that was begun.
+            key: tells its content, so that one content is never continued as another.
+        """
         target = self.find(file)
-        return target.with_name(f"{target.name}.{key[:12]}{PART_SUFFIX}")
+        return target.with_name(f"{target.name}.{key[:12]}{_PART_SUFFIX}")
 
     def list_parts(self, file: PublicFile) -> list[Path]:
-        """All beginnings of a file, of whichever content."""
+        """Lists all beginnings of a file, of whichever content."""
         target = self.find(file)
-        return sorted(target.parent.glob(f"{target.name}.*{PART_SUFFIX}"))
+        here = target.parent.iterdir() if target.parent.is_dir() else ()
+        # No glob: a name may hold `[`.
+        part = re.compile(re.escape(target.name) + r"\.[^.]+" + re.escape(_PART_SUFFIX))
+        return sorted(path for path in here if part.fullmatch(path.name))
 
     def check(self, file: PublicFile, progress: Progress, *, anew: bool = False) -> State:
         """Compares a file with its size and hash.
@@ -72,57 +96,44 @@ class SourcesFolder:
         path = self.find(file)
         if not path.is_file():
             return State.MISSING
-        allowed = self._list_allowed(file)
-        if not allowed:
-            return State.UNKNOWN
-        size_bytes = path.stat().st_size
-        return (
-            State.RIGHT
-            if any(
-                wanted_bytes in (None, size_bytes)
-                and self._has_hash(file.path, size_bytes, sha256, progress, anew=anew)
-                for wanted_bytes, sha256 in allowed
-            )
-            else State.WRONG
-        )
-
-    def _list_allowed(self, file: PublicFile) -> list[tuple[int | None, str]]:
-        """Sizes and hashes that a file may have: the listed one, and the one it was taken with."""
-        listed = [(file.size_bytes, file.sha256)] if file.sha256 else []
+        # It may be the listed one, or the one that was taken.
+        allowed = [(file.size_bytes, file.sha256)] if file.sha256 else []
         taken = self.read_record().get(file.path)
         if isinstance(taken, dict) and isinstance(taken.get("sha256"), str):
-            listed.append((None, taken["sha256"]))
-        return list(dict.fromkeys(listed))
-
-    def _has_hash(
-        self, name: str, size_bytes: int, sha256: str, progress: Progress, *, anew: bool
-    ) -> bool:
-        if anew:
-            with progress(f"checking {name}", size_bytes, "bytes") as bar:
-                return _hash(self.path / name, bar) == sha256
-        try:
-            check_hashes(self.path, [FileEntry(name, size_bytes, sha256, "source")], progress)
-        except WeightsError as error:
-            if isinstance(error.__cause__, OSError):
-                raise
-            return False
-        return True
+            allowed.append((None, taken["sha256"]))
+        size_bytes = path.stat().st_size
+        for wanted_bytes, sha256 in dict.fromkeys(allowed):
+            if wanted_bytes not in (None, size_bytes):
+                continue
+            try:
+                if anew:
+                    with progress(f"checking {file.path}", size_bytes, "bytes") as bar:
+                        if hash_file(path, bar) == sha256:
+                            return State.RIGHT
+                    continue
+                entry = FileEntry(file.path, size_bytes, sha256, "source")
+                check_hashes(self.path, [entry], progress)
+            except OSError as error:
+                raise make_read_error(path, error) from error
+            except WeightsError as error:
+                if isinstance(error.__cause__, OSError):
+                    raise
+            else:
+                return State.RIGHT
+        return State.WRONG if allowed else State.UNKNOWN
 
     def read_record(self) -> dict[str, Any]:
-        """What was taken, by path; empty where there is no record or it says nothing sensible."""
+        """Returns what was taken, by path; empty where no record is there or it is damaged."""
         try:
-            record = json.loads((self.path / RECORD_NAME).read_bytes())
+            return read_object((self.path / RECORD_NAME).read_bytes())
         except (OSError, ValueError, RecursionError):
             return {}
-        return record if isinstance(record, dict) else {}
 
     def remember(self, file: PublicFile, size_bytes: int, sha256: str, origin: str) -> None:
         """Notes the hash of a file that is about to be put in its place."""
         entry = {"size_bytes": size_bytes, "sha256": sha256, "origin": origin}
         text = json.dumps({**self.read_record(), file.path: entry}, indent=1) + "\n"
-        fresh = self.path / f"{RECORD_NAME}{PART_SUFFIX}"
-        fresh.write_text(text, "utf-8")
-        fresh.replace(self.path / RECORD_NAME)
+        write_whole(self.path / RECORD_NAME, text)
 
     def set_aside(self, file: PublicFile, path: Path) -> Path:
         """Moves a wrong file away from where it would be used; an earlier one goes.
@@ -131,19 +142,71 @@ class SourcesFolder:
             Where it lies now.
         """
         target = self.find(file)
-        aside = target.with_name(target.name + WRONG_SUFFIX)
+        aside = target.with_name(target.name + _WRONG_SUFFIX)
         path.replace(aside)
         return aside
 
     def put_in_place(self, file: PublicFile, path: Path) -> None:
         """Moves a finished file to its place, and removes other beginnings of it."""
         path.replace(self.find(file))
+        self.remove_parts(file)
+
+    def remove_parts(self, file: PublicFile) -> None:
+        """Removes all beginnings of a file."""
         for part in self.list_parts(file):
             part.unlink(missing_ok=True)
 
 
+def list_removable(folder: Path, catalog: Catalog) -> list[Path]:
+    """Lists public files, beginnings of such, and what tinyv wrote beside them.
+
+    Nothing of the user's is among them.
+    """
+    listed = {file.path for file in catalog.list_files()}
+    found = []
+    for place in (folder, folder / PHI_FOLDER):
+        for path in sorted(place.iterdir()) if place.is_dir() else ():
+            name = path.relative_to(folder).as_posix()
+            is_own = name in _OWN_NAMES or _HALF_WRITTEN.fullmatch(path.name)
+            if name.endswith(_PART_SUFFIX):
+                name = name.removesuffix(_PART_SUFFIX).rpartition(".")[0]
+            name = name.removesuffix(_WRONG_SUFFIX)
+            home, _, last = name.rpartition("/")
+            is_of_phi = home == PHI_FOLDER and (last in _PHI_NAMES or is_weight_file(last))
+            if path.is_file() and (is_own or is_of_phi or name in listed):
+                found.append(path)
+    return found
+
+
+@contextmanager
+def hold_place(place: Path, folder: Path, notify: Callable[[str], None]) -> Iterator[None]:
+    """Holds what is pulled for this process; a second pull waits, and finds it done.
+
+    Args:
+        place: the folder of sources, or the variant's.
+        folder: is made if it is not there.
+        notify: is told when another process has to be waited for.
+
+    Raises:
+        WeightsError: the folder cannot be made or written.
+    """
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            wait = f"another tinyv is pulling into {place}; waiting for it"
+            stack.enter_context(hold(place, lambda: notify(wait)))
+        except OSError as error:
+            raise WeightsError(
+                f"{folder} cannot be written: {describe_os_error(error)}",
+                "name another folder with `--to DIR`",
+            ) from error
+        yield
+
+
 def take_link(source: Path, target: Path, bar: Bar) -> None:
-    """Gives a file a second name, or copies it where the disk cannot do that."""
+    """Links a file under a second name, or copies it where the disk cannot do that."""
     target.unlink(missing_ok=True)
     size_bytes = source.stat().st_size
     with suppress(OSError, NotImplementedError):
@@ -162,7 +225,7 @@ def take_copy(source: Path, target: Path, bar: Bar) -> None:
 
 
 def hash_as_git(path: Path) -> str:
-    """The name that git gives to a file's content.
+    """Returns the name that git gives to a file's content.
 
     Source: git documentation, `git hash-object`.
     """
@@ -174,13 +237,6 @@ def hash_as_git(path: Path) -> str:
 
 
 def measure_free(path: Path) -> int:
-    """Bytes free where a folder lies, or would lie."""
+    """Returns the bytes free where a folder lies, or would lie."""
     there = next((each for each in (path, *path.parents) if each.exists()), Path())
     return shutil.disk_usage(there).free
-
-
-def _hash(path: Path, bar: Bar) -> str:
-    try:
-        return hash_file(path, bar)
-    except OSError as error:
-        raise make_read_error(path, error) from error

@@ -1,8 +1,8 @@
 """A repository, a revision and a name become a URL, headers and an open answer.
 
-The only file that knows huggingface_hub, which reads HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE
-and the proxies, and whose client opens plain URLs too. Its errors and those of its transport become
-`FetchError` here. What comes is not looked at.
+The only file that imports huggingface_hub, which reads HF_HOME, HF_TOKEN, HF_ENDPOINT,
+HF_HUB_OFFLINE and the proxies, and whose client opens plain URLs too. Its errors and those of its
+transport become `FetchError` here. The body is not read.
 """
 
 import re
@@ -27,7 +27,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented
 
 from weights.pulling.catalog import FileOrigin, PublicFile
-from weights.pulling.failures import Cause, FetchError
+from weights.pulling.failures import Cause, FetchError, RetryPolicy
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
@@ -35,7 +35,7 @@ _GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class RemoteFileInfo:
-    """What the hub says of a file before it is fetched.
+    """A file's size and hash as the hub states them before it is fetched.
 
     Attributes:
         size_bytes: None where it does not say.
@@ -48,61 +48,29 @@ class RemoteFileInfo:
     git_sha1: str = ""
 
 
-@dataclass(frozen=True)
-class Timeouts:
-    """How long one step of a request may take, in seconds."""
-
-    connect_s: float = 5.0
-    read_s: float = 15.0
-
-
-class Response:
-    """An answer whose body is still to be read.
-
-    Attributes:
-        status: of HTTP.
-        headers: names are found in any case.
-    """
-
-    def __init__(self, response: Any) -> None:  # noqa: ANN401 - of httpx, or of httpx2
-        self._response = response
-        self.status: int = response.status_code
-        self.headers: Mapping[str, str] = response.headers
-
-    def read_chunks(self) -> Iterator[bytes]:
-        """The body as it was sent, in pieces as they arrive.
-
-        Pieces of a size of one's own would be collected first, and lost when the connection breaks.
-        """
-        chunks: Iterator[bytes] = self._response.iter_raw()
-        return chunks
-
-
 def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE forbids the network."""
+    """Returns whether HF_HUB_OFFLINE forbids the network."""
     return bool(constants.HF_HUB_OFFLINE)
 
 
 def resolve_url(origin: FileOrigin, file: PublicFile) -> str:
-    """Where an origin has a file.
+    """Returns the URL of a file at an origin.
 
     Raises:
-        FetchError: the repository's name is none.
+        FetchError: the repository's name cannot be one.
     """
     if origin.url:
         return origin.url
     try:
         return hf_hub_url(origin.repository, file.name_at(origin), revision=origin.revision)
     except HFValidationError as error:
-        raise FetchError(Cause.MISSING, "is no name of a repository") from error
+        raise FetchError(Cause.MISSING, "is not a name of a repository") from error
 
 
 def make_headers(origin: FileOrigin) -> dict[str, str]:
-    """What every request carries; the token goes to the hub alone.
-
-    The library would ask the hub for a list of programs to tell which one it runs in; it is not
-    let, as with HF_HUB_DISABLE_TELEMETRY.
-    """
+    """Makes the headers of every request; the token goes to the hub alone."""
+    # Since 2.4 the library asks `/api/agent-harnesses` which program it runs in when it builds a
+    # header; this is what HF_HUB_DISABLE_TELEMETRY sets.
     constants.HF_HUB_DISABLE_TELEMETRY = True
     headers = build_hf_headers(
         library_name="tinyv",
@@ -112,7 +80,7 @@ def make_headers(origin: FileOrigin) -> dict[str, str]:
     return {**headers, "Accept-Encoding": "identity"}
 
 
-def read_remote_info(origin: FileOrigin, file: PublicFile, timeouts: Timeouts) -> RemoteFileInfo:
+def read_remote_info(origin: FileOrigin, file: PublicFile, policy: RetryPolicy) -> RemoteFileInfo:
     """Asks the hub for a file's size and hash; of a plain URL nothing is known.
 
     Raises:
@@ -124,7 +92,7 @@ def read_remote_info(origin: FileOrigin, file: PublicFile, timeouts: Timeouts) -
     with _translated(url):
         try:
             said = get_hf_file_metadata(
-                url, timeout=timeouts.connect_s + timeouts.read_s, headers=make_headers(origin)
+                url, timeout=policy.connect_s + policy.read_s, headers=make_headers(origin)
             )
         except HfHubHTTPError as error:
             check_status(error.response.status_code, error.response.headers)
@@ -138,7 +106,7 @@ def read_remote_info(origin: FileOrigin, file: PublicFile, timeouts: Timeouts) -
 
 
 def find_cached(origin: FileOrigin, file: PublicFile) -> Path | None:
-    """A file that the hub's own cache holds already, not looked into."""
+    """Finds a file in the hub's own cache, without reading it."""
     if not origin.repository:
         return None
     try:
@@ -151,21 +119,22 @@ def find_cached(origin: FileOrigin, file: PublicFile) -> Path | None:
 
 
 @contextmanager
-def open_url(url: str, headers: Mapping[str, str], timeouts: Timeouts) -> Iterator[Response]:
-    """Asks for a URL with GET, follows redirects, and gives the answer without its body.
+def open_url(url: str, headers: Mapping[str, str], policy: RetryPolicy) -> Iterator[Any]:
+    """Asks for a URL with GET and follows redirects; to another host without the token.
 
-    A redirect to another host is followed without the token.
+    Returns:
+        A `Response` of httpx or httpx2, whose body is still to be read.
 
     Raises:
         FetchError: the server cannot be reached, or breaks off while the body is read.
     """
     client = get_session()
-    limits = _find_transport(client).Timeout(timeouts.read_s, connect=timeouts.connect_s)
+    limits = _find_transport(client).Timeout(policy.read_s, connect=policy.connect_s)
     with (
         _translated(url),
         client.stream("GET", url, headers=dict(headers), timeout=limits) as response,
     ):
-        yield Response(response)
+        yield response
 
 
 def check_status(status: int, headers: Mapping[str, str]) -> None:
@@ -181,13 +150,9 @@ def check_status(status: int, headers: Mapping[str, str]) -> None:
     if status in (404, 410):
         raise FetchError(Cause.MISSING, f"does not have it (HTTP {status})")
     if status == 429 or status >= 500:
-        raise FetchError(Cause.BUSY, f"answers HTTP {status}", _read_wait(headers))
-
-
-def _read_wait(headers: Mapping[str, str]) -> float | None:
-    """Seconds of Retry-After; None where it is missing or a date."""
-    text = headers.get("retry-after", "").strip()
-    return float(text) if text.isascii() and text.isdigit() else None
+        text = headers.get("retry-after", "").strip()
+        wait_s = float(text) if text.isascii() and text.isdigit() else None  # it may be a date
+        raise FetchError(Cause.BUSY, f"answers HTTP {status}", wait_s)
 
 
 @contextmanager
@@ -203,7 +168,7 @@ def _translated(url: str) -> Iterator[None]:
         reason = f"cannot be reached: {_shorten(error)} ({host})"
         raise FetchError(Cause.UNREACHABLE, reason) from error
     except (transport.InvalidURL, transport.UnsupportedProtocol) as error:
-        raise FetchError(Cause.MISSING, f"is no address: {_shorten(error)}") from error
+        raise FetchError(Cause.MISSING, f"is not a URL: {_shorten(error)}") from error
     except transport.TooManyRedirects as error:
         raise FetchError(Cause.MISSING, "leads in circles") from error
     except transport.TimeoutException as error:
@@ -217,5 +182,5 @@ def _shorten(error: Exception) -> str:
 
 
 def _find_transport(client: object) -> ModuleType:
-    """The library that the hub's client is of: httpx, or in later versions httpx2, its heir."""
+    """Returns the library that the hub's client is of: httpx, or of late httpx2, its heir."""
     return sys.modules[type(client).__module__.partition(".")[0]]

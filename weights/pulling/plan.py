@@ -7,7 +7,7 @@ from pathlib import Path
 from tinyv_cli.console import to_size
 from tinyv_cli.errors import DeviceError, WeightsError
 from tinyv_cli.progress import Progress
-from weights.pulling.catalog import Catalog, FileOrigin, PublicFile, SourceForm, SourcePart
+from weights.pulling.catalog import Catalog, PublicFile, SourceForm, SourcePart
 from weights.pulling.folder import SourcesFolder, State, measure_free
 from weights.reading.sources import PHI_FOLDER, find_phi_weights, is_weight_file, read_weight_map
 
@@ -53,7 +53,7 @@ class PartPlan:
 
     @property
     def missing_bytes(self) -> int:
-        """What is still to be fetched, about."""
+        """Bytes that are still to be fetched, about."""
         rest = (max(e.file.planned_bytes - e.begun_bytes, 0) for e in self.files if not e.is_there)
         return sum(rest) + self.shards_bytes
 
@@ -61,7 +61,7 @@ class PartPlan:
 def plan_pull(
     catalog: Catalog, stage: int, folder: SourcesFolder, progress: Progress, *, anew: bool = False
 ) -> list[PartPlan]:
-    """Looks at what of a stage's files is there; hashes those that changed since the last time.
+    """Compares a stage's files with those that are there; hashes what changed since the last time.
 
     Args:
         catalog: all public files.
@@ -80,17 +80,27 @@ def plan_pull(
 
 
 def list_form_files(form: SourceForm, folder: SourcesFolder) -> Iterator[PublicFile]:
-    """A form's files, with the shards that an index in the folder names.
+    """Yields a form's files, and behind an index in the folder the shards that it names.
 
     Raises:
-        WeightsError: an index is none, or names a file elsewhere.
+        WeightsError: an index is damaged, or names a file elsewhere.
     """
     for file in form.files:
         yield file
         path = folder.find(file)
-        if file.is_index and path.is_file():
-            for name in sorted(set(read_weight_map(path).values())):
-                yield _make_shard(file, name)
+        if not file.is_index or not path.is_file():
+            continue
+        home = file.path.rpartition("/")[0]
+        for name in sorted(set(read_weight_map(path).values())):
+            origins = []  # a shard lies beside its index everywhere
+            for origin in file.origins:
+                there = file.name_at(origin).rpartition("/")[0]
+                origins.append(
+                    replace(origin, url=f"{origin.url.rpartition('/')[0]}/{name}")
+                    if origin.url
+                    else replace(origin, name=f"{there}/{name}" if there else "")
+                )
+            yield PublicFile(f"{home}/{name}" if home else name, tuple(origins))
 
 
 def check_room(plans: Sequence[PartPlan], folder: Path) -> None:
@@ -109,64 +119,32 @@ def check_room(plans: Sequence[PartPlan], folder: Path) -> None:
 
 
 def _plan_part(part: SourcePart, folder: SourcesFolder, progress: Progress, anew: bool) -> PartPlan:
-    """The first form that is all there, a form of the user's own, or else the first."""
+    """Plans the first form that is all there, a form of the user's own, or else the first."""
+
+    def plan_file(file: PublicFile) -> FilePlan:
+        begun_bytes = sum(path.stat().st_size for path in folder.list_parts(file))
+        return FilePlan(file, folder.check(file, progress, anew=anew), begun_bytes)
+
     plans = []
     for form in part.forms:
-        plan = _plan_form(part, form, folder, progress, anew)
+        try:
+            files = list(list_form_files(form, folder))
+        except WeightsError:  # a damaged index: to be fetched again
+            files = list(form.files)
+        has_index = any(file.is_index for file in form.files)
+        lacks_shards = has_index and len(files) == len(form.files)
+        planned = tuple(plan_file(file) for file in files)
+        plan = PartPlan(part, planned, form.shards_bytes if lacks_shards else 0)
         if plan.is_there:
             return plan
         plans.append(plan)
-    return _find_own_form(part, folder, progress, anew) or plans[0]
-
-
-def _plan_form(
-    part: SourcePart, form: SourceForm, folder: SourcesFolder, progress: Progress, anew: bool
-) -> PartPlan:
-    try:
-        files = list(list_form_files(form, folder))
-    except WeightsError:  # a damaged index: to be fetched again
-        files = list(form.files)
-    planned = tuple(_plan_file(file, folder, progress, anew) for file in files)
-    has_shards = any(file.is_index for file in form.files)
-    names_shards = len(files) > len(form.files)
-    return PartPlan(part, planned, form.shards_bytes if has_shards and not names_shards else 0)
-
-
-def _plan_file(file: PublicFile, folder: SourcesFolder, progress: Progress, anew: bool) -> FilePlan:
-    begun = sum(path.stat().st_size for path in folder.list_parts(file))
-    return FilePlan(file, folder.check(file, progress, anew=anew), begun)
-
-
-def _find_own_form(
-    part: SourcePart, folder: SourcesFolder, progress: Progress, anew: bool
-) -> PartPlan | None:
-    """Phi-2's weights in a form that the list does not have, as someone put them there."""
+    # Phi-2's weights may be there in a form that the list does not have, put there by someone.
     listed = {file.path for form in part.forms for file in form.files}
-    if not any(_is_phi_weight(path) for path in listed):
-        return None
-    paths = find_phi_weights(folder.path)
-    names = [f"{PHI_FOLDER}/{path.name}" for path in paths]
-    if not names or listed & set(names):
-        return None
-    files = [PublicFile(name, ()) for name in names]
-    plan = PartPlan(part, tuple(_plan_file(file, folder, progress, anew) for file in files))
-    return plan if plan.is_there else None
-
-
-def _is_phi_weight(path: str) -> bool:
-    folder, _, name = path.rpartition("/")
-    return folder == PHI_FOLDER and is_weight_file(name)
-
-
-def _make_shard(index: PublicFile, name: str) -> PublicFile:
-    """A shard beside its index, to be had where that can be."""
-    folder = index.path.rpartition("/")[0]
-    origins = tuple(_move_origin(origin, index, name) for origin in index.origins)
-    return PublicFile(f"{folder}/{name}" if folder else name, origins)
-
-
-def _move_origin(origin: FileOrigin, index: PublicFile, name: str) -> FileOrigin:
-    if origin.url:
-        return replace(origin, url=f"{origin.url.rpartition('/')[0]}/{name}")
-    there = index.name_at(origin).rpartition("/")[0]
-    return replace(origin, name=f"{there}/{name}" if there else "")
+    places = [path.rpartition("/") for path in listed]
+    if any(home == PHI_FOLDER and is_weight_file(name) for home, _, name in places):
+        own = [f"{PHI_FOLDER}/{path.name}" for path in find_phi_weights(folder.path)]
+        if own and not listed & set(own):
+            plan = PartPlan(part, tuple(plan_file(PublicFile(name, ())) for name in own))
+            if plan.is_there:
+                return plan
+    return plans[0]

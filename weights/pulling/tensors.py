@@ -1,4 +1,4 @@
-"""Files that someone saved again become parts of the list, told by the names of their tensors.
+"""Files that someone saved again become parts of the list, by the names of their tensors.
 
 Only opens what `weights.reading.containers` opens: nothing but tensors is ever unpickled. Whether
 all tensors are there, of the right shape, is for `weights.reading.checkpoint`, once all files are.
@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tinyv_cli.errors import WeightsError
-from weights.reading.checkpoint import open_weights
 from weights.reading.containers import open_tensor_file
 from weights.reading.naming import DISTRIBUTED_PREFIX, PROJECTION_WEIGHT
 from weights.reading.sources import (
@@ -18,21 +17,17 @@ from weights.reading.sources import (
     SINGLE_FILES,
     VISION_FILE,
     make_checkpoint_name,
-    resolve_sources,
 )
 
-# The first of these that a file holds tells what it is; a checkpoint can hold a Q-Former too.
 _PHI_MARKS = frozenset({"model.embed_tokens.weight", "transformer.embd.wte.weight"})
-_MARKS = (
-    (frozenset({PROJECTION_WEIGHT}), "checkpoint"),
-    (frozenset({"query_tokens", "ln_vision.weight"}), QFORMER_FILE),
-    (frozenset({"cls_token", "patch_embed.proj.weight"}), VISION_FILE),
-)
+_PHI_ENDS = frozenset({"lm_head.bias", "lm_head.linear.bias"})
+_VISION_MARKS = frozenset({"cls_token", "patch_embed.proj.weight"})
+_QFORMER_MARKS = frozenset({"query_tokens", "ln_vision.weight"})
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 
 
 def find_by_tensors(paths: Iterable[Path], stage: int) -> dict[str, Path]:
-    """Tells which files hold the tensors of which source.
+    """Finds out which files hold the tensors of which source.
 
     Args:
         paths: files of tensors; those that are none of ours, or damaged, are passed over.
@@ -43,53 +38,26 @@ def find_by_tensors(paths: Iterable[Path], stage: int) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for path in paths:
-        target = _tell(path, stage)
-        if target is not None:
-            found.setdefault(target, path)
-    return found
-
-
-def check_tensors(folder: Path, stage: int) -> None:
-    """Accounts for every tensor of every file in a folder of sources.
-
-    Raises:
-        WeightsError: a tensor is unknown, missing or misshapen.
-    """
-    open_weights(resolve_sources(folder, stage)).close()
-
-
-def _tell(path: Path, stage: int) -> str | None:
-    """Where a file belongs in a folder of sources."""
-    try:
-        names = _read_names(path)
-    except WeightsError:
-        return None
-    if names & _PHI_MARKS and _is_whole_phi(names):
-        return f"{PHI_FOLDER}/{SINGLE_FILES[0 if path.suffix == '.safetensors' else 1]}"
-    if path.suffix not in _TORCH_SUFFIXES:
-        return None
-    for marks, target in _MARKS:
-        if marks <= names:
-            return _name_checkpoint(path, stage) if target == "checkpoint" else target
-    return None
-
-
-def _read_names(path: Path) -> set[str]:
-    suffix = ".pth" if path.suffix == ".pt" else path.suffix
-    if suffix not in (*_TORCH_SUFFIXES, ".safetensors"):
-        return set()
-    file = open_tensor_file(path, path.name)
-    try:
-        return {name.removeprefix(DISTRIBUTED_PREFIX) for name in file.shapes}
-    finally:
+        if path.suffix not in (*_TORCH_SUFFIXES, ".safetensors"):
+            continue
+        try:
+            file = open_tensor_file(path, path.name)
+        except WeightsError:
+            continue
+        names = {name.removeprefix(DISTRIBUTED_PREFIX) for name in file.shapes}
         file.close()
-
-
-def _is_whole_phi(names: set[str]) -> bool:
-    """Shards alone are no source; a whole file holds the head too, with Phi-2's bias."""
-    return bool(names & {"lm_head.bias", "lm_head.linear.bias"})
-
-
-def _name_checkpoint(path: Path, stage: int) -> str | None:
-    named = re.search(r"stage[-_ ]?(\d)", path.name, re.IGNORECASE)
-    return None if named and int(named[1]) != stage else make_checkpoint_name(stage)
+        named = re.search(r"stage[-_ ]?(\d)", path.name, re.IGNORECASE)
+        # Shards alone are not a source; a whole file holds the head too, with Phi-2's bias.
+        if names & _PHI_MARKS and names & _PHI_ENDS:
+            single = SINGLE_FILES[0 if path.suffix == ".safetensors" else 1]
+            found.setdefault(f"{PHI_FOLDER}/{single}", path)
+        elif path.suffix == ".safetensors":
+            continue
+        elif PROJECTION_WEIGHT in names:  # asked first: a checkpoint can hold a Q-Former too
+            if named is None or int(named[1]) == stage:
+                found.setdefault(make_checkpoint_name(stage), path)
+        elif names >= _QFORMER_MARKS:
+            found.setdefault(QFORMER_FILE, path)
+        elif names >= _VISION_MARKS:
+            found.setdefault(VISION_FILE, path)
+    return found

@@ -14,23 +14,22 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from tinyv_cli.console import to_size
-from tinyv_cli.disk.staging import move_in
+from tinyv_cli.disk.paths import is_folder
+from tinyv_cli.disk.staging import clean_up, move_in
 from tinyv_cli.errors import DeviceError, UsageError, WeightsError
 from tinyv_cli.progress import Progress
 from tinyv_cli.variants.hashes import check_hashes
 from tinyv_cli.variants.manifest import MANIFEST_NAME, FileEntry, Manifest, Variant, read_variant
-from weights.pulling.catalog import FileOrigin, PublicFile
-from weights.pulling.failures import NotFetchedError, to_weights_error
+from weights.pulling.catalog import FileOrigin, PublicFile, is_url
+from weights.pulling.failures import NotFetchedError, RetryPolicy, to_weights_error
 from weights.pulling.fetch import Fetcher
 from weights.pulling.folder import (
     RECORD_NAME,
     SourcesFolder,
+    hold_place,
     measure_free,
     take_copy,
 )
-from weights.pulling.lock import hold_lock
-from weights.pulling.sources_pull import is_url
-from weights.pulling.transfer import RetryPolicy
 
 _MANIFEST_BYTES = 1 << 20
 _REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
@@ -38,14 +37,14 @@ _REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 @dataclass(frozen=True)
 class VariantPullOptions:
-    """What the user asked for.
+    """Options of a pull of a variant.
 
     Attributes:
         origin: `owner/name` or `owner/name@revision` on the hub, a URL, or a folder.
         target: the variant's folder.
         force: whether a variant that stands there is replaced.
         offline: whether the network may not be used.
-        retry_policy: with the place.
+        retry_policy: how often the place is tried.
     """
 
     origin: str
@@ -56,14 +55,14 @@ class VariantPullOptions:
 
 
 def name_variant(origin: str) -> str:
-    """What a variant is called after where it comes from.
+    """Names a variant after where it comes from.
 
     Raises:
         UsageError: the origin is neither a folder nor a URL nor a repository.
     """
     if is_url(origin):
         name = urlsplit(origin).path.rstrip("/").rpartition("/")[2]
-    elif origin and Path(origin).expanduser().is_dir():
+    elif origin and is_folder(Path(origin).expanduser()):
         name = Path(origin).expanduser().resolve().name
     else:
         name = _split_repository(origin)[0].rpartition("/")[2]
@@ -84,20 +83,22 @@ def pull_variant(
         notify: takes a line worth knowing.
 
     Raises:
-        WeightsError: it could not be had, is no variant, or is damaged; or another variant stands
-            in its place.
-        UsageError: the origin is none.
+        WeightsError: it could not be had, is not a variant, or is damaged; or another variant
+            stands in its place.
+        UsageError: the origin is neither a folder nor a URL nor a repository.
         DeviceError: the disk is too small.
     """
-    building = options.target.parent / f".{options.target.name}.pulling"
-    with hold_lock(options.target.parent, notify):
+    target = options.target
+    building = target.with_name(f".{target.name}.tinyv-pulling")
+    with hold_place(target, target.parent, notify):
+        clean_up(target)
         building.mkdir(exist_ok=True)
         try:
             _pull_into(building, options, progress, notify)
         finally:
             with suppress(OSError):  # what was begun stays for the next time
                 building.rmdir()
-    return read_variant(options.target)
+    return read_variant(target)
 
 
 def _pull_into(
@@ -110,9 +111,22 @@ def _pull_into(
     target, folder = options.target, SourcesFolder(building)
     (building / MANIFEST_NAME).unlink(missing_ok=True)  # it may have changed since
     fetcher = Fetcher(folder, progress, notify, options.retry_policy, options.offline)
-    source = _open_origin(options.origin, fetcher)
+    source: _RemoteVariant | _LocalVariant
+    if is_url(options.origin):
+        source = _RemoteVariant(FileOrigin(url=options.origin), fetcher)
+    elif is_folder(Path(options.origin).expanduser()):
+        source = _LocalVariant(Path(options.origin).expanduser(), fetcher)
+    else:
+        repository, revision = _split_repository(options.origin)
+        source = _RemoteVariant(FileOrigin(repository=repository, revision=revision), fetcher)
     manifest = source.read_manifest()
-    if _is_same(target, manifest, progress):
+    try:
+        there = read_variant(target)
+        check_hashes(target, there.manifest.files, progress)
+        is_same = there.manifest == manifest
+    except WeightsError:
+        is_same = False
+    if is_same:
         notify(f"{target} is this variant already")
         shutil.rmtree(building)
         return
@@ -121,16 +135,25 @@ def _pull_into(
             f"{target} exists already and is not this variant",
             "use `--force` to replace it, or `--to` with another name",
         )
-    _check_room(manifest, building)
+    begun_bytes = sum(path.stat().st_size for path in building.rglob("*") if path.is_file())
+    needed, free = manifest.size_bytes - begun_bytes, measure_free(building)
+    if needed > free:
+        raise DeviceError(
+            f"the disk has {to_size(free)} free, the variant needs {to_size(needed)}",
+            "free some space, or name a folder on another disk with `--to DIR`",
+        )
     for entry in manifest.files:
         source.take(entry)
     read_variant(building)
     check_hashes(building, manifest.files, progress)
-    _remove_others(building, manifest)
+    named = {building / entry.path for entry in manifest.files} | {building / MANIFEST_NAME}
+    for path in list(building.rglob("*")):
+        if path not in named and not path.is_dir():  # our record, and files that were set aside
+            path.unlink()
     move_in(building, target, replace=options.force)
 
 
-class _RemoteOrigin:
+class _RemoteVariant:
     """A variant on the hub or at a URL."""
 
     def __init__(self, origin: FileOrigin, fetcher: Fetcher) -> None:
@@ -138,9 +161,20 @@ class _RemoteOrigin:
         self._fetcher = fetcher
 
     def read_manifest(self) -> Manifest:
-        file = _describe_manifest((self._locate(MANIFEST_NAME),))
+        file = PublicFile(
+            MANIFEST_NAME, (self._locate(MANIFEST_NAME),), about_bytes=_MANIFEST_BYTES
+        )
         self._fetch(file)
-        return _read_manifest(self._fetcher.folder.find(file), self._origin.label)
+        label = self._origin.label
+        hint = "do not use this variant; ask its publisher for a new one"
+        content = self._fetcher.folder.find(file).read_bytes()
+        try:
+            manifest = Manifest.from_json(content, f"{MANIFEST_NAME} of {label}")
+        except WeightsError as error:
+            raise WeightsError(error.problem, hint) from error
+        if any(entry.path == RECORD_NAME for entry in manifest.files):
+            raise WeightsError(f"the variant at {label} has a file called {RECORD_NAME}", hint)
+        return manifest
 
     def take(self, entry: FileEntry) -> None:
         origins = (self._locate(entry.path),)
@@ -160,8 +194,8 @@ class _RemoteOrigin:
             raise to_weights_error([error]) from error
 
 
-class _LocalOrigin:
-    """A variant in a folder."""
+class _LocalVariant:
+    """A variant in a folder; it is copied, since someone else may change the original."""
 
     def __init__(self, folder: Path, fetcher: Fetcher) -> None:
         self._folder = folder
@@ -169,9 +203,8 @@ class _LocalOrigin:
 
     def read_manifest(self) -> Manifest:
         manifest = read_variant(self._folder).manifest
-        (self._fetcher.folder.path / MANIFEST_NAME).write_bytes(
-            (self._folder / MANIFEST_NAME).read_bytes()
-        )
+        content = (self._folder / MANIFEST_NAME).read_bytes()
+        (self._fetcher.folder.path / MANIFEST_NAME).write_bytes(content)
         return manifest
 
     def take(self, entry: FileEntry) -> None:
@@ -181,65 +214,12 @@ class _LocalOrigin:
             take_copy(self._folder / entry.path, target, bar)
 
 
-def _open_origin(text: str, fetcher: Fetcher) -> _RemoteOrigin | _LocalOrigin:
-    if is_url(text):
-        return _RemoteOrigin(FileOrigin(url=text), fetcher)
-    folder = Path(text).expanduser()
-    if folder.is_dir():
-        return _LocalOrigin(folder, fetcher)
-    repository, revision = _split_repository(text)
-    return _RemoteOrigin(FileOrigin(repository=repository, revision=revision), fetcher)
-
-
 def _split_repository(text: str) -> tuple[str, str]:
     found = _REPOSITORY.fullmatch(text)
     if found is None:
         raise UsageError(
-            f"'{text}' is no repository, URL or folder of a variant",
+            f"'{text}' is not a repository, a URL or a folder of a variant",
             "give `owner/name` on the hub, `https://…`, or a folder; alone, `tinyv pull` fetches "
             "the public weights",
         )
     return found[1], found[2] or "main"
-
-
-def _describe_manifest(origins: tuple[FileOrigin, ...]) -> PublicFile:
-    return PublicFile(MANIFEST_NAME, origins, about_bytes=_MANIFEST_BYTES)
-
-
-def _read_manifest(path: Path, label: str) -> Manifest:
-    hint = "do not use this variant; ask its publisher for a new one"
-    try:
-        manifest = Manifest.from_json(path.read_bytes(), f"{MANIFEST_NAME} of {label}")
-    except WeightsError as error:
-        raise WeightsError(error.problem, hint) from error
-    if any(entry.path == RECORD_NAME for entry in manifest.files):
-        raise WeightsError(f"the variant at {label} has a file called {RECORD_NAME}", hint)
-    return manifest
-
-
-def _is_same(target: Path, manifest: Manifest, progress: Progress) -> bool:
-    """Whether this very variant stands there, sound."""
-    try:
-        there = read_variant(target)
-        check_hashes(target, there.manifest.files, progress)
-    except WeightsError:
-        return False
-    return there.manifest == manifest
-
-
-def _check_room(manifest: Manifest, building: Path) -> None:
-    begun = sum(path.stat().st_size for path in building.rglob("*") if path.is_file())
-    needed, free = manifest.size_bytes - begun, measure_free(building)
-    if needed > free:
-        raise DeviceError(
-            f"the disk has {to_size(free)} free, the variant needs {to_size(needed)}",
-            "free some space, or name a folder on another disk with `--to DIR`",
-        )
-
-
-def _remove_others(building: Path, manifest: Manifest) -> None:
-    """Removes what the manifest does not name: our record, and files that were set aside."""
-    named = {building / entry.path for entry in manifest.files} | {building / MANIFEST_NAME}
-    for path in list(building.rglob("*")):
-        if path not in named and not path.is_dir():
-            path.unlink()

@@ -5,18 +5,23 @@ tensor of every file is used, known to be unused, or refused; every tensor of th
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from tinyv_cli.errors import WeightsError
+from tinyv_cli.model.tinygptv import make_empty_model
 from tinyv_cli.spec import ModelSpec
 from weights.reading.containers import FETCH_HINT, WeightsFile
 from weights.reading.naming import DISTRIBUTED_PREFIX, NameTable, Target, TensorPart
-from weights.reading.shapes import Shape, Shapes, expected_shapes
+
+Shape = tuple[int, ...]
+Shapes = dict[str, Shape]
 
 POSITION_EMBEDDING = "vision.embeddings.position_embedding"
+_VISION_LAYERS = "vision.layers."
+_VISION_LAYER_ORDER = ("layer_norm1", "self_attn", "layer_norm2", "mlp")
 _READ_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _KIND_HINT = (
     "check that it is the file it is called after, and that config.json and architecture.json "
@@ -30,18 +35,42 @@ _FIT_HINT = (
 
 @dataclass(frozen=True)
 class TensorLocation:
-    """Where a tensor is read: a file, and its name there."""
+    """A file that holds a tensor, and the tensor's name there."""
 
     file: WeightsFile
     name: str
 
     @property
     def shape(self) -> Shape:
-        """As the file has it."""
+        """Shape in the file."""
         return self.file.shapes[self.name]
 
 
 Claims = dict[Target, TensorLocation]
+
+
+def expected_shapes(spec: ModelSpec) -> Shapes:
+    """Returns name → shape of every tensor of the merged network, without any numbers.
+
+    Names are the keys of the network's `state_dict`. Linear weights are (out, in); the rows of
+    both `qkv` matrices are ordered [3][head][d].
+
+    Returns:
+        Ordered vision, Q-Former, projection, language, and in these as a picture meets them.
+    """
+    shapes = {name: tuple(each.shape) for name, each in make_empty_model(spec).state_dict().items()}
+    # transformers registers a vision layer's modules in another order than it runs them in. Files
+    # for a GPU are written in the order given here, so their bytes must not depend on that.
+    names = list(shapes)
+    layers = [name for name in names if name.startswith(_VISION_LAYERS)]
+    first = names.index(layers[0])
+
+    def find_place(name: str) -> tuple[int, int]:
+        layer, module = name.removeprefix(_VISION_LAYERS).split(".")[:2]
+        return int(layer), _VISION_LAYER_ORDER.index(module)
+
+    names[first : first + len(layers)] = sorted(layers, key=find_place)
+    return {name: shapes[name] for name in names}
 
 
 def claim_tensors(files: Sequence[WeightsFile], table: NameTable) -> Claims:
@@ -52,46 +81,35 @@ def claim_tensors(files: Sequence[WeightsFile], table: NameTable) -> Claims:
         table: all that it may hold; a leading `module.` is passed over.
 
     Raises:
-        WeightsError: a tensor is in no table, is there twice, or is no floating-point tensor.
+        WeightsError: a tensor is unknown, is there twice, or is not of a floating-point type.
     """
     claims: Claims = {}
     for file in files:
-        unknown = []
-        for foreign in file.shapes:
+        unknown, wrong = [], []
+        for foreign, dtype in file.dtypes.items():
             name = foreign.removeprefix(DISTRIBUTED_PREFIX)
-            origin = TensorLocation(file, foreign)
             target = table.targets.get(name)
-            if target is not None:
-                _check_first(claims.setdefault(target, origin), origin)
-            elif name not in table.unused:
-                unknown.append(foreign)
-        _refuse_any(file.label, "holds {} nobody knows", unknown, _KIND_HINT)
-        _check_dtypes(file, [o.name for o in claims.values() if o.file is file])
+            if target is None:
+                if name not in table.unused:
+                    unknown.append(foreign)
+                continue
+            first = claims.setdefault(target, TensorLocation(file, foreign))
+            if (first.file, first.name) != (file, foreign):
+                raise WeightsError(
+                    f"{_quote(foreign)} in {file.label} is there already, as "
+                    f"{_quote(first.name)} in {first.file.label}",
+                    f"keep the one that is right; {FETCH_HINT}",
+                )
+            if dtype not in _READ_DTYPES:
+                wrong.append(f"{_quote(foreign)} ({dtype})")
+        _refuse_any(file.label, "holds {} unknown tensor", unknown, _KIND_HINT)
+        hint = "use the float16, bfloat16 or float32 weights; quantised ones are not read"
+        _refuse_any(file.label, "holds {} tensor of a type that is not read", wrong, hint)
     return claims
 
 
-def _check_first(first: TensorLocation, origin: TensorLocation) -> None:
-    if first is origin:
-        return
-    raise WeightsError(
-        f"{_quote(origin.name)} in {origin.file.label} is there already, as "
-        f"{_quote(first.name)} in {first.file.label}",
-        f"keep the one that is right; {FETCH_HINT}",
-    )
-
-
-def _check_dtypes(file: WeightsFile, names: Iterable[str]) -> None:
-    wrong = [
-        f"{_quote(name)} ({file.dtypes[name]})"
-        for name in names
-        if file.dtypes[name] not in _READ_DTYPES
-    ]
-    hint = "use the float16, bfloat16 or float32 weights; quantised ones are not read"
-    _refuse_any(file.label, "holds {} of a type that is not read", wrong, hint)
-
-
 def check_index(label: str, weight_map: Mapping[str, str], files: Sequence[WeightsFile]) -> None:
-    """Holds an index against its shards.
+    """Checks that every shard holds what the index says, and nothing else.
 
     Args:
         label: how messages name the index.
@@ -103,14 +121,16 @@ def check_index(label: str, weight_map: Mapping[str, str], files: Sequence[Weigh
     """
     there = {name: file.label.rpartition("/")[2] for file in files for name in file.shapes}
     wrong = [name for name, shard in weight_map.items() if there.get(name) != shard]
-    _refuse_any(label, "names {} that the shard does not hold", wrong, FETCH_HINT)
-    _refuse_any(label, "does not name {}", sorted(there.keys() - weight_map.keys()), FETCH_HINT)
+    _refuse_any(label, "names {} tensor that the shard does not hold", wrong, FETCH_HINT)
+    _refuse_any(
+        label, "does not name {} tensor", sorted(there.keys() - weight_map.keys()), FETCH_HINT
+    )
 
 
 def check_complete(
     label: str, table: NameTable, claims: Claims, replaced: frozenset[str] = frozenset()
 ) -> None:
-    """Looks for tensors that a source should hold.
+    """Checks that a source holds every tensor that it should.
 
     Args:
         label: how messages name the source.
@@ -126,16 +146,20 @@ def check_complete(
         for foreign, target in table.targets.items()
         if target not in claims and target.name not in table.optional | replaced
     ]
-    _refuse_any(label, "lacks {}", missing, _FIT_HINT)
+    _refuse_any(label, "lacks {} tensor", missing, _FIT_HINT)
 
 
-def check_shapes(claims: Claims, spec: ModelSpec, lora_rank: int) -> None:
+def check_shapes(claims: Claims, ours: Shapes, lora_rank: int) -> None:
     """Compares every claimed tensor's shape with the network's.
+
+    Args:
+        claims: what the files hold.
+        ours: `expected_shapes` of the network.
+        lora_rank: r of LoRA.
 
     Raises:
         WeightsError: some differ.
     """
-    ours = expected_shapes(spec)
     wrong: dict[str, list[str]] = {}
     for target, origin in claims.items():
         shape = make_foreign_shape(target, ours, lora_rank)
@@ -143,11 +167,11 @@ def check_shapes(claims: Claims, spec: ModelSpec, lora_rank: int) -> None:
             complaint = f"{_quote(origin.name)} is {origin.shape}, not {shape}"
             wrong.setdefault(origin.file.label, []).append(complaint)
     for label, complaints in wrong.items():
-        _refuse_any(label, "holds {} of the wrong shape", complaints, _FIT_HINT)
+        _refuse_any(label, "holds {} tensor of the wrong shape", complaints, _FIT_HINT)
 
 
 def make_foreign_shape(target: Target, ours: Shapes, lora_rank: int) -> Shape:
-    """The shape that a file has a tensor in.
+    """Returns the shape that a file has a tensor in.
 
     Args:
         target: its place.
@@ -167,7 +191,7 @@ def make_foreign_shape(target: Target, ours: Shapes, lora_rank: int) -> Shape:
 
 
 def _is_position_grid(target: Target, shape: Shape, wanted: Shape) -> bool:
-    """Tells whether these are position embeddings of another square grid, to be resized."""
+    """Returns whether these are position embeddings of another square grid, to be resized."""
     if target.name != POSITION_EMBEDDING or len(shape) != 3 or shape[1] < 2:
         return False
     return shape[::2] == wanted[::2] and math.isqrt(shape[1] - 1) ** 2 == shape[1] - 1
@@ -177,11 +201,14 @@ def _refuse_any(label: str, complaint: str, tensors: Sequence[str], hint: str) -
     """Raises if there are tensors to complain of; `{}` in the complaint becomes their number."""
     if not tensors:
         return
-    number = "1 tensor" if len(tensors) == 1 else f"{len(tensors)} tensors"
-    more = f", … ({len(tensors) - 1} more)" if len(tensors) > 1 else ""
-    raise WeightsError(f"{label} {complaint.format(number)}: {_quote(tensors[0])}{more}", hint)
+    more = ""
+    if len(tensors) > 1:
+        complaint = complaint.replace("tensor", "tensors")
+        more = f", … ({len(tensors) - 1} more)"
+    complaint = complaint.format(len(tensors))
+    raise WeightsError(f"{label} {complaint}: {_quote(tensors[0])}{more}", hint)
 
 
 def _quote(name: str) -> str:
-    """A name out of a file, fit for a terminal."""
+    """Returns a name out of a file, fit for a terminal."""
     return name[:200] if name.isprintable() else ascii(name[:200])

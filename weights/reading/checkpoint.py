@@ -1,14 +1,14 @@
 """The public files become the merged network's tensors, one at a time, in float32.
 
-Knows how the parts that `naming` finds go together: LoRA, the row orders of the three Phi-2
-layouts, the position embedding's size. Does not know the network's arithmetic.
+Here the parts that `naming` finds are put together: LoRA, the row orders of the three Phi-2
+layouts, the position embedding's size.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Self, TypeAlias
 
 import torch
 from torch.nn import functional
@@ -18,11 +18,13 @@ from tinyv_cli.spec import ModelSpec
 from weights.reading.accounting import (
     POSITION_EMBEDDING,
     Claims,
+    Shapes,
     TensorLocation,
     check_complete,
     check_index,
     check_shapes,
     claim_tensors,
+    expected_shapes,
 )
 from weights.reading.containers import FETCH_HINT, TorchFile, open_tensor_file
 from weights.reading.dimensions import make_spec, read_lora_alpha
@@ -39,7 +41,6 @@ from weights.reading.naming import (
     make_qformer_table,
     make_vision_table,
 )
-from weights.reading.shapes import Shape, expected_shapes
 from weights.reading.sources import SourceFiles, read_weight_map
 
 __all__ = ["MergedWeights", "ReadTensor", "expected_shapes", "open_weights"]
@@ -49,67 +50,71 @@ ReadTensor: TypeAlias = Callable[[str], torch.Tensor]  # by its name in the merg
 _LORA_PARTS = (TensorPart.LORA_A, TensorPart.LORA_B)
 _THIRDS = (TensorPart.QUERY, TensorPart.KEY, TensorPart.VALUE)
 _FIRST_LORA_STAGE = 2
+_PREFIXES = ("", DISTRIBUTED_PREFIX)
 
 
 class MergedWeights:
     """Every tensor of the merged network, read when asked for; nothing is kept.
 
     Attributes:
+        files: where they are read.
         spec: the network's numbers.
-        files: where they were read.
-        names: of all tensors, ordered vision, Q-Former, projection, language.
+        shapes: name → shape of every tensor, ordered vision, Q-Former, projection, language.
+        names: of all tensors, in this order.
         lora_alpha: LoRA counts `lora_alpha` / r times.
     """
 
     def __init__(
-        self, spec: ModelSpec, files: SourceFiles, claims: Claims, lora_alpha: float, rank: int
+        self, files: SourceFiles, spec: ModelSpec, shapes: Shapes, claims: Claims, lora_alpha: float
     ) -> None:
         """Takes claims that have been checked; use `open_weights`."""
-        self.spec = spec
         self.files = files
-        self._shapes = expected_shapes(spec)
-        self.names = tuple(self._shapes)
+        self.spec = spec
+        self.shapes = shapes
+        self.names = tuple(shapes)
         self.lora_alpha = lora_alpha
-        self._lora_scale = lora_alpha / rank
-        self._parts: dict[str, dict[TensorPart, TensorLocation]] = {name: {} for name in self.names}
-        for target, origin in claims.items():
-            self._parts[target.name][target.part] = origin
-
-    @property
-    def shapes(self) -> Mapping[str, Shape]:
-        """Name → shape of every tensor of the merged network."""
-        return self._shapes
+        self._parts: dict[str, dict[TensorPart, TensorLocation]] = {name: {} for name in shapes}
+        for target, location in claims.items():
+            self._parts[target.name][target.part] = location
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor: float32, contiguous, LoRA merged, rows of qkv ordered [3][head][d].
+        """Reads one tensor: float32, contiguous, LoRA merged, rows of qkv ordered [3][head][d].
 
         Raises:
             WeightsError: a number in it is not finite, or a file has been damaged since.
+
+        Source: arXiv 2106.09685, section 4.1: W + (α / r) · B · A.
         """
         parts = self._parts[name]
         tensor = self.read_base(name)
         if TensorPart.LORA_A in parts:
-            tensor += self._read_lora(name, parts)
+            a, b = (_read_float32(parts[part]).double() for part in _LORA_PARTS)  # (r, K), (out, r)
+            # In float64, so that the bits do not depend on the processor; rows are permuted after
+            # the product, so that they do not depend on the layout of Phi-2 either.
+            delta = (b @ a).mul_(self.lora_alpha / a.shape[0]).float()  # (out, K)
+            tensor += self._to_thirds(delta) if ".qkv." in name else delta
             _check_finite(tensor, parts[TensorPart.LORA_B])
         return tensor
 
     def read_base(self, name: str) -> torch.Tensor:
-        """As `read`, without LoRA."""
+        """Reads one tensor as `read` does, without LoRA."""
         parts = self._parts[name]
+        shape = self.shapes[name]
         if not parts:  # a norm that no file has
             fill = torch.ones if name.endswith(".weight") else torch.zeros
-            return fill(self._shapes[name])
+            return fill(shape)
         if TensorPart.FUSED in parts:
             return self._to_thirds(_read_float32(parts[TensorPart.FUSED]))
         if TensorPart.WHOLE not in parts:
-            return self._read_thirds(name, parts)
+            empty = torch.zeros((shape[0] // 3, *shape[1:]))  # the ViT's keys have no bias
+            return torch.cat([_read_float32(parts[p]) if p in parts else empty for p in _THIRDS])
         tensor = _read_float32(parts[TensorPart.WHOLE])
         if name == POSITION_EMBEDDING:
-            return resize_positions(tensor, self._shapes[name][1])
+            return resize_positions(tensor, shape[1])
         return tensor
 
     def read_lora(self, name: str) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """LoRA's A (r, in) and B (out, r), rows of B as those of `read`; None where there is none.
+        """Reads LoRA's A (r, in) and B (out, r), rows of B as those of `read`; None without LoRA.
 
         Raises:
             WeightsError: a number in it is not finite, or a file has been damaged since.
@@ -120,26 +125,8 @@ class MergedWeights:
         a, b = (_read_float32(parts[part]) for part in _LORA_PARTS)
         return a, self._to_thirds(b) if ".qkv." in name else b
 
-    def _read_thirds(self, name: str, parts: Mapping[TensorPart, TensorLocation]) -> torch.Tensor:
-        """Queries, keys and values below one another; the ViT's keys have no bias."""
-        n_out, *rest = self._shapes[name]
-        empty = torch.zeros((n_out // 3, *rest))
-        return torch.cat([_read_float32(parts[p]) if p in parts else empty for p in _THIRDS])
-
-    def _read_lora(self, name: str, parts: Mapping[TensorPart, TensorLocation]) -> torch.Tensor:
-        """(α / r) · B · A, multiplied in the order of B's rows so that its bits know no layout.
-
-        In float64, so that they know no processor either.
-
-        Source: arXiv 2106.09685, section 4.1.
-        """
-        a = _read_float32(parts[TensorPart.LORA_A]).double()  # (r, K)
-        b = _read_float32(parts[TensorPart.LORA_B]).double()  # (out, r)
-        delta = (b @ a).mul_(self._lora_scale).float()  # (out, K)
-        return self._to_thirds(delta) if ".qkv." in name else delta
-
     def _to_thirds(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows ordered [head][3][d] → [3][head][d]; further axes stay."""
+        """Returns rows ordered [head][3][d] as [3][head][d]; further axes stay."""
         n_heads = self.spec.language.n_heads
         by_head = rows.view(n_heads, 3, -1, *rows.shape[1:])  # (H, 3, d, …)
         return by_head.transpose(0, 1).reshape(rows.shape)
@@ -147,8 +134,8 @@ class MergedWeights:
     def close(self) -> None:
         """Drops the mappings; a later `read` renews them."""
         for parts in self._parts.values():
-            for origin in parts.values():
-                origin.file.close()
+            for location in parts.values():
+                location.file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -169,8 +156,13 @@ def open_weights(files: SourceFiles, image_px: int | None = None) -> MergedWeigh
             the numbers in config.json, architecture.json or the checkpoint make no sense.
     """
     checkpoint = TorchFile(files.checkpoint, files.label(files.checkpoint))
-    settings = _read_settings(checkpoint)
-    spec = make_spec(files, settings, _read_projection_width(checkpoint))
+    config = {} if checkpoint.config is None else checkpoint.config
+    settings = config.get("model", {}) if isinstance(config, dict) else None
+    if not isinstance(settings, dict):
+        raise WeightsError(f"config.model of {checkpoint.label} is not a dict", FETCH_HINT)
+    first_shapes = (checkpoint.shapes.get(f"{p}{PROJECTION_WEIGHT}") for p in _PREFIXES)
+    first_shape = next((shape for shape in first_shapes if shape), (0,))
+    spec = make_spec(files, settings, first_shape[0] or ModelSpec.projection_width)
     if image_px is not None:
         spec = replace(spec, vision=replace(spec.vision, image_px=image_px))
     trained = _claim_trained(checkpoint, spec)
@@ -180,11 +172,14 @@ def open_weights(files: SourceFiles, image_px: int | None = None) -> MergedWeigh
         **_claim_file(files.qformer, make_qformer_table(spec), files, replaced),
         **_claim_phi(spec, files, replaced),
     }
-    kept = {target: origin for target, origin in frozen.items() if target.name not in replaced}
-    claims = kept | trained
-    rank = _read_lora_rank(trained)
-    check_shapes(claims, spec, rank)
-    return MergedWeights(spec, files, claims, read_lora_alpha(files, settings), rank)
+    # What a checkpoint holds of Phi-2 or the Q-Former replaces the tensor of their own file.
+    claims = {target: place for target, place in frozen.items() if target.name not in replaced}
+    claims |= trained
+    lora_shapes = (at.shape for target, at in trained.items() if target.part is TensorPart.LORA_A)
+    rank = next((shape[0] for shape in lora_shapes if shape), 1)  # of the first, the others' too
+    shapes = expected_shapes(spec)
+    check_shapes(claims, shapes, max(rank, 1))
+    return MergedWeights(files, spec, shapes, claims, read_lora_alpha(files, settings))
 
 
 def _claim_file(
@@ -225,55 +220,29 @@ def _claim_trained(checkpoint: TorchFile, spec: ModelSpec) -> Claims:
     return claims
 
 
-def _read_settings(checkpoint: TorchFile) -> Mapping[str, Any]:
-    """`config.model` of a checkpoint; empty where it has none."""
-    config = {} if checkpoint.config is None else checkpoint.config
-    settings = config.get("model", {}) if isinstance(config, dict) else None
-    if not isinstance(settings, dict):
-        raise WeightsError(f"config.model of {checkpoint.label} is no dict", FETCH_HINT)
-    return settings
-
-
-def _read_projection_width(checkpoint: TorchFile) -> int:
-    """Rows of the first projection; the published number where its shape tells none."""
-    shapes = (
-        checkpoint.shapes.get(f"{prefix}{PROJECTION_WEIGHT}") for prefix in ("", DISTRIBUTED_PREFIX)
-    )
-    shape = next((shape for shape in shapes if shape), None)
-    return shape[0] if shape and shape[0] else ModelSpec.projection_width
-
-
-def _read_lora_rank(trained: Claims) -> int:
-    """Rows of the first A; 1 without LoRA. The others are then held against it."""
-    shapes = (
-        origin.shape for target, origin in trained.items() if target.part is TensorPart.LORA_A
-    )
-    shape = next(shapes, ())
-    return max(shape[0], 1) if shape else 1
-
-
-def _read_float32(origin: TensorLocation) -> torch.Tensor:
-    """A copy of a file's tensor in float32; no other memory is used.
+def _read_float32(location: TensorLocation) -> torch.Tensor:
+    """Returns a copy of a file's tensor in float32; no other memory is used.
 
     Raises:
         WeightsError: a number in it is not finite.
     """
-    tensor = origin.file.read(origin.name)
+    tensor = location.file.read(location.name)
     tensor = tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-    _check_finite(tensor, origin)
+    _check_finite(tensor, location)
     return tensor
 
 
-def _check_finite(tensor: torch.Tensor, origin: TensorLocation) -> None:
+def _check_finite(tensor: torch.Tensor, location: TensorLocation) -> None:
     smallest, largest = torch.aminmax(tensor)  # a NaN is passed on to both
     if not (math.isfinite(smallest) and math.isfinite(largest)):
         raise WeightsError(
-            f"{origin.name} in {origin.file.label} holds numbers that are not finite", FETCH_HINT
+            f"{location.name} in {location.file.label} holds numbers that are not finite",
+            FETCH_HINT,
         )
 
 
 def resize_positions(positions: torch.Tensor, n_tokens: int) -> torch.Tensor:
-    """Position embeddings for another square grid; the class token's stays.
+    """Resizes position embeddings to another square grid; the class token's stays.
 
     Args:
         positions: (1, 1 + g², D), row by row.

@@ -1,4 +1,4 @@
-"""config.json, architecture.json and a checkpoint's settings become a ModelSpec; knows no tensor.
+"""config.json, architecture.json and a checkpoint's settings become a ModelSpec, and back.
 
 Phi-2's numbers are in its config.json, under transformers' names or those of its first release.
 The vision tower's and the Q-Former's are the published ones unless architecture.json differs.
@@ -35,19 +35,19 @@ _IMAGE_KEYS = ("image_px", "image_size")
 
 @dataclass(frozen=True)
 class _CheckedNumbers:
-    """Values of one JSON object, checked as they are read; `label` names it in messages."""
+    """The values of one JSON object, checked as they are read; `label` names it in messages."""
 
     label: str
     values: Mapping[str, Any]
 
     def find(self, *keys: str) -> tuple[str, Any]:
-        """The first of the keys that has a value; else the first key and None."""
+        """Finds the first of the keys that has a value; else returns the first key and None."""
         present = (key for key in keys if self.values.get(key) is not None)
         key = next(present, keys[0])
         return key, self.values.get(key)
 
     def read_count(self, field: str, *keys: str, default: int | None = None) -> int:
-        """A whole number, at least one."""
+        """Reads a whole number, at least one."""
         key, value = self.find(*keys)
         if value is None and default is not None:
             return default
@@ -58,7 +58,7 @@ class _CheckedNumbers:
         return value
 
     def read_real(self, *keys: str, default: float) -> float:
-        """A finite number above zero."""
+        """Reads a finite number above zero."""
         key, value = self.find(*keys)
         if value is None:
             return default
@@ -66,8 +66,20 @@ class _CheckedNumbers:
             raise self.refuse(f"says {key} is {value!r}")
         return float(value)
 
+    def refuse_others(self, known: set[str]) -> None:
+        """Raises a `WeightsError` for keys that are not among those known."""
+        unknown = sorted(set(self.values) - known)
+        if unknown:
+            keys = "an unknown key" if len(unknown) == 1 else f"{len(unknown)} unknown keys"
+            raise self.refuse(f"has {keys}: {', '.join(unknown)}")
+
+    def check_divides(self, small: str, part: int, large: str, whole: int) -> None:
+        """Raises a `WeightsError` unless a number divides another."""
+        if whole % part:
+            raise self.refuse(f"says {part} {small} for a {large} of {whole}")
+
     def refuse(self, complaint: str) -> WeightsError:
-        """What is wrong, as an error to be raised."""
+        """Makes an error of what is wrong."""
         return WeightsError(
             f"{self.label} {complaint}", "fetch it again: it belongs to the weights beside it"
         )
@@ -84,28 +96,48 @@ def make_spec(files: SourceFiles, settings: Mapping[str, Any], projection_width:
     Raises:
         WeightsError: a number is missing or makes no sense, or Phi-2 is of another kind.
     """
-    vision, qformer = _read_architecture(files)
-    image = _CheckedNumbers(f"config.model of {files.label(files.checkpoint)}", settings)
-    image_px = image.read_count("image_px", "image_size", default=image_px_of_stage(files.stage))
+    label, sections = "", dict[str, Any]()
+    if files.architecture is not None:
+        label = files.label(files.architecture)
+        sections = read_json_object(files.architecture)
+        _CheckedNumbers(label, sections).refuse_others({"vision", "qformer"})
+    there = _read_section(label, sections, "vision", {*_VISION_KEYS.values(), *_IMAGE_KEYS})
+    in_checkpoint = _CheckedNumbers(f"config.model of {files.label(files.checkpoint)}", settings)
+    image_px = image_px_of_stage(files.stage)
+    image_px = in_checkpoint.read_count("image_px", "image_size", default=image_px)
+    vision = VisionSpec(
+        **_read_counts(there, _VISION_KEYS, VisionSpec()),
+        image_px=there.read_count("image_px", *_IMAGE_KEYS, default=image_px),
+    )
+    there.check_divides("heads", vision.n_heads, "width", vision.width)
+    if vision.image_px % vision.patch_px:
+        raise WeightsError(
+            f"a picture of {vision.image_px} pixels cannot be cut into patches of "
+            f"{vision.patch_px}",
+            "check image_size in the checkpoint's config and in architecture.json",
+        )
+    there = _read_section(label, sections, "qformer", set(_QFORMER_KEYS.values()))
+    qformer = QFormerSpec(**_read_counts(there, _QFORMER_KEYS, QFormerSpec()))
+    there.check_divides("heads", qformer.n_heads, "width", qformer.width)
     return ModelSpec(
         stage=files.stage,
-        vision=_make_vision(vision, image_px),
-        qformer=_make_qformer(qformer),
+        vision=vision,
+        qformer=qformer,
         projection_width=projection_width,
         language=_read_language(files),
     )
 
 
 def make_architecture(spec: ModelSpec) -> dict[str, dict[str, int]]:
-    """What architecture.json says of a network; the checkpoint tells the picture's size."""
+    """Makes the content of architecture.json; the picture's size stands in the checkpoint."""
     return {
         "vision": {key: getattr(spec.vision, field) for field, key in _VISION_KEYS.items()},
         "qformer": {key: getattr(spec.qformer, field) for field, key in _QFORMER_KEYS.items()},
     }
 
 
-def make_phi_config(language: LanguageSpec, dtype: str, layout: str = "fused") -> dict[str, Any]:
-    """What Phi-2's config.json says of a network, under the names of its layout's time.
+def make_phi_json(language: LanguageSpec, dtype: str, layout: str = "fused") -> dict[str, Any]:
+    """Makes the content of Phi-2's config.json, under the names of its layout's time.
 
     Args:
         language: the numbers.
@@ -120,7 +152,21 @@ def make_phi_config(language: LanguageSpec, dtype: str, layout: str = "fused") -
         "eos_token_id": 2,
     }
     if layout == "msft":
-        return {**shared, **_make_msft_config(language)}
+        is_usual = language.mlp_width == 4 * language.width
+        return {
+            **shared,
+            "model_type": "phi-msft",
+            "n_positions": language.context_length,
+            "n_embd": language.width,
+            "n_layer": language.n_layers,
+            "n_inner": None if is_usual else language.mlp_width,
+            "n_head": language.n_heads,
+            "n_head_kv": None,
+            "rotary_dim": language.rotary_width,
+            "rope_theta": language.rope_base,
+            "activation_function": "gelu_new",
+            "layer_norm_epsilon": language.eps,
+        }
     return {
         **shared,
         "model_type": "phi",
@@ -139,25 +185,8 @@ def make_phi_config(language: LanguageSpec, dtype: str, layout: str = "fused") -
     }
 
 
-def _make_msft_config(language: LanguageSpec) -> dict[str, Any]:
-    is_usual = language.mlp_width == 4 * language.width
-    return {
-        "model_type": "phi-msft",
-        "n_positions": language.context_length,
-        "n_embd": language.width,
-        "n_layer": language.n_layers,
-        "n_inner": None if is_usual else language.mlp_width,
-        "n_head": language.n_heads,
-        "n_head_kv": None,
-        "rotary_dim": language.rotary_width,
-        "rope_theta": language.rope_base,
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": language.eps,
-    }
-
-
 def read_lora_alpha(files: SourceFiles, settings: Mapping[str, Any]) -> float:
-    """α of LoRA's scale α / r.
+    """Reads α of LoRA's scale α / r.
 
     Args:
         files: names the checkpoint in messages.
@@ -170,111 +199,69 @@ def read_lora_alpha(files: SourceFiles, settings: Mapping[str, Any]) -> float:
     return numbers.read_real("lora_alpha", default=LORA_ALPHA)
 
 
-def _read_architecture(files: SourceFiles) -> tuple[_CheckedNumbers, _CheckedNumbers]:
-    """The vision and the Q-Former section of architecture.json; both empty without the file."""
-    if files.architecture is None:
-        return _CheckedNumbers("", {}), _CheckedNumbers("", {})
-    label = files.label(files.architecture)
-    sections = read_json_object(files.architecture)
-    _check_keys(_CheckedNumbers(label, sections), {"vision", "qformer"})
-    vision = _read_section(label, sections, "vision")
-    qformer = _read_section(label, sections, "qformer")
-    _check_keys(vision, {*_VISION_KEYS.values(), *_IMAGE_KEYS})
-    _check_keys(qformer, set(_QFORMER_KEYS.values()))
-    return vision, qformer
-
-
-def _read_section(label: str, sections: Mapping[str, Any], name: str) -> _CheckedNumbers:
+def _read_section(
+    label: str, sections: Mapping[str, Any], name: str, known: set[str]
+) -> _CheckedNumbers:
+    """Returns one section of architecture.json; empty where there is none."""
     section = sections.get(name, {})
     if not isinstance(section, dict):
         raise _CheckedNumbers(label, {}).refuse(f"says {name} is {section!r}")
-    return _CheckedNumbers(f"{label}: {name}", section)
+    numbers = _CheckedNumbers(f"{label}: {name}", section)
+    numbers.refuse_others(known)
+    return numbers
 
 
-def _check_keys(numbers: _CheckedNumbers, known: set[str]) -> None:
-    unknown = sorted(set(numbers.values) - known)
-    if unknown:
-        raise numbers.refuse(f"says {', '.join(unknown)}, which nobody knows")
-
-
-def _make_vision(numbers: _CheckedNumbers, image_px: int) -> VisionSpec:
-    published = VisionSpec()
-    values = {
+def _read_counts(
+    numbers: _CheckedNumbers, keys: Mapping[str, str], published: VisionSpec | QFormerSpec
+) -> dict[str, int]:
+    """Reads a section's numbers by their fields; the published one where there is none."""
+    return {
         field: numbers.read_count(field, key, default=getattr(published, field))
-        for field, key in _VISION_KEYS.items()
+        for field, key in keys.items()
     }
-    values["image_px"] = numbers.read_count("image_px", *_IMAGE_KEYS, default=image_px)
-    vision = VisionSpec(**values)
-    _check_divides(numbers, "heads", vision.n_heads, "width", vision.width)
-    if vision.image_px % vision.patch_px:
-        raise WeightsError(
-            f"a picture of {vision.image_px} pixels is no whole number of patches of "
-            f"{vision.patch_px}",
-            "check image_size in the checkpoint's config and in architecture.json",
-        )
-    return vision
-
-
-def _make_qformer(numbers: _CheckedNumbers) -> QFormerSpec:
-    published = QFormerSpec()
-    values = {
-        field: numbers.read_count(field, key, default=getattr(published, field))
-        for field, key in _QFORMER_KEYS.items()
-    }
-    qformer = QFormerSpec(**values)
-    _check_divides(numbers, "heads", qformer.n_heads, "width", qformer.width)
-    return qformer
 
 
 def _read_language(files: SourceFiles) -> LanguageSpec:
+    """Reads Phi-2's config.json, under the names of transformers or of its first release."""
     numbers = _CheckedNumbers(files.label(files.phi_config), read_json_object(files.phi_config))
     width = numbers.read_count("width", "hidden_size", "n_embd")
     n_heads = numbers.read_count("n_heads", "num_attention_heads", "n_head")
-    _check_divides(numbers, "heads", n_heads, "width", width)
+    numbers.check_divides("heads", n_heads, "width", width)
     _check_kind(numbers, n_heads)
-    rope = _read_rope(numbers)
+    rope = numbers
+    nested = numbers.values.get("rope_parameters")
+    if isinstance(nested, dict):  # since transformers 5 the rotary numbers stand in a part
+        label = f"{numbers.label}: rope_parameters"
+        rope = _CheckedNumbers(label, {**numbers.values, **nested})
+    head_width = width // n_heads
+    published = LanguageSpec.rotary_width / LanguageSpec().head_width
+    fraction = rope.read_real("partial_rotary_factor", default=published)
+    rotary_width = numbers.read_count(
+        "rotary_width", "rotary_dim", default=int(fraction * head_width)
+    )
+    if rotary_width % 2 or not 0 < rotary_width <= head_width:
+        raise numbers.refuse(f"rotates {rotary_width} of the {head_width} channels of a head")
+    # The first release writes null for an MLP four times as wide as the model.
+    mlp_width = 4 * width if "n_embd" in numbers.values else None
     return LanguageSpec(
         width=width,
         n_layers=numbers.read_count("n_layers", "num_hidden_layers", "n_layer"),
         n_heads=n_heads,
-        mlp_width=_read_mlp_width(numbers, width),
+        mlp_width=numbers.read_count(
+            "mlp_width", "intermediate_size", "n_inner", default=mlp_width
+        ),
         vocab_size=numbers.read_count("vocab_size", "vocab_size"),
         context_length=numbers.read_count(
             "context_length", "max_position_embeddings", "n_positions"
         ),
-        rotary_width=_read_rotary_width(numbers, rope, width // n_heads),
+        rotary_width=rotary_width,
         rope_base=rope.read_real("rope_theta", default=LanguageSpec.rope_base),
         eps=numbers.read_real("layer_norm_eps", "layer_norm_epsilon", default=LanguageSpec.eps),
     )
 
 
-def _read_mlp_width(numbers: _CheckedNumbers, width: int) -> int:
-    """The MLP's width; the first release writes null for four times the model's."""
-    first_release = "n_embd" in numbers.values
-    default = 4 * width if first_release else None
-    return numbers.read_count("mlp_width", "intermediate_size", "n_inner", default=default)
-
-
-def _read_rope(numbers: _CheckedNumbers) -> _CheckedNumbers:
-    """Where the rotary numbers stand: in the config itself, or since transformers 5 in a part."""
-    nested = numbers.values.get("rope_parameters")
-    if not isinstance(nested, dict):
-        return numbers
-    return _CheckedNumbers(f"{numbers.label}: rope_parameters", {**numbers.values, **nested})
-
-
-def _read_rotary_width(numbers: _CheckedNumbers, rope: _CheckedNumbers, head_width: int) -> int:
-    """Channels of a head that are rotated: given, or as a fraction of the head's width."""
-    published = LanguageSpec.rotary_width / LanguageSpec().head_width
-    fraction = rope.read_real("partial_rotary_factor", default=published)
-    rotary = numbers.read_count("rotary_width", "rotary_dim", default=int(fraction * head_width))
-    if rotary % 2 or not 0 < rotary <= head_width:
-        raise numbers.refuse(f"rotates {rotary} of the {head_width} channels of a head")
-    return rotary
-
-
 def _check_kind(numbers: _CheckedNumbers, n_heads: int) -> None:
-    """Refuses variations that Phi-2 has not and that would change what is computed."""
+    """Refuses variations that Phi-2 does not have and that would change what is computed."""
     kv_heads = numbers.read_count("n_heads", "num_key_value_heads", "n_head_kv", default=n_heads)
     if kv_heads != n_heads:
         raise numbers.refuse(f"says {kv_heads} key heads for {n_heads} heads")
@@ -288,8 +275,3 @@ def _check_kind(numbers: _CheckedNumbers, n_heads: int) -> None:
         kind = rope.get("rope_type", rope.get("type")) if isinstance(rope, dict) else rope
         if kind not in (None, "default"):
             raise numbers.refuse(f"says {key} is {rope!r}")
-
-
-def _check_divides(numbers: _CheckedNumbers, small: str, part: int, large: str, whole: int) -> None:
-    if whole % part:
-        raise numbers.refuse(f"says {part} {small} for a {large} of {whole}")

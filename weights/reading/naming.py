@@ -1,8 +1,8 @@
-"""The names that the public files use become our names; the only file that knows the former.
+"""The names that tensors have in the public files become our names, without opening a file.
 
 A table says of every name in one file which tensor of the merged network it is, or which part of
 one. Tables are written out for a given spec, layer by layer, so that a look-up is exact: a name
-that is in no table is a name that nobody knows. Knows no file, no shape of a tensor and no torch.
+that is in no table is unknown. Foreign names stand in this file alone.
 
 Source: the published files; see the layouts in `PHI_LAYOUTS` and the writers in `LORA_NAMINGS`.
 """
@@ -15,7 +15,7 @@ from tinyv_cli.spec import ModelSpec
 
 
 class TensorPart(Enum):
-    """What a foreign tensor is of one of ours."""
+    """The part of one of our tensors that a foreign tensor is."""
 
     WHOLE = auto()  # the tensor itself, rows of qkv ordered [3][head][d]
     FUSED = auto()  # all of qkv, rows ordered [head][3][d]
@@ -38,7 +38,7 @@ Names = dict[str, Target]
 
 @dataclass(frozen=True)
 class NameTable:
-    """All that one file may hold.
+    """All names that one file may hold.
 
     Attributes:
         targets: foreign name → its place.
@@ -61,7 +61,7 @@ PROJECTION_WEIGHT = "llama_proj.weight"
 
 
 def make_vision_table(spec: ModelSpec) -> NameTable:
-    """Names in eva_vit_g.pth, which holds a block, a norm and a head more than are run."""
+    """Lists the names in eva_vit_g.pth; its last block, norm and head are not run."""
     targets: Names = {
         "cls_token": Target("vision.embeddings.class_embedding"),
         "pos_embed": Target("vision.embeddings.position_embedding"),
@@ -89,7 +89,7 @@ def _make_vision_block(i: int) -> Names:
 
 
 def make_qformer_table(spec: ModelSpec) -> NameTable:
-    """Names in blip2_pretrained_flant5xxl.pth; its projection to T5 is not run."""
+    """Lists the names in blip2_pretrained_flant5xxl.pth; its projection to T5 is not run."""
     targets: Names = {
         "query_tokens": Target("qformer.query_tokens"),
         **_make_pairs("ln_vision", "vision.ln_vision"),
@@ -116,63 +116,46 @@ def _make_bert_attention(name: str) -> Names:
 
 
 def make_phi_table(spec: ModelSpec, layout: str) -> NameTable:
-    """Names in Phi-2's weights in one of the three layouts.
+    """Lists the names in Phi-2's weights in one of the three layouts.
 
     Stock Phi-2 has none of the three added norms; a file that has them is understood.
     """
     targets: Names = {}
     added: Names = {}
     for i in range(spec.language.n_layers):
+        ours = f"language.layers.{i}"
+        qkv = f"{ours}.attention.qkv"
         if layout == "msft":
-            targets |= _make_msft_block(i)
+            foreign, dense = f"transformer.h.{i}", "mixer.out_proj"
+            targets |= _make_pairs(f"{foreign}.ln", f"{ours}.input_layernorm")
+            targets |= _make_pairs(f"{foreign}.mixer.Wqkv", qkv)
         else:
-            targets |= _make_phi_block(i, layout)
+            foreign, dense = f"model.layers.{i}", "self_attn.dense"
+            targets |= _make_pairs(f"{foreign}.input_layernorm", f"{ours}.input_layernorm")
+            if layout == "split":
+                targets |= _make_pairs(f"{foreign}.self_attn.q_proj", qkv, TensorPart.QUERY)
+                targets |= _make_pairs(f"{foreign}.self_attn.k_proj", qkv, TensorPart.KEY)
+                targets |= _make_pairs(f"{foreign}.self_attn.v_proj", qkv, TensorPart.VALUE)
+            else:
+                fused = f"{foreign}.self_attn.query_key_value"
+                targets |= _make_pairs(fused, qkv, TensorPart.FUSED)
             added |= _make_added_norms(i)
-    targets |= _make_phi_ends(layout)
+        targets |= _make_pairs(f"{foreign}.{dense}", f"{ours}.attention.dense")
+        targets |= _make_pairs(f"{foreign}.mlp.fc1", f"{ours}.mlp.fc1")
+        targets |= _make_pairs(f"{foreign}.mlp.fc2", f"{ours}.mlp.fc2")
+    embeddings, norm, head = "model.embed_tokens", "model.final_layernorm", "lm_head"
+    if layout == "msft":
+        embeddings, norm, head = "transformer.embd.wte", "lm_head.ln", "lm_head.linear"
+    targets[f"{embeddings}.weight"] = Target("language.embed_tokens.weight")
+    targets |= _make_pairs(norm, "language.final_layernorm")
+    targets |= _make_pairs(head, "language.lm_head")
     return NameTable({**targets, **added}, optional=list_optional_names(spec))
 
 
 def list_optional_names(spec: ModelSpec) -> frozenset[str]:
-    """Norms of ours that no file need have: their weights are one and their biases zero."""
+    """Lists norms of ours that no file need have: weights of one and biases of zero serve."""
     layers = range(spec.language.n_layers)
     return frozenset(target.name for i in layers for target in _make_added_norms(i).values())
-
-
-def _make_phi_ends(layout: str) -> Names:
-    embeddings, norm, head = "model.embed_tokens", "model.final_layernorm", "lm_head"
-    if layout == "msft":
-        embeddings, norm, head = "transformer.embd.wte", "lm_head.ln", "lm_head.linear"
-    return {
-        f"{embeddings}.weight": Target("language.embed_tokens.weight"),
-        **_make_pairs(norm, "language.final_layernorm"),
-        **_make_pairs(head, "language.lm_head"),
-    }
-
-
-def _make_phi_block(i: int, layout: str) -> Names:
-    foreign, ours = f"model.layers.{i}", f"language.layers.{i}"
-    qkv = f"{ours}.attention.qkv"
-    names = _make_pairs(f"{foreign}.input_layernorm", f"{ours}.input_layernorm")
-    if layout == "split":
-        names |= _make_pairs(f"{foreign}.self_attn.q_proj", qkv, TensorPart.QUERY)
-        names |= _make_pairs(f"{foreign}.self_attn.k_proj", qkv, TensorPart.KEY)
-        names |= _make_pairs(f"{foreign}.self_attn.v_proj", qkv, TensorPart.VALUE)
-    else:
-        names |= _make_pairs(f"{foreign}.self_attn.query_key_value", qkv, TensorPart.FUSED)
-    names |= _make_pairs(f"{foreign}.self_attn.dense", f"{ours}.attention.dense")
-    names |= _make_pairs(f"{foreign}.mlp.fc1", f"{ours}.mlp.fc1")
-    return names | _make_pairs(f"{foreign}.mlp.fc2", f"{ours}.mlp.fc2")
-
-
-def _make_msft_block(i: int) -> Names:
-    foreign, ours = f"transformer.h.{i}", f"language.layers.{i}"
-    return {
-        **_make_pairs(f"{foreign}.ln", f"{ours}.input_layernorm"),
-        **_make_pairs(f"{foreign}.mixer.Wqkv", f"{ours}.attention.qkv"),
-        **_make_pairs(f"{foreign}.mixer.out_proj", f"{ours}.attention.dense"),
-        **_make_pairs(f"{foreign}.mlp.fc1", f"{ours}.mlp.fc1"),
-        **_make_pairs(f"{foreign}.mlp.fc2", f"{ours}.mlp.fc2"),
-    }
 
 
 def _make_added_norms(i: int) -> Names:
@@ -185,7 +168,7 @@ def _make_added_norms(i: int) -> Names:
 
 
 def make_checkpoint_table(spec: ModelSpec) -> NameTable:
-    """Names in a stage checkpoint by any of its known writers, without `module.`.
+    """Lists the names in a stage checkpoint by any of its known writers, without `module.`.
 
     Beside what was trained a writer may have saved parts of Phi-2 and of BLIP-2's file. As when a
     state dict is loaded, those replace the numbers of the file they come from; LoRA is then added.
@@ -209,7 +192,7 @@ def make_checkpoint_table(spec: ModelSpec) -> NameTable:
 
 
 def make_lora_names(prefix: str, i: int, naming: str) -> Names:
-    """The four LoRA tensors of a layer; `naming` is a key of `LORA_NAMINGS`."""
+    """Names the four LoRA tensors of a layer; `naming` is a key of `LORA_NAMINGS`."""
     foreign, ours = f"{prefix}model.layers.{i}.self_attn", f"language.layers.{i}.attention"
     adapter = LORA_NAMINGS[naming]
     return {
@@ -220,7 +203,7 @@ def make_lora_names(prefix: str, i: int, naming: str) -> Names:
 
 
 def make_base_layer_names(prefix: str, i: int) -> Names:
-    """The matrices beneath LoRA, as peft calls them since 0.7."""
+    """Names the matrices beneath LoRA, as peft calls them since 0.7."""
     foreign, ours = f"{prefix}model.layers.{i}.self_attn", f"language.layers.{i}.attention"
     return {
         **_make_pairs(f"{foreign}.query_key_value.base_layer", f"{ours}.qkv", TensorPart.FUSED),

@@ -1,4 +1,4 @@
-"""A folder becomes the list of the public files in it; knows no tensor and no torch.
+"""A folder becomes the list of the public files in it, without opening one of tensors.
 
 The four sources and where each is looked for are in `resolve_sources`. Phi-2's weights may lie in
 one file or in shards with an index, as PyTorch files or as safetensors; its tokenizer is one file,
@@ -8,12 +8,13 @@ or the three it can be built from.
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from tinyv_cli.errors import WeightsError
+from tinyv_cli.disk.typed_json import read_object
+from tinyv_cli.errors import WeightsError, describe_os_error
 from tinyv_cli.variants.manifest import make_read_error
 
 STAGES = (1, 2, 3, 4)
@@ -28,6 +29,8 @@ SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 END_OF_TEXT = "<|endoftext|>"
 LIST_HINT = "`tinyv pull` fetches what is missing, `tinyv quantize --help` lists the files"
+# No folder, no drive, no stream: a shard lies beside its index on every system.
+_FILE_NAME = re.compile(r"(?!\.{1,2}\Z)[^/\\:\0]+", re.DOTALL)
 _WEIGHT_FILE = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(bin|safetensors)")
 
 
@@ -63,13 +66,13 @@ class SourceFiles:
 
     @property
     def all_files(self) -> tuple[Path, ...]:
-        """Every file that is read, each once."""
+        """All files that are read, each once."""
         extras = tuple(path for path in (self.phi_index, self.architecture) if path is not None)
         parts = (self.phi_config, *self.phi, *self.tokenizer_files)
         return (*parts, *extras, self.vision, self.qformer, self.checkpoint)
 
     def label(self, path: Path) -> str:
-        """How a message names a file: its path within the folder."""
+        """Returns a file's path within the folder, as messages name it."""
         return path.relative_to(self.folder).as_posix()
 
 
@@ -84,17 +87,30 @@ def resolve_sources(folder: Path, stage: int | None = None) -> SourceFiles:
         WeightsError: the folder is none or a variant, files are missing (all are named), Phi-2's
             weights are there more than once, or an index cannot be trusted.
     """
-    _check_folder(folder)
-    if stage is not None and stage not in STAGES:
+    if not folder.is_dir():
+        raise WeightsError(f"{folder} is not a folder", f"name a folder of sources; {LIST_HINT}")
+    if (folder / "manifest.json").exists():
+        raise WeightsError(
+            f"{folder} is a variant, not a folder of sources",
+            f"ask it a question with `tinyv ask -m {folder} PICTURE QUESTION`, or name the "
+            "folder of the public files",
+        )
+    if stage is None:
+        present = [each for each in STAGES if (folder / make_checkpoint_name(each)).is_file()]
+        stage = max(present, default=STAGES[-1])
+    elif stage not in STAGES:
         raise WeightsError(f"there is no stage {stage}", "use `--stage 1`, 2, 3 or 4")
     phi = folder / PHI_FOLDER
-    stage = _resolve_stage(folder) if stage is None else stage
     checkpoint = folder / make_checkpoint_name(stage)
     index, weights = _resolve_phi_weights(phi)
     tokenizer_files = _list_tokenizer_files(phi)
     single = (phi / "config.json", folder / VISION_FILE, folder / QFORMER_FILE, checkpoint)
-    missing = [path for path in (*single, *weights, *tokenizer_files) if not path.is_file()]
-    _check_complete(folder, missing, has_weights=bool(weights))
+    needed = (*single, *weights, *tokenizer_files)
+    missing = [path.relative_to(folder).as_posix() for path in needed if not path.is_file()]
+    if not weights:
+        missing.append(f"{PHI_FOLDER}/{SINGLE_FILES[0]} (or any other form of Phi-2's weights)")
+    if missing:
+        raise WeightsError(f"{folder} lacks {', '.join(missing)}", f"put it there; {LIST_HINT}")
     architecture = folder / ARCHITECTURE_FILE
     return SourceFiles(
         folder=folder,
@@ -112,7 +128,7 @@ def resolve_sources(folder: Path, stage: int | None = None) -> SourceFiles:
 
 
 def holds_sources(folder: Path) -> bool:
-    """Whether any of the four sources lies in a folder, be it incomplete or half fetched.
+    """Returns whether any of the four sources lies in a folder, be it incomplete or half fetched.
 
     Raises:
         WeightsError: the folder cannot be read.
@@ -125,7 +141,7 @@ def holds_sources(folder: Path) -> bool:
 
 
 def find_phi_weights(folder: Path) -> tuple[Path, ...]:
-    """Phi-2's weight files in a folder of sources, in the one form in which they are all there.
+    """Finds Phi-2's weight files in a folder of sources, in the one form that is all there.
 
     Returns:
         The index first, where there is one; nothing where weights are missing, in more forms than
@@ -141,42 +157,17 @@ def find_phi_weights(folder: Path) -> tuple[Path, ...]:
 
 
 def is_weight_file(name: str) -> bool:
-    """Whether a file of this name is one of Phi-2's weight files, or the index of such."""
+    """Returns whether a file of this name is one of Phi-2's weight files, or the index of such."""
     return name in INDEX_FILES or _WEIGHT_FILE.fullmatch(name) is not None
 
 
 def make_checkpoint_name(stage: int) -> str:
-    """The published name of a stage's checkpoint."""
+    """Returns the published name of a stage's checkpoint."""
     return f"TinyGPT-V_for_Stage{stage}.pth"
 
 
-def _check_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise WeightsError(f"{folder} is not a folder", f"name a folder of sources; {LIST_HINT}")
-    if (folder / "manifest.json").exists():
-        raise WeightsError(
-            f"{folder} is a variant, not a folder of sources",
-            f"ask it a question with `tinyv ask -m {folder} PICTURE QUESTION`, or name the "
-            "folder of the public files",
-        )
-
-
-def _resolve_stage(folder: Path) -> int:
-    present = [stage for stage in STAGES if (folder / make_checkpoint_name(stage)).is_file()]
-    return max(present, default=STAGES[-1])
-
-
-def _check_complete(folder: Path, missing: list[Path], has_weights: bool) -> None:
-    names = [path.relative_to(folder).as_posix() for path in missing]
-    if not has_weights:
-        names.append(f"{PHI_FOLDER}/{SINGLE_FILES[0]} (or any other form of Phi-2's weights)")
-    if not names:
-        return
-    raise WeightsError(f"{folder} lacks {', '.join(names)}", f"put it there; {LIST_HINT}")
-
-
 def _list_tokenizer_files(phi: Path) -> tuple[Path, ...]:
-    """The files of the tokenizer; those that are missing too, for the message."""
+    """Lists the files of the tokenizer; those that are missing too, for the message."""
     parts = tuple(phi / name for name in TOKENIZER_PARTS)
     if (phi / TOKENIZER_FILE).is_file() or not any(path.is_file() for path in parts):
         return (phi / TOKENIZER_FILE,)
@@ -199,12 +190,9 @@ def _resolve_phi_weights(phi: Path) -> tuple[Path | None, tuple[Path, ...]]:
             f"{phi} holds weights more than once: {names}", "keep one form and move the other away"
         )
     index = indexes[0] if indexes else None
-    weights = _list_shards(index) if index is not None else tuple(singles)
-    _check_no_strays(phi, weights)
-    return index, weights
-
-
-def _check_no_strays(phi: Path, weights: tuple[Path, ...]) -> None:
+    weights = tuple(singles)
+    if index is not None:
+        weights = tuple(phi / name for name in sorted(set(read_weight_map(index).values())))
     here = phi.iterdir() if phi.is_dir() else ()
     strays = sorted(p.name for p in here if _WEIGHT_FILE.fullmatch(p.name) and p not in weights)
     if strays:
@@ -212,11 +200,7 @@ def _check_no_strays(phi: Path, weights: tuple[Path, ...]) -> None:
             f"{phi} holds weight files that no index names: {', '.join(strays)}",
             "fetch the index.json that belongs to them, or move them away",
         )
-
-
-def _list_shards(index: Path) -> tuple[Path, ...]:
-    """The shards that an index names, in the order of their names."""
-    return tuple(index.parent / name for name in sorted(set(read_weight_map(index).values())))
+    return index, weights
 
 
 def read_weight_map(index: Path) -> dict[str, str]:
@@ -226,23 +210,18 @@ def read_weight_map(index: Path) -> dict[str, str]:
         tensor name → file name, the latter without any folder.
 
     Raises:
-        WeightsError: the index is no JSON object of that form, or names a file elsewhere.
+        WeightsError: the index is not a JSON object of that form, or names a file elsewhere.
     """
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise WeightsError(f"{index} has no weight_map", f"fetch it again; {LIST_HINT}")
     for shard in weight_map.values():
-        if not isinstance(shard, str) or not _is_file_name(shard):
+        if not isinstance(shard, str) or not _FILE_NAME.fullmatch(shard):
             raise WeightsError(
                 f"{index} names a shard outside its folder: {shard!r}",
                 f"do not use this file; fetch it again from its publisher; {LIST_HINT}",
             )
     return weight_map
-
-
-def _is_file_name(name: str) -> bool:
-    plain = PurePosixPath(name).name == name and PureWindowsPath(name).name == name
-    return plain and name not in ("", ".", "..") and "\0" not in name
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -252,12 +231,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
         WeightsError: the file cannot be read, or holds something else.
     """
     try:
-        value = json.loads(read_text(path))
+        return read_object(read_text(path))
     except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} is not JSON: {error}", "fetch it again") from error
-    if not isinstance(value, dict):
-        raise WeightsError(f"{path} holds no JSON object", "fetch it again")
-    return value
+        raise WeightsError(f"{path} is damaged: {error}", "fetch it again") from error
 
 
 def write_json(path: Path, value: object) -> None:
@@ -269,12 +245,13 @@ def read_text(path: Path) -> str:
     """Reads a file of UTF-8 text.
 
     Raises:
-        WeightsError: the file cannot be read, or is no text.
+        WeightsError: the file cannot be read, or is not text.
     """
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path} cannot be read as text: {error}", "fetch it again") from error
+        reason = describe_os_error(error) if isinstance(error, OSError) else str(error)
+        raise WeightsError(f"{path} cannot be read as text: {reason}", "fetch it again") from error
 
 
 def read_tokenizer_json(files: SourceFiles) -> str:
@@ -289,10 +266,17 @@ def read_tokenizer_json(files: SourceFiles) -> str:
     first, *others = files.tokenizer_files
     if first.name == TOKENIZER_FILE:
         text = read_text(first)
-        _parse_tokenizer(text, files.label(first))
+        try:
+            Tokenizer.from_str(text)
+        except Exception as error:  # `tokenizers` raises nothing more exact
+            label = files.label(first)
+            raise WeightsError(f"{label} is not a tokenizer: {error}", "fetch it again") from error
         return text
     added = read_json_object(others[1]) if others[1:] else {}
-    merges = _read_merges(others[0])
+    lines = [line for line in read_text(others[0]).split("\n") if line and line[:9] != "#version:"]
+    merges = [(words[0], words[-1]) for words in map(str.split, lines) if len(words) == 2]
+    if len(merges) != len(lines):
+        raise WeightsError(f"{others[0]} holds a line that is not two tokens", "fetch it again")
     try:
         return make_tokenizer_json(read_json_object(first), merges, added)
     except WeightsError:
@@ -302,21 +286,6 @@ def read_tokenizer_json(files: SourceFiles) -> str:
         raise WeightsError(
             f"{names} make no tokenizer: {error}", "fetch them again, or add tokenizer.json"
         ) from error
-
-
-def _read_merges(path: Path) -> list[tuple[str, str]]:
-    lines = [line for line in read_text(path).split("\n") if line and line[:9] != "#version:"]
-    pairs = [line.split() for line in lines]
-    if any(len(pair) != 2 for pair in pairs):
-        raise WeightsError(f"{path} holds a line that is no pair of tokens", "fetch it again")
-    return [(left, right) for left, right in pairs]
-
-
-def _parse_tokenizer(text: str, label: str) -> Tokenizer:
-    try:
-        return Tokenizer.from_str(text)
-    except Exception as error:  # `tokenizers` raises nothing more exact
-        raise WeightsError(f"{label} is no tokenizer: {error}", "fetch it again") from error
 
 
 def make_tokenizer_json(

@@ -1,1 +1,1 @@
-"""Random sources of any size in the public formats; developers only."""
+"""Writes random sources of any size in the public formats; for developers, in no wheel."""

@@ -1,32 +1,22 @@
-"""A `python -m weights.…` command ends as `tinyv` does: a line on stdout, or two for a failure."""
+"""Ends a `python -m weights.…` command as `tinyv` ends: an error is two lines and an exit code."""
 
-import argparse
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tinyv_cli.console import Console
 from tinyv_cli.errors import TinyvError
 
 
-def run_command(
-    parser: argparse.ArgumentParser,
-    work: Callable[[argparse.Namespace, Console], Path],
-    arguments: Sequence[str] | None,
-) -> None:
-    """Parses, works, and prints the path of what was made.
-
-    Args:
-        parser: of the command.
-        work: does what was asked for.
-        arguments: instead of the process's own.
+@contextmanager
+def open_console() -> Iterator[Console]:
+    """Opens a console for one command.
 
     Raises:
-        SystemExit: the command line is wrong, or a `TinyvError` was told on stderr.
+        SystemExit: the block raised a `TinyvError`, which was written to stderr.
     """
-    parsed = parser.parse_args(arguments)
     console = Console()
     try:
-        console.write_line(str(work(parsed, console)))
+        yield console
     except TinyvError as error:
         console.write_error(error)
         raise SystemExit(int(error.exit_code)) from error

@@ -1,6 +1,6 @@
 """A spec and options become the plan of each source file: which tensors it holds, and how made.
 
-Names come from `naming`, numbers from `synthetic_numbers`; nothing is written here.
+Names come from `weights.reading.naming`, numbers from `numbers.py`; nothing is written here.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,12 @@ from functools import partial
 import torch
 
 from tinyv_cli.spec import ModelSpec
-from weights.reading.accounting import POSITION_EMBEDDING, make_foreign_shape
+from weights.reading.accounting import (
+    POSITION_EMBEDDING,
+    Shape,
+    expected_shapes,
+    make_foreign_shape,
+)
 from weights.reading.naming import (
     DISTRIBUTED_PREFIX,
     LORA_PREFIX,
@@ -26,9 +31,8 @@ from weights.reading.naming import (
     make_qformer_table,
     make_vision_table,
 )
-from weights.reading.shapes import Shape, expected_shapes
 from weights.synthetic.numbers import make_numbers
-from weights.synthetic.streaming import PlannedTensor
+from weights.synthetic.streaming import PlannedTensor, TensorPlan
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 LORA_WRITERS = ("plain", "default", "base-layer")
@@ -37,12 +41,10 @@ _THIRDS = {TensorPart.QUERY: "query", TensorPart.KEY: "key", TensorPart.VALUE: "
 _REPLACED = "replaced."  # before the names of numbers that the checkpoint's replace
 _UNUSED_WIDTH = 16  # of the projection to T5 and of the ViT's head, which are not run
 
-FilePlan = dict[str, PlannedTensor]
-
 
 @dataclass(frozen=True)
 class SyntheticOptions:
-    """In which of its public forms a network is written.
+    """The public form in which a network is written.
 
     Attributes:
         phi_layout: fused, split or msft.
@@ -65,15 +67,15 @@ class SyntheticOptions:
 
 
 def choose_lora_rank(spec: ModelSpec) -> int:
-    """The published 64, or less in a narrower network."""
+    """Returns the published 64, or less in a narrower network."""
     return max(1, min(64, spec.language.width // 20))
 
 
-def plan_vision(spec: ModelSpec, options: SyntheticOptions) -> FilePlan:
-    """eva_vit_g.pth, with the block, norm and head that are not run."""
-    numbers = _Numbers(spec, options, DTYPES[options.dtype])
+def plan_vision(spec: ModelSpec, options: SyntheticOptions) -> TensorPlan:
+    """Plans eva_vit_g.pth, with the block, norm and head that are not run."""
+    planner = _Planner(spec, options, DTYPES[options.dtype])
     table, width = make_vision_table(spec), spec.vision.width
-    plan = numbers.plan(table.targets)
+    plan = planner.plan(table.targets)
     last = f"blocks.{spec.vision.n_layers}."
     shapes: dict[str, Shape] = {
         **{f: plan[f.replace(last, "blocks.0.")].shape for f in table.unused if last in f},
@@ -83,39 +85,39 @@ def plan_vision(spec: ModelSpec, options: SyntheticOptions) -> FilePlan:
         "head.bias": (_UNUSED_WIDTH,),
     }
     for foreign in sorted(shapes):
-        plan[foreign] = numbers.plan_unused(foreign, shapes[foreign])
+        plan[foreign] = planner.plan_unused(foreign, shapes[foreign])
     return plan
 
 
-def plan_qformer(spec: ModelSpec, options: SyntheticOptions) -> FilePlan:
-    """blip2_pretrained_flant5xxl.pth, with the projection to T5 that is not run."""
-    numbers = _Numbers(spec, options, torch.float32)
+def plan_qformer(spec: ModelSpec, options: SyntheticOptions) -> TensorPlan:
+    """Plans blip2_pretrained_flant5xxl.pth, with the projection to T5 that is not run."""
+    planner = _Planner(spec, options, torch.float32)
     targets = make_qformer_table(spec).targets
-    plan = numbers.plan(targets)
+    plan = planner.plan(targets)
     if options.qformer_in_checkpoint:
         qformer = {foreign: target for foreign, target in targets.items() if _is_qformer(target)}
-        plan |= numbers.plan(qformer, _REPLACED)
+        plan |= planner.plan(qformer, _REPLACED)
     shapes: dict[str, Shape] = {
         "t5_proj.weight": (_UNUSED_WIDTH, spec.qformer.width),
         "t5_proj.bias": (_UNUSED_WIDTH,),
     }
-    plan |= {name: numbers.plan_unused(name, shape) for name, shape in shapes.items()}
+    plan |= {name: planner.plan_unused(name, shape) for name, shape in shapes.items()}
     return plan | _plan_position_ids()
 
 
-def plan_phi(spec: ModelSpec, options: SyntheticOptions) -> FilePlan:
-    """Phi-2's weights, all in one plan; norms that the checkpoint brings are others."""
-    numbers = _Numbers(spec, options, DTYPES[options.dtype])
+def plan_phi(spec: ModelSpec, options: SyntheticOptions) -> TensorPlan:
+    """Plans Phi-2's weights, all in one; norms that the checkpoint brings are others."""
+    planner = _Planner(spec, options, DTYPES[options.dtype])
     table = make_phi_table(spec, options.phi_layout)
     stock = {f: target for f, target in table.targets.items() if target.name not in table.optional}
-    plan = numbers.plan(stock)
+    plan = planner.plan(stock)
     norms = {foreign: target for foreign, target in stock.items() if _is_trained_norm(target)}
-    return plan | numbers.plan(norms, _REPLACED)
+    return plan | planner.plan(norms, _REPLACED)
 
 
-def plan_checkpoint(spec: ModelSpec, options: SyntheticOptions) -> FilePlan:
-    """The `model` of a stage's checkpoint; stage 1 has no LoRA and a prefix of its own."""
-    numbers = _Numbers(spec, options, torch.float32)
+def plan_checkpoint(spec: ModelSpec, options: SyntheticOptions) -> TensorPlan:
+    """Plans the `model` of a stage's checkpoint; stage 1 has no LoRA and a prefix of its own."""
+    planner = _Planner(spec, options, torch.float32)
     prefix = PLAIN_PREFIX if spec.stage == 1 else LORA_PREFIX
     phi = make_phi_table(spec, "fused").targets
     names: Names = {
@@ -131,9 +133,9 @@ def plan_checkpoint(spec: ModelSpec, options: SyntheticOptions) -> FilePlan:
         for i in range(spec.language.n_layers):
             names |= make_lora_names(prefix, i, naming)
             beneath |= make_base_layer_names(prefix, i)
-    plan = numbers.plan(names) | _plan_position_ids()
+    plan = planner.plan(names) | _plan_position_ids()
     if options.lora_names == "base-layer":
-        plan |= numbers.plan(beneath, rounded=DTYPES[options.dtype])
+        plan |= planner.plan(beneath, rounded=DTYPES[options.dtype])
     start = DISTRIBUTED_PREFIX if options.module_prefix else ""
     return {f"{start}{name}": tensor for name, tensor in plan.items()}
 
@@ -146,14 +148,14 @@ def _is_trained_norm(target: Target) -> bool:
     return target.name.startswith("language.") and target.name.endswith("layernorm.weight")
 
 
-def _plan_position_ids() -> FilePlan:
-    """BERT's buffer, which is not used."""
+def _plan_position_ids() -> TensorPlan:
+    """Plans BERT's buffer, which is not used."""
     ids = torch.arange(512).unsqueeze(0)
     return {POSITION_IDS: PlannedTensor((1, 512), torch.int64, lambda: ids)}
 
 
-class _Numbers:
-    """The tensors of one network, as one file has them."""
+class _Planner:
+    """Plans the tensors of one network, as one file has them."""
 
     def __init__(self, spec: ModelSpec, options: SyntheticOptions, dtype: torch.dtype) -> None:
         self._seed = options.seed
@@ -166,7 +168,7 @@ class _Numbers:
 
     def plan(
         self, names: Mapping[str, Target], start: str = "", rounded: torch.dtype | None = None
-    ) -> FilePlan:
+    ) -> TensorPlan:
         """Plans tensors by their places.
 
         Args:
@@ -197,7 +199,7 @@ class _Numbers:
         return PlannedTensor(shape, self._dtype, lambda: make().to(first).to(self._dtype))
 
     def _make_part(self, target: Target, start: str) -> torch.Tensor:
-        """What a file has of a tensor of ours; the thirds of qkv are made one by one."""
+        """Makes what a file holds of a tensor of ours; the thirds of qkv are made one by one."""
         shape = make_foreign_shape(target, self._shapes, self._rank)
         if target.part in (TensorPart.LORA_A, TensorPart.LORA_B):
             return self._make(f"{start}{target.name}.{target.part.name.lower()}", shape)

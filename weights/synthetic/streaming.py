@@ -1,6 +1,6 @@
 """Tensors that are made one at a time become a .pth, .bin or .safetensors file of any size.
 
-Only the tensor being written is in memory. Knows no model and no name.
+Only the tensor being written is in memory.
 """
 
 import math
@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from quantize.cuda.safetensors_writer import SafetensorsWriter
-from quantize.cuda_recipe import count_header_bytes
+from weights.safetensors_writer import SafetensorsWriter
+
+_ENTRY_BYTES = 160  # of a header, for a tensor's type, shape and place beside its name, at most
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,15 @@ class PlannedTensor:
 
     @property
     def size_bytes(self) -> int:
-        """What it takes in a file."""
+        """Returns its size in a file."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-Plan = Mapping[str, PlannedTensor]
+TensorPlan = dict[str, PlannedTensor]
 
 
 def write_torch_file(
-    path: Path, plan: Plan, surroundings: Mapping[str, object] | None = None
+    path: Path, plan: TensorPlan, surroundings: Mapping[str, object] | None = None
 ) -> None:
     """Writes a zip-format PyTorch file.
 
@@ -49,8 +50,8 @@ def write_torch_file(
     Args:
         path: the file.
         plan: name → tensor, in the order in which they are written.
-        surroundings: what stands beside the tensors, which are then under "model"; no tensor may
-            be in it. None writes a flat dict.
+        surroundings: entries beside the tensors, which are then under "model"; no tensor may be in
+            it. None writes a flat dict.
     """
     room = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in plan.items()}
     with torch.serialization.skip_data():
@@ -64,8 +65,8 @@ def write_torch_file(
             file.write(tensor.make().contiguous().view(torch.uint8).numpy().data)
 
 
-def write_safetensors_file(path: Path, plan: Plan) -> None:
+def write_safetensors_file(path: Path, plan: TensorPlan) -> None:
     """Writes a safetensors file, as a GPU's files are written."""
-    with SafetensorsWriter(path, count_header_bytes(plan)) as writer:
+    with SafetensorsWriter(path, sum(len(name) + _ENTRY_BYTES for name in plan)) as writer:
         for name, tensor in plan.items():
             writer.append(name, tensor.make())

@@ -1,4 +1,4 @@
-"""Merges become a tokenizer in Phi-2's files; knows no text that they were learnt from.
+"""Merges become a tokenizer in Phi-2's files.
 
 Byte-level BPE as Phi-2's, with its 38 runs of white space and `<|endoftext|>`.
 """
@@ -46,7 +46,9 @@ def write_tokenizer(folder: Path, merges: Sequence[Merge]) -> int:
     """
     tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges), END_OF_TEXT]
     vocabulary = {token: i for i, token in enumerate(tokens)}
-    added = {run: len(tokens) + i for i, run in enumerate(_make_space_runs())}
+    # Phi-2's added tokens: 31 to 2 spaces, then 9 to 2 tabs.
+    runs = [*(" " * n for n in range(31, 1, -1)), *("\t" * n for n in range(9, 1, -1))]
+    added = {run: len(tokens) + i for i, run in enumerate(runs)}
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
     special = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
     config = {"add_prefix_space": False, **special, "tokenizer_class": "CodeGenTokenizer"}
@@ -62,19 +64,14 @@ def write_tokenizer(folder: Path, merges: Sequence[Merge]) -> int:
 
 
 def make_small_merges() -> list[Merge]:
-    """A dozen words, `###` and ` ###`: with bytes and white space fewer than 512 tokens."""
+    """Makes merges of a dozen words, `###` and ` ###`: with bytes and spaces under 512 tokens."""
     return [*spell_words(_SMALL_WORDS), (SPACE, "###")]
 
 
 def spell_words(words: Sequence[str]) -> list[Merge]:
-    """Merges that make each word one token, from its left, letter by letter."""
+    """Makes merges that turn each word into one token, from its left, letter by letter."""
     merges: dict[Merge, None] = {}
     for word in words:
         starts = [word[:i] for i in range(1, len(word) + 1)]
         merges |= dict.fromkeys((start, longer[-1]) for start, longer in pairwise(starts))
     return list(merges)
-
-
-def _make_space_runs() -> list[str]:
-    """Phi-2's added tokens: 31 to 2 spaces, then 9 to 2 tabs."""
-    return [" " * n for n in range(31, 1, -1)] + ["\t" * n for n in range(9, 1, -1)]

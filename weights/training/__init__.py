@@ -1,1 +1,1 @@
-"""Seeds become scenes, pictures, questions and answers for the miniature to learn from."""
+"""Trains the miniature from nothing; run from a checkout, in no wheel."""

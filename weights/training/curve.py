@@ -12,17 +12,16 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from tinyv_cli.console import Console
 from tinyv_cli.errors import InputError
-from weights.synthetic.module_command import run_command
-from weights.training.trainer import STATES_FOLDER
+from weights.synthetic.module_command import open_console
+from weights.training.learning.trainer import STATES_FOLDER
 
 RUNS = ("seeing", "speaking", "stage1", "stage2", "stage3", "stage4")
 _N_SMOOTHED = 50  # steps that one point of the line is the mean of
 
 
 def read_losses(log: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and losses of a log that a `Trainer` wrote; a broken last line is passed over."""
+    """Reads steps and losses of a log that a `Trainer` wrote; a broken last line is passed over."""
     lines = log.read_text("utf-8").splitlines(keepends=True)
     entries = [json.loads(line) for line in lines if line.endswith("\n")]
     return np.array([e["step"] for e in entries]), np.array([e["loss"] for e in entries])
@@ -68,14 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m weights.training.curve", description=__doc__)
     parser.add_argument("sources", type=Path, metavar="SOURCES")
-    run_command(parser, _draw_asked, arguments)
-
-
-def _draw_asked(parsed: argparse.Namespace, _: Console) -> Path:
-    folder: Path = parsed.sources / STATES_FOLDER
-    target = folder / "loss.png"
-    draw_curves(folder).savefig(target, dpi=110)
-    return target
+    parsed = parser.parse_args(arguments)
+    with open_console() as console:
+        folder = parsed.sources / STATES_FOLDER
+        target = folder / "loss.png"
+        draw_curves(folder).savefig(target, dpi=110)
+        console.write_line(str(target))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Trained sources become those that tinyv brings along: rounded to float16, with how they came.
+"""Trained sources become the miniature's: rounded to float16, with the logs of their training.
 
 `python -m weights.training.keep SOURCES DEMO` writes DEMO/sources, the logs with one line in 20 to
-DEMO/log.jsonl and their curve to DEMO/loss.png. Of the stages' checkpoints the last is kept.
+DEMO/log.jsonl and their curve to DEMO/loss.png. Only the last stage's checkpoint is kept.
 """
 
 import argparse
@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from tinyv_cli.console import Console
 from tinyv_cli.errors import InputError
 from weights.reading.sources import (
     ARCHITECTURE_FILE,
@@ -22,19 +21,19 @@ from weights.reading.sources import (
     make_checkpoint_name,
     resolve_sources,
 )
-from weights.synthetic.module_command import run_command
+from weights.synthetic.module_command import open_console
 from weights.training.curve import RUNS, draw_curves
-from weights.training.trainer import STATES_FOLDER
+from weights.training.learning.trainer import STATES_FOLDER
 
 _EVERY = 20  # steps between two lines of the kept log
 
 
-def keep_sources(parsed: argparse.Namespace, console: Console) -> Path:
-    """Does what the command line asks for.
+def keep_sources(sources: Path, demo: Path) -> Path:
+    """Writes rounded sources, thinned logs and the curve of losses.
 
     Args:
-        parsed: as `main` documents it.
-        console: is not used.
+        sources: all stages are trained.
+        demo: the miniature's folder.
 
     Returns:
         The folder of kept sources.
@@ -43,9 +42,8 @@ def keep_sources(parsed: argparse.Namespace, console: Console) -> Path:
         WeightsError: the sources are not complete.
         InputError: the folder holds sources already.
     """
-    del console
-    files = resolve_sources(parsed.sources)
-    target: Path = parsed.demo / "sources"
+    files = resolve_sources(sources)
+    target = demo / "sources"
     if target.exists():
         raise InputError(f"{target} is there already", "remove it, or name another folder")
     shutil.copytree(files.folder / PHI_FOLDER, target / PHI_FOLDER)
@@ -54,8 +52,8 @@ def keep_sources(parsed: argparse.Namespace, console: Console) -> Path:
         content = torch.load(files.folder / name, weights_only=True)
         torch.save(round_tensors(content), target / name)
     logs = files.folder / STATES_FOLDER
-    (parsed.demo / "log.jsonl").write_text("".join(thin_logs(logs)), "utf-8")
-    draw_curves(logs).savefig(parsed.demo / "loss.png", dpi=80)
+    (demo / "log.jsonl").write_text("".join(thin_logs(logs)), "utf-8")
+    draw_curves(logs).savefig(demo / "loss.png", dpi=80)
     return target
 
 
@@ -69,20 +67,13 @@ def round_tensors(content: object) -> object:
 
 
 def thin_logs(folder: Path) -> list[str]:
-    """One line in 20 of every run's log, with the run's name."""
+    """Reads one line in 20 of every run's log, with the run's name."""
     kept = []
     for name in RUNS:
         path = folder / f"{name}.log.jsonl"
         lines = path.read_text("utf-8").splitlines() if path.is_file() else []
         kept += [json.dumps({"run": name} | json.loads(line)) + "\n" for line in lines[::_EVERY]]
     return kept
-
-
-def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m weights.training.keep", description=__doc__)
-    parser.add_argument("sources", type=Path, metavar="SOURCES", help="all stages are trained")
-    parser.add_argument("demo", type=Path, metavar="DEMO", help="weights/demo")
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -94,7 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: something cannot be used.
     """
-    run_command(_make_parser(), keep_sources, arguments)
+    parser = argparse.ArgumentParser(prog="python -m weights.training.keep", description=__doc__)
+    parser.add_argument("sources", type=Path, metavar="SOURCES", help="all stages are trained")
+    parser.add_argument("demo", type=Path, metavar="DEMO", help="weights/demo")
+    parsed = parser.parse_args(arguments)
+    with open_console() as console:
+        console.write_line(str(keep_sources(parsed.sources, parsed.demo)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A TOML file becomes what a whole training does: sizes, steps, rates; trains nothing."""
+"""A TOML file becomes the numbers of a whole training: sizes, steps, rates."""
 
 import tomllib
 from dataclasses import dataclass
@@ -9,21 +9,22 @@ from tinyv_cli.disk.typed_json import to_dataclass
 from tinyv_cli.errors import InputError
 from tinyv_cli.prompts.prompt import TEMPLATES
 from tinyv_cli.spec import LanguageSpec, ModelSpec, QFormerSpec, VisionSpec
+from weights.reading.sources import STAGES
 
 OPTIMIZERS = ("adamw", "muon")
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a phase goes on and how fast it learns.
+    """Length and learning rates of a phase.
 
     Attributes:
         steps: of the whole phase.
         warm_up: steps until the learning rate is at its peak.
         rates: learning rate at the first step, at its peak, at the end.
         batch: scenes a step.
-        dialogues: at most so many about each scene; where nothing is asked it counts for nothing.
-        optimizer: one of `OPTIMIZERS`; what they do is in `optimizers.py`.
+        dialogues: at most so many about each scene; without effect on seeing.
+        optimizer: one of `OPTIMIZERS`, explained in `optimizers.py`.
     """
 
     steps: int
@@ -44,7 +45,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class FoundationRecipe:
-    """What the four stages of a miniature start from.
+    """The network that the four stages of a miniature start from.
 
     Attributes:
         network: the fields of `ModelSpec` at stage 1, parts as tables.
@@ -100,19 +101,21 @@ class StageRecipe:
     schedule: Schedule
 
     def __post_init__(self) -> None:
+        if self.number not in STAGES:
+            raise ValueError(f"number is one of {', '.join(map(str, STAGES))}")
         if not self.templates or not set(self.templates) <= set(TEMPLATES):
             raise ValueError(f"templates are one or more of {', '.join(TEMPLATES)}")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """A whole training.
 
     Attributes:
         seed: of new weights and scenes; each phase derives its own.
         bfloat16: computes products in bfloat16.
         save_every: steps between two states on disk.
-        foundation: what comes before the stages; None where sources are there already.
+        foundation: comes before the stages; None where sources are there already.
         stages: in the order of training.
     """
 
@@ -123,7 +126,7 @@ class Recipe:
     stages: tuple[StageRecipe, ...]
 
 
-def read_recipe(path: Path) -> Recipe:
+def read_recipe(path: Path) -> TrainingRecipe:
     """Reads a recipe.
 
     Raises:
@@ -131,7 +134,7 @@ def read_recipe(path: Path) -> Recipe:
     """
     try:
         values = tomllib.loads(path.read_text("utf-8"))
-        recipe = to_dataclass(Recipe, {"foundation": None} | values)
+        recipe = to_dataclass(TrainingRecipe, {"foundation": None} | values)
         if recipe.foundation is not None:
             _ = recipe.foundation.spec
     except OSError as error:

@@ -10,23 +10,22 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from tinyv_cli.console import Console
 from tinyv_cli.errors import UsageError
-from weights.synthetic.module_command import run_command
-from weights.training.asking import Question
-from weights.training.drawing import draw_scene
-from weights.training.glyphs import FONT_VARIABLE, Glyphs, open_glyphs
-from weights.training.placement import make_scene
-from weights.training.questions import make_questions
-from weights.training.scene import Scene
-from weights.training.splits import SPLITS, Split, make_generator
+from weights.synthetic.module_command import open_console
+from weights.training.language.asking import SceneQuestion
+from weights.training.language.questions import make_questions
+from weights.training.world.drawing import draw_scene
+from weights.training.world.glyphs import FONT_VARIABLE, Glyphs, open_glyphs
+from weights.training.world.placement import make_scene
+from weights.training.world.scene import Scene
+from weights.training.world.splits import SPLITS, Split, make_generator
 
 QUESTIONS_FILE = "questions.jsonl"
 _MIN_PX, _MAX_PX = 16, 4096
 
 
-def make_example(split: Split, seed: int, index: int) -> tuple[Scene, list[Question]]:
-    """The scene of a number within a seed, and what is asked about it.
+def make_example(split: Split, seed: int, index: int) -> tuple[Scene, list[SceneQuestion]]:
+    """Makes the scene of a number within a seed, and its questions.
 
     It depends on its own number alone, not on how many are made.
     """
@@ -51,7 +50,12 @@ def write_scenes(
     Raises:
         UsageError: a number is out of range, or the folder holds questions already.
     """
-    _check_numbers(seed, count, size_px)
+    if seed < 0:
+        raise UsageError(f"seed is {seed}", "use zero or more")
+    if count < 1:
+        raise UsageError(f"count is {count}", "use one or more")
+    if not _MIN_PX <= size_px <= _MAX_PX:
+        raise UsageError(f"size is {size_px} px", f"use {_MIN_PX} to {_MAX_PX}")
     target = folder / QUESTIONS_FILE
     if target.exists():
         raise UsageError(f"{target} is there already", "name a new folder, or remove it")
@@ -62,30 +66,13 @@ def write_scenes(
             picture = f"{index:06}.png"
             draw_scene(scene, size_px, glyphs).save(folder / picture)
             for each in questions:
-                lines.write(json.dumps(to_line(picture, each), ensure_ascii=False) + "\n")
-
-
-def to_line(picture: str, question: Question) -> dict[str, str]:
-    """What `questions.jsonl` says of one question."""
-    return {
-        "picture": picture,
-        "task": question.task,
-        "question": question.question,
-        "answer": question.answer,
-    }
-
-
-def _check_numbers(seed: int, count: int, size_px: int) -> None:
-    if seed < 0:
-        raise UsageError(f"seed is {seed}", "use zero or more")
-    if count < 1:
-        raise UsageError(f"count is {count}", "use one or more")
-    if not _MIN_PX <= size_px <= _MAX_PX:
-        raise UsageError(f"size is {size_px} px", f"use {_MIN_PX} to {_MAX_PX}")
+                line = {"picture": picture, "task": each.task}
+                line |= {"question": each.question, "answer": each.answer}
+                lines.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes what the command line asks for.
+    """Writes what the command line asks for, and prints the folder's path.
 
     Args:
         arguments: instead of the process's own.
@@ -100,14 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--font", type=Path, help=f"NotoColorEmoji.ttf; also {FONT_VARIABLE}")
-    run_command(parser, _write_asked, arguments)
-
-
-def _write_asked(parsed: argparse.Namespace, _: Console) -> Path:
-    folder: Path = parsed.out
-    glyphs = open_glyphs(parsed.font)
-    write_scenes(folder, parsed.split, parsed.seed, parsed.count, parsed.size, glyphs)
-    return folder
+    parsed = parser.parse_args(arguments)
+    with open_console() as console:
+        glyphs = open_glyphs(parsed.font)
+        write_scenes(parsed.out, parsed.split, parsed.seed, parsed.count, parsed.size, glyphs)
+        console.write_line(str(parsed.out))
 
 
 if __name__ == "__main__":

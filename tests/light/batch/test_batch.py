@@ -328,6 +328,12 @@ def test_an_output_that_cannot_be_written_is_said_first(capsys, monkeypatch, pla
     assert "error: cat.png/out.jsonl cannot be written: " in err
 
 
+def test_a_number_out_of_its_range_is_refused_before_a_file_is_begun(capsys, place):
+    err = run(capsys, "cat.png", "what?", "--top-p", "2", code=ExitCode.USAGE, output="new/a.jsonl")
+    assert "--top-p" in err
+    assert not (place / "new").exists()
+
+
 def test_lines_go_to_stdout_when_asked_and_nothing_is_kept(capsys, place):
     before = sorted(place.iterdir())
     out = run(capsys, "cat.png", "dog.png", "what?", output="-")

@@ -20,7 +20,7 @@ from tinyv_cli.options.chat import ChatArguments
 @pytest.fixture
 def hold(place, toys, monkeypatch, capsys):
     """Holds a conversation of these entries, then leaves by Ctrl-D; returns stdout and stderr."""
-    monkeypatch.setattr(chat_module, "_is_terminal", lambda: True)
+    monkeypatch.setattr(chat_module, "is_terminal", lambda _: True)
     monkeypatch.setenv("TERM", "xterm")
 
     def hold(*entries, picture="cat.png", **arguments):

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -22,8 +21,8 @@ def hold(place, toys, monkeypatch, capsys):
     """Holds a conversation over stdin's bytes; returns stdout and stderr."""
 
     def hold(content, picture="cat.png", **arguments):
-        stdin = SimpleNamespace(buffer=io.BytesIO(content), isatty=lambda: False)
-        monkeypatch.setattr(sys, "stdin", None if content is None else stdin)
+        stdin = None if content is None else io.TextIOWrapper(io.BytesIO(content))
+        monkeypatch.setattr(sys, "stdin", stdin)
         defaults = {"model": "bits4", "device": "cpu"}
         hold_conversation(ChatArguments(picture=picture, **defaults | arguments))
         return capsys.readouterr()

@@ -111,6 +111,7 @@ def test_no_verb_shows_the_help_on_stderr_and_is_a_usage_error(capsys):
     [
         (["aks", "a", "b"], "there is no command 'aks'", "did you mean `tinyv ask`?"),
         (["dream"], "there is no command 'dream'", "`tinyv --help` lists the commands"),
+        (["w" * 300], "there is no command 'wwww", "`tinyv --help` lists the commands"),
         (["--verson"], "there is no option --verson", "did you mean --version?"),
         (["ask", "a", "b", "--tmp", "1"], "there is no option --tmp", "did you mean --temp?"),
         (

@@ -27,13 +27,13 @@ from tinyv_cli.errors import ExitCode
 
 VERSIONS = {"python", "tinyv", "onnxruntime", "numpy", "tokenizers", "torch", "bitsandbytes"}
 
-CARD = {
+GPU_ENTRY = {
     "device": "cuda",
     "name": "NVIDIA Toy 8G",
     "memory_bytes": 8 << 30,
     "architecture": "sm_86",
 }
-SMALLER_CARD = {
+SMALLER_GPU_ENTRY = {
     "device": "cuda:1",
     "name": "NVIDIA Toy 6G",
     "memory_bytes": 6 << 30,
@@ -74,7 +74,7 @@ def report(capsys, *flags, code=ExitCode.OK):
     return capsys.readouterr()
 
 
-def test_a_computer_without_a_card_is_reported_and_fine(computer, capsys):
+def test_a_computer_without_a_gpu_is_reported_and_fine(computer, capsys):
     computer()
     document, err = examine(capsys)
     assert err == ""
@@ -92,7 +92,7 @@ def test_a_computer_without_a_card_is_reported_and_fine(computer, capsys):
     assert document["home"]["free_bytes"] > 0
 
 
-def test_a_card_is_reported_with_what_torch_makes_of_it(computer, capsys):
+def test_a_gpu_is_reported_with_what_torch_makes_of_it(computer, capsys):
     computer(DRIVER)
     document, err = examine(capsys, "--device", "cuda")
     assert err == ""
@@ -102,7 +102,7 @@ def test_a_card_is_reported_with_what_torch_makes_of_it(computer, capsys):
         "hint": None,
         "device": "cuda",
         "driver_cuda": "12.4",
-        "cards": [CARD],
+        "cards": [GPU_ENTRY],
         "torch_cuda": "12.6",
         "torch_architectures": ["sm_80", "sm_86", "sm_90"],
         "free_bytes": 7 << 30,
@@ -121,12 +121,12 @@ def test_a_card_is_reported_with_what_torch_makes_of_it(computer, capsys):
     assert "not usable" not in out
 
 
-def test_all_cards_are_listed_and_one_is_looked_at(computer, capsys):
+def test_all_gpus_are_listed_and_one_is_looked_at(computer, capsys):
     multiplied = computer(TWO_GPUS)
     document, err = examine(capsys, "--device", "cuda:1")
     assert err == ""
     cuda = document["cuda"]
-    assert cuda["cards"] == [CARD, SMALLER_CARD]
+    assert cuda["cards"] == [GPU_ENTRY, SMALLER_GPU_ENTRY]
     assert (cuda["device"], cuda["is_usable"], cuda["free_bytes"]) == ("cuda:1", True, 5 << 30)
     assert cuda["torch_architectures"] == ["sm_75", "sm_86"]
     first, same = examine(capsys, "--device", "cuda:0")[0], examine(capsys)[0]
@@ -140,7 +140,7 @@ def test_all_cards_are_listed_and_one_is_looked_at(computer, capsys):
     assert "cuda:1 is usable, 5.4 GB free\n" in out
 
 
-def test_a_card_that_is_not_there_ends_with_5_and_no_product(computer, capsys):
+def test_a_gpu_that_is_not_there_ends_with_5_and_no_product(computer, capsys):
     multiplied = computer(TWO_GPUS)
     out, err = report(capsys, "--device", "cuda:2", code=ExitCode.DEVICE)
     problem = "there is no GPU cuda:2, the driver sees 2: cuda:0 NVIDIA Toy 8G, cuda:1 NVIDIA Toy"
@@ -174,7 +174,7 @@ def test_cuda_that_is_missing_ends_with_5_only_where_it_was_asked_for(problem, c
         (0.5, DeviceProblem("the GPU multiplies wrongly: an error of 0.5", "update")),
     ],
 )
-def test_a_card_that_computes_nothing_right_is_not_usable(product, computer, capsys):
+def test_a_gpu_that_computes_nothing_right_is_not_usable(product, computer, capsys):
     computer(DRIVER, product=product)
     document, err = examine(capsys, "--device", "cuda", code=ExitCode.DEVICE)
     assert document["cuda"]["is_usable"] is False
@@ -218,15 +218,15 @@ def test_a_variant_too_large_is_told(computer, capsys, monkeypatch):
     assert report(capsys).out.count("too large") == 5
 
 
-def test_without_a_card_that_works_nothing_is_said_about_its_memory(computer, capsys):
+def test_without_a_gpu_that_works_nothing_is_said_about_its_memory(computer, capsys):
     computer()
     found = {each["name"]: each for each in examine(capsys)[0]["variants"]}
     fit = found["both"]["devices"]["cuda"]
-    assert (fit["fits"], fit["problem"]) == (None, "no card can be used here")
-    assert "no card" in report(capsys).out
+    assert (fit["fits"], fit["problem"]) == (None, "no GPU can be used here")
+    assert "no GPU" in report(capsys).out
 
 
-def test_asked_for_the_cpu_it_looks_at_no_card(computer, capsys, monkeypatch):
+def test_asked_for_the_cpu_it_looks_at_no_gpu(computer, capsys, monkeypatch):
     monkeypatch.setattr("tinyv_cli.devices.driver.read_driver", None)
     document, _ = examine(capsys, "--device", "cpu")
     assert document["cuda"] is None
@@ -252,12 +252,11 @@ def test_a_home_without_variants_says_how_to_make_one(tmp_path, monkeypatch, cap
     assert examine(capsys)[0]["variants"] == []
 
 
-def test_disk_space_is_that_of_the_folder_above(tmp_path, monkeypatch):
+def test_disk_space_is_that_of_the_folder_above(tmp_path, monkeypatch, capsys):
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(
-        doctor.shutil, "disk_usage", lambda path: usage(7 if path == tmp_path else 0)
-    )
-    assert doctor.describe_home(tmp_path / "a" / "b")["free_bytes"] == 7
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(7 if path == tmp_path else 0))
+    monkeypatch.setenv("TINYV_HOME", str(tmp_path / "a" / "b"))
+    assert examine(capsys)[0]["home"]["free_bytes"] == 7
 
 
 def test_a_device_that_does_not_exist_is_a_usage_error(computer, capsys):

@@ -28,7 +28,8 @@ class Server:
         self._closing = threading.Event()
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = self._listening.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._serving = threading.Thread(target=self._serve, daemon=True)
+        self._serving.start()
 
     @property
     def url(self):
@@ -55,7 +56,10 @@ class Server:
 
     def close(self):
         self._closing.set()
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)  # or `accept` waits on in its thread
         self._listening.close()
+        self._serving.join(10)
 
 
 @pytest.fixture

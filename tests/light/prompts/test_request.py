@@ -36,7 +36,9 @@ def test_with_a_task_a_last_word_that_is_a_file_is_a_picture(tmp_path):
         "a.png",
         last,
     )
-    assert read_request(Words(["a.png", last]), never).question == last
+    with pytest.raises(UsageError, match=r"which comes last, is the picture .*b\.png"):
+        read_request(Words(["a.png", last]), never)
+    assert read_request(Words(["a.png"], prompt=last), never).question == last
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import shutil
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,8 @@ from tinyv_cli.disk import places
 from tinyv_cli.errors import DeviceError, WeightsError
 from tinyv_cli.options.pull import PullArguments
 from weights.pulling import plan
+from weights.pulling.catalog import PublicFile
+from weights.pulling.folder import SourcesFolder
 from weights.reading.sources import resolve_sources
 
 
@@ -38,6 +41,30 @@ def test_everything_is_fetched_and_the_folder_is_the_one_line_on_stdout(hub, cap
     check_complete(hub)
     assert capsys.readouterr().out == f"{places.sources_dir()}\n"
     assert not [path for _, path, _ in hub.server.log if "/api/" in path]
+
+
+def test_no_lock_and_nothing_half_written_is_left_and_no_file_of_the_users_is_touched(hub):
+    folder = places.sources_dir()
+    folder.mkdir(parents=True)
+    (folder / "pulled.json.part").write_text("mine")
+    run(hub)
+    here = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert here == {*FUSED_FILES, "pulled.json", "pulled.json.part"}
+    assert (folder / "pulled.json.part").read_text() == "mine"
+
+
+def test_beginnings_of_a_file_are_found_whatever_it_is_called(tmp_path):
+    folder = SourcesFolder(tmp_path)
+    file = PublicFile("a[1].bin", ())
+    mine = folder.find_part(file, "0123456789abcdef")
+    for path in (mine, tmp_path / "a1.bin.0123.part", tmp_path / "a[1].bin.more.0123.part"):
+        path.write_bytes(b"x")
+    assert folder.list_parts(file) == [mine]
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(hub, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in refuse(hub, to=str(tmp_path / "file" / "sources")).problem
 
 
 def test_what_is_there_and_right_is_not_fetched_again(hub):
@@ -91,7 +118,7 @@ def test_without_ranges_a_connection_that_always_breaks_is_given_up(hub):
 
 def test_what_came_before_an_error_is_used_by_the_next_pull(hub):
     hub.server.faults[CHECKPOINT] = Fault(times=1, cut_after=120_000, method="GET")
-    retry_policy = FAST.__class__(tries=1, timeouts=FAST.timeouts)
+    retry_policy = replace(FAST, tries=1)
     with pytest.raises(WeightsError):
         pull_weights(PullArguments(), hub.catalog, retry_policy)
     [part] = places.sources_dir().glob("*.part")
@@ -235,8 +262,7 @@ def test_with_nothing_listening_there_is_an_error_within_seconds(hub, monkeypatc
 def test_a_server_that_says_nothing_is_given_up(hub, monkeypatch, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as mute:
         point_at(monkeypatch, f"http://127.0.0.1:{mute.getsockname()[1]}", tmp_path)
-        quick = FAST.timeouts.__class__(connect_s=0.3, read_s=0.3)
-        retry_policy = FAST.__class__(tries=2, first_wait_s=0.01, timeouts=quick)
+        retry_policy = replace(FAST, tries=2, connect_s=0.3, read_s=0.3)
         with pytest.raises(WeightsError) as caught:
             pull_weights(PullArguments(), hub.catalog, retry_policy)
     assert "stopped answering" in caught.value.problem
@@ -362,4 +388,4 @@ def test_a_page_instead_of_a_file_is_no_config(hub, tmp_path):
             (tmp_path / "mirror" / name).parent.mkdir(exist_ok=True)
             (tmp_path / "mirror" / name).write_bytes(hub.read(Path(name).name))
         (tmp_path / "mirror/phi-2/config.json").write_text("<html>log in first</html>")
-        assert "no JSON" in refuse(hub, from_=f"{server.url}/plain").problem
+        assert "not a JSON" in refuse(hub, from_=f"{server.url}/plain").problem

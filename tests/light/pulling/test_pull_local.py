@@ -10,7 +10,7 @@ from tests.light.pulling.toy_hub import check_complete, refuse, run
 from tests.light.weights.toy_sources import FUSED_FILES, SHARDS
 from tinyv_cli.disk import places
 from weights.pulling import folder as pulled_folder
-from weights.pulling import sources_pull
+from weights.pulling import local
 
 VISION = "eva_vit_g.pth"
 _ODD = {
@@ -106,7 +106,7 @@ def test_without_torch_it_says_what_telling_by_tensors_needs(
     monkeypatch,
     capsys,
 ):
-    monkeypatch.setattr(sources_pull, "find_spec", lambda name: None)
+    monkeypatch.setattr(local, "find_spec", lambda name: None)
     (attic / "eva.bin").unlink()
     refuse(hub, from_=str(attic))
     assert "pip install 'tinyv[quantize]'" in capsys.readouterr().err

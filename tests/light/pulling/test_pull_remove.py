@@ -1,6 +1,7 @@
 """Variants and sources are removed, after asking."""
 
 import io
+import os
 import sys
 
 import pytest
@@ -51,7 +52,7 @@ def test_with_yes_a_variant_goes_and_the_others_stay(variants, capsys):
     assert capsys.readouterr().out == f"{variants / 'first'}\n"
 
 
-def test_without_a_terminal_nobody_is_asked_and_nothing_goes(variants):
+def test_without_a_terminal_nothing_is_asked_and_nothing_goes(variants):
     with pytest.raises(UsageError) as caught:
         remove_files(RemoveArguments(["first"]))
     assert "--yes" in caught.value.hint
@@ -102,6 +103,21 @@ def test_a_damaged_variant_can_be_removed(variants):
     (variants / "first" / "manifest.json").write_text("{")
     remove_files(RemoveArguments(["first"], yes=True))
     assert list_names(variants) == ["second"]
+
+
+def test_what_is_called_as_a_removed_variant_was_once_set_aside_stays(variants):
+    other = variants / f".first.removed-{os.getpid()}" / "notes.txt"
+    other.parent.mkdir()
+    other.write_text("mine")
+    remove_files(RemoveArguments(["first"], yes=True))
+    assert list_names(variants) == [other.parent.name, "second"]
+    assert other.read_text() == "mine"
+
+
+def test_a_variant_with_the_longest_name_there_can_be_is_removed(variants):
+    write_variant(variants / ("v" * 255))
+    remove_files(RemoveArguments(["v" * 255], yes=True))
+    assert list_names(variants) == ["first", "second"]
 
 
 def test_of_a_link_only_the_link_goes(variants, tmp_path):

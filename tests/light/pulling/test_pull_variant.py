@@ -8,9 +8,10 @@ from tests.light.pulling.hub_server import Fault, HubServer
 from tests.light.pulling.toy_hub import FAST, point_at
 from tests.light.toy_variant import make_manifest, write_variant
 from tinyv_cli.commands.pull import pull_weights
-from tinyv_cli.disk import places
+from tinyv_cli.disk import lock, places
 from tinyv_cli.errors import UsageError, WeightsError
 from tinyv_cli.options.pull import PullArguments
+from tinyv_cli.progress import show_nothing
 from tinyv_cli.variants import home
 from tinyv_cli.variants.manifest import read_variant
 from weights.pulling import variant_pull
@@ -59,7 +60,7 @@ def test_a_variant_is_fetched_whole_and_named_after_its_origin(shared, kind, cap
     there = places.variants_dir() / "toy"
     assert read_all(there) == read_all(folder)
     assert capsys.readouterr().out == f"{there}\n"
-    assert [path.name for path in places.variants_dir().iterdir() if path.is_dir()] == ["toy"]
+    assert [path.name for path in places.variants_dir().iterdir()] == ["toy"]
 
 
 def test_it_can_have_another_name_and_is_found_by_it(shared):
@@ -82,6 +83,30 @@ def test_another_variant_of_the_name_is_replaced_only_by_force(shared):
     assert read_variant(other).manifest.bits == 8
     run("someone/toy", force=True)
     assert read_all(other) == read_all(folder)
+
+
+def test_where_another_process_works_on_the_variant_it_is_waited_for(shared):
+    class WaitingError(Exception):
+        pass
+
+    def notify(line):
+        raise WaitingError(line)
+
+    target = places.variants_dir() / "toy"
+    target.parent.mkdir(parents=True)
+    options = variant_pull.VariantPullOptions("someone/toy", target, retry_policy=FAST)
+    with lock.hold(target, lambda: None), pytest.raises(WaitingError, match="waiting for it"):
+        variant_pull.pull_variant(options, show_nothing, notify)
+    assert list(target.parent.iterdir()) == []
+
+
+def test_what_a_killed_process_had_set_aside_is_put_back(shared):
+    _, folder = shared
+    write_variant(places.variants_dir() / ".toy.tinyv-replaced")
+    run("someone/toy")
+    assert [path.name for path in places.variants_dir().iterdir()] == ["toy"]
+    assert shared[0].count("GET", "decoder.data") == 0
+    assert read_all(places.variants_dir() / "toy") == read_all(folder)
 
 
 def test_a_damaged_file_is_refused_and_the_variant_is_not_there(shared):
@@ -151,7 +176,7 @@ def test_nothing_but_what_the_manifest_names_is_fetched(shared):
 
 def test_a_repository_that_is_not_there_is_an_error(shared):
     assert "HTTP 404" in refuse("someone/nothing").problem
-    assert not [path for path in places.variants_dir().iterdir() if path.is_dir()]
+    assert list(places.variants_dir().iterdir()) == []
 
 
 def test_a_private_one_wants_a_token(shared, monkeypatch):

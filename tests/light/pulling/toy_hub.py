@@ -46,7 +46,7 @@ def serve_hub(tmp_path, monkeypatch):
 
 
 def point_at(monkeypatch, url, tmp_path):
-    """What huggingface_hub makes of its variables when it is imported."""
+    """Sets what huggingface_hub makes of its variables when it is imported."""
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)

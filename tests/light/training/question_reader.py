@@ -4,11 +4,11 @@ import re
 from collections import defaultdict
 from functools import cache
 
-from weights.training.colours import OBJECT_COLOURS
-from weights.training.kinds import KINDS
-from weights.training.scene import Background, Scene, SceneObject
 from weights.training.scenes import make_example
-from weights.training.splits import SPLITS
+from weights.training.world.colours import OBJECT_COLOURS
+from weights.training.world.kinds import KINDS
+from weights.training.world.scene import Background, Scene, SceneObject
+from weights.training.world.splits import SPLITS
 
 N_SCENES = 1500
 NUMBERS = {"zero": 0, "a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4}

@@ -1,8 +1,8 @@
 """Dialogues about a scene: single questions of different tasks, now and then several turns."""
 
-from weights.training.dialogues import make_dialogues
-from weights.training.placement import make_scene
-from weights.training.splits import make_generator
+from weights.training.language.dialogues import make_dialogues
+from weights.training.world.placement import make_scene
+from weights.training.world.splits import make_generator
 
 
 def draw(number: int, count: int, only_short: bool = False):

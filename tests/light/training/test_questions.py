@@ -17,10 +17,10 @@ from tests.light.training.question_reader import (
     to_box,
     to_plain,
 )
-from weights.training.asking import Task
-from weights.training.questions import make_questions
-from weights.training.splits import make_generator
-from weights.training.wording import make_caption, make_grounded_caption
+from weights.training.language.asking import Task
+from weights.training.language.questions import make_questions
+from weights.training.language.wording import make_caption, make_grounded_caption
+from weights.training.world.splits import make_generator
 
 TAGS = {task: {task} for task in ("caption", "refer", "identify", "detection", "grounding")}
 TAGS |= {task: {"vqa", ""} for task in ("what", "colour", "count", "exists", "relation")}

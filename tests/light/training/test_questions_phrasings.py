@@ -14,13 +14,13 @@ from tests.light.training.question_reader import (
     to_box,
     to_plain,
 )
-from weights.training.asking import Task
-from weights.training.colours import BACKGROUND_COLOURS
-from weights.training.conversations import make_conversation
-from weights.training.phrasings import (
+from weights.training.language.asking import Task
+from weights.training.language.dialogues import make_conversation
+from weights.training.language.phrasings import (
     PHRASINGS,
 )
-from weights.training.splits import SPLITS, make_generator
+from weights.training.world.colours import BACKGROUND_COLOURS
+from weights.training.world.splits import SPLITS, make_generator
 
 # The largest share that one answer may have of a task's; guessing scores no more.
 LARGEST_SHARES = {

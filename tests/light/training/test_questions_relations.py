@@ -11,14 +11,14 @@ from tests.light.training.question_reader import (
     to_box,
     to_plain,
 )
-from weights.training.phrasings import (
+from weights.training.language.phrasings import (
     COMPARATIVES,
     POSITIONS_OF_MORE,
     POSITIONS_OF_TWO,
     RELATIONS,
     SUPERLATIVES,
 )
-from weights.training.scene import cover_placement
+from weights.training.world.scene import cover_placement
 
 
 def middle(each):

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -6,17 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from weights.training.backgrounds import draw_background
-from weights.training.colours import BACKGROUND_COLOURS, OBJECT_COLOURS
-from weights.training.kinds import KIND_OF_NAME, KINDS
-from weights.training.placement import (
+from weights.training.world.colours import BACKGROUND_COLOURS, OBJECT_COLOURS
+from weights.training.world.drawing import draw_background
+from weights.training.world.kinds import KIND_OF_NAME, KINDS
+from weights.training.world.placement import (
     MAX_HIDDEN_SHARE,
     MAX_OBJECTS,
     MAX_ROTATION_DEG,
     MIN_OVERLAP_SHARE,
     make_scene,
 )
-from weights.training.scene import (
+from weights.training.world.scene import (
     NOTHING,
     STYLES,
     Scene,
@@ -25,8 +26,8 @@ from weights.training.scene import (
     label_patches,
     map_objects,
 )
-from weights.training.silhouettes import cover_cells, estimate_area, load_silhouettes
-from weights.training.splits import SPLITS, is_held_out_pair, make_generator
+from weights.training.world.silhouettes import cover_cells, estimate_area, load_silhouettes
+from weights.training.world.splits import SPLITS, is_held_out_pair, make_generator
 
 N_SCENES = 600
 
@@ -304,9 +305,22 @@ def test_a_scene_is_frozen_and_can_be_made_by_hand():
         scene.objects = ()
 
 
-def test_making_scenes_and_questions_loads_no_torch():
+def test_the_same_seed_asks_the_same_in_every_process():
     code = (
-        "import sys, weights.training.scenes, weights.training.conversations\n"
+        "from weights.training.scenes import make_example\n"
+        "print([make_example('test', 0, i)[1] for i in range(60)])"
+    )
+    said = set()
+    for hash_seed in ("1", "2", "3"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        command = [sys.executable, "-c", code]
+        said.add(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
+    assert len(said) == 1
+
+
+def test_making_scenes_questions_and_texts_loads_no_torch():
+    code = (
+        "import sys, weights.training.scenes, weights.training.language.vocabulary\n"
         "assert not {'torch', 'transformers', 'onnxruntime'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -7,15 +7,15 @@ import pytest
 from PIL import Image
 
 from tinyv_cli.errors import UsageError
-from weights.training import glyphs as glyphs_module
-from weights.training.asking import Task
-from weights.training.colours import OBJECT_COLOURS
-from weights.training.drawing import draw_scene, make_patch
-from weights.training.glyphs import FONT_PACKAGE, FONT_VARIABLE, Glyphs, resolve_font
-from weights.training.kinds import KIND_OF_NAME, KINDS
-from weights.training.placement import make_scene
+from weights.training.language.asking import Task
 from weights.training.scenes import main, make_example
-from weights.training.splits import make_generator
+from weights.training.world import glyphs as glyphs_module
+from weights.training.world.colours import OBJECT_COLOURS
+from weights.training.world.drawing import draw_scene, make_patch
+from weights.training.world.glyphs import FONT_PACKAGE, FONT_VARIABLE, Glyphs, resolve_font
+from weights.training.world.kinds import KIND_OF_NAME, KINDS
+from weights.training.world.placement import make_scene
+from weights.training.world.splits import make_generator
 
 try:
     FONT: Path | None = resolve_font()
@@ -200,4 +200,4 @@ def test_a_file_that_is_no_font_is_a_usage_error(tmp_path):
 
 
 def test_every_kind_is_one_character():
-    assert all(len(KIND_OF_NAME[name].sign) == 1 for name in KIND_OF_NAME)
+    assert all(len(KIND_OF_NAME[name].character) == 1 for name in KIND_OF_NAME)

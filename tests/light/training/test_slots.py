@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from weights.training.placement import make_scene
-from weights.training.relations import find_overlaps
-from weights.training.slots import GROUP_SIZE, N_GROUPS, N_SLOTS, WORDS, fill_slots
-from weights.training.splits import make_generator
+from weights.training.language.slots import GROUP_SIZE, N_GROUPS, N_SLOTS, WORDS, fill_slots
+from weights.training.world.placement import make_scene
+from weights.training.world.relations import find_overlaps
+from weights.training.world.splits import make_generator
 
 SCENES = [make_scene(make_generator("train", 11, i), "train") for i in range(60)]
 

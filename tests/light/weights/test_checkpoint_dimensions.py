@@ -1,4 +1,4 @@
-"""What the configs say becomes the model's numbers, or is refused as nonsense."""
+"""Numbers of the configs become the model's, or are refused as nonsense."""
 
 import json
 
@@ -92,8 +92,8 @@ def test_the_first_release_may_give_the_mlp_a_width(files):
         ({"num_attention_heads": 33}, "33 heads for a width of 2560"),
         ({"num_key_value_heads": 8}, "8 key heads for 32 heads"),
         ({"layer_norm_eps": 0}, "layer_norm_eps is 0"),
-        ({"layer_norm_eps": float("nan")}, "layer_norm_eps is nan"),
-        ({"rope_theta": float("inf")}, "rope_theta is inf"),
+        ({"layer_norm_eps": float("nan")}, "NaN is not a number"),
+        ({"rope_theta": float("inf")}, "Infinity is not a number"),
         ({"partial_rotary_factor": 1.5}, "rotates 120 of the 80"),
         ({"partial_rotary_factor": 0.3875}, "rotates 31 of the 80"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling is"),
@@ -117,8 +117,8 @@ def test_architecture_gives_what_differs_and_leaves_the_rest(files):
 @pytest.mark.parametrize(
     ("architecture", "words"),
     [
-        ({"vision": {"depth": 3}}, "depth, which nobody knows"),
-        ({"visual": {}}, "visual, which nobody knows"),
+        ({"vision": {"depth": 3}}, "an unknown key: depth"),
+        ({"visual": {}}, "an unknown key: visual"),
         ({"vision": 3}, "vision is 3"),
         ({"vision": {"width": 0}}, "width is 0"),
         ({"qformer": {"heads": 7}}, "7 heads for a width of 768"),

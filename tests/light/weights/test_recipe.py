@@ -7,8 +7,8 @@ import pytest
 from tests.demo import DEMO
 from tinyv_cli.errors import InputError
 from tinyv_cli.spec import make_full_spec
+from weights.training.language.slots import N_SLOTS
 from weights.training.recipe import read_recipe
-from weights.training.slots import N_SLOTS
 
 ROOT = Path(__file__).parents[3]
 MINIATURE = DEMO / "recipe.toml"
@@ -45,6 +45,7 @@ def test_the_published_recipe_starts_from_public_files():
         ("rates = [1e-6, 3e-5, 1e-5]", "rates = [1e-6]", "rates are three"),
         ("rates = [1e-6, 3e-5, 1e-5]", "rates = [1e-6, -1, 1]", "rates are three"),
         ('optimizer = "adamw"', 'optimizer = "sgd"', "optimizer is one of adamw, muon"),
+        ("number = 4", "number = 5", "number is one of 1, 2, 3, 4"),
         ('"train-inst"', '"prose"', "templates are one or more of"),
         ("[[stages]]", "[[stages", "is not a recipe"),
     ],

@@ -136,7 +136,7 @@ def test_a_corrupt_index_is_refused(folder, text):
 
 
 def test_finding_sources_and_their_numbers_needs_no_torch():
-    names = ("sources", "naming", "shapes", "dimensions")
+    names = ("sources", "naming", "dimensions")
     modules = ", ".join(f"weights.reading.{name}" for name in names)
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -62,7 +62,7 @@ def test_white_space_the_stop_mark_and_the_end_are_single_tokens(phi):
 
 def test_a_damaged_tokenizer_is_refused(phi):
     (phi / "tokenizer.json").write_text('{"model": ')
-    with pytest.raises(WeightsError, match=r"phi-2/tokenizer\.json is no tokenizer"):
+    with pytest.raises(WeightsError, match=r"phi-2/tokenizer\.json is not a tokenizer"):
         read(phi)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.light.pulling.hub_server import HubServer
 from weights.pulling.catalog import Catalog, read_catalog
-from weights.pulling.transfer import RetryPolicy, Timeouts
+from weights.pulling.failures import RetryPolicy
 
 SIZES = {
     "TinyGPT-V_for_Stage4.pth": 200_000,
@@ -27,14 +27,12 @@ FUSED_FILES = (
     "phi-2/tokenizer.json",
     "phi-2/pytorch_model.bin",
 )
-FAST = RetryPolicy(
-    tries=3, first_wait_s=0.01, longest_wait_s=1.0, timeouts=Timeouts(connect_s=2, read_s=2)
-)
+FAST = RetryPolicy(tries=3, first_wait_s=0.01, longest_wait_s=1.0, connect_s=2, read_s=2)
 
 
 @dataclass
 class ToyHub:
-    """What a pull test needs: the server, the list, and where the published files lie."""
+    """The things a pull test needs: the server, the list, and where the published files lie."""
 
     server: HubServer
     catalog_path: Path

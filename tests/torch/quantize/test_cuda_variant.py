@@ -12,8 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from quantize.channelwise import LARGEST_CODE
-from quantize.cuda.parts import StoredTensors, load_bitsandbytes, to_arrays, write_cuda_parts
-from quantize.cuda.safetensors_writer import SafetensorsWriter
+from quantize.cuda.parts import StoredTensors, to_arrays, write_cuda_parts
 from quantize.cuda_recipe import NF4_BLOCK, StorageKind
 from quantize.measure.compare import ProbeIds, run_layers, step_through
 from quantize.measure.trial import open_cuda
@@ -24,6 +23,7 @@ from tests.demo import DEMO
 from tests.golden import CASES, GOLDEN, needs_golden
 from tests.torch.quantize.tiny_sources import read_all
 from tests.torch.weights.random_weights import make_read
+from tinyv_cli.backends.cuda.quiet_bitsandbytes import QuantState, int8_vectorwise_quant
 from tinyv_cli.backends.cuda.torch_modules import read_nf4
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.model.tinygptv import make_empty_model
@@ -32,13 +32,7 @@ from tinyv_cli.spec import make_tiny_spec
 from tinyv_cli.variants.manifest import Variant
 from weights.reading.checkpoint import open_weights
 from weights.reading.sources import resolve_sources
-
-load_bitsandbytes()
-from bitsandbytes.functional import (  # noqa: E402
-    QuantState,
-    dequantize_blockwise,
-    int8_vectorwise_quant,
-)
+from weights.safetensors_writer import SafetensorsWriter
 
 Tensors = dict[str, torch.Tensor]
 EMBEDDINGS, HEAD = "language.embed_tokens.weight", "language.lm_head.weight"
@@ -87,7 +81,7 @@ def read_files(variant: Variant) -> tuple[Tensors, Tensors]:
 
 
 def expect_dtypes(name: str, shape: torch.Size, bits: int) -> dict[str, torch.dtype]:
-    """What a canonical tensor is stored as, by the names in its file."""
+    """Returns the dtypes that a canonical tensor is stored in, by the names in its file."""
     if len(shape) == 1:
         return {name: torch.float32}
     if name == EMBEDDINGS:
@@ -138,6 +132,8 @@ def test_what_is_not_rounded_to_codes_keeps_its_bits(bits, make_tiny, merged):
 
 def check_nf4(matrix: torch.Tensor, stored: Tensors, name: str) -> None:
     """Holds scales and weights to the bounds that the quantiser states."""
+    from bitsandbytes.functional import dequantize_blockwise
+
     state = read_state(stored, name)
     assert (state.shape, state.dtype) == (matrix.shape, torch.float16)
     assert (state.blocksize, state.quant_type) == (NF4_BLOCK, "nf4")

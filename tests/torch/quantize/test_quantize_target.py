@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from quantize.cuda.safetensors_writer import SafetensorsWriter
 from tinyv_cli.app import main
 from tinyv_cli.devices.driver import Driver, Gpu
 from tinyv_cli.errors import ExitCode
 from tinyv_cli.variants.manifest import read_variant
+from weights.safetensors_writer import SafetensorsWriter
 
 
 def run_quantize(sources: Path, output: Path, *flags: str) -> int:
@@ -105,6 +105,8 @@ def test_what_cannot_be_made_is_said_before_anything_is_read(flags, message, tmp
 def test_without_bitsandbytes_it_is_said_how_to_install_it(
     tiny_sources, tmp_path, monkeypatch, capsys
 ):
+    # as in a process that has imported nothing yet
+    monkeypatch.delitem(sys.modules, "tinyv_cli.backends.cuda.quiet_bitsandbytes", raising=False)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     assert run_quantize(tiny_sources, tmp_path / "v", "--target", "cuda") == ExitCode.USAGE
     assert capsys.readouterr().err == (
@@ -139,9 +141,9 @@ def test_a_variant_for_a_gpu_is_made_without_a_word_of_the_library(tiny_sources,
 
 
 @pytest.fixture
-def set_card(monkeypatch):
+def set_gpu(monkeypatch):
     def set_memory(memory_bytes: int) -> None:
-        driver = Driver("12.4", (Gpu("Small Card", memory_bytes, (7, 5)),), None)
+        driver = Driver("12.4", (Gpu("Small GPU", memory_bytes, (7, 5)),), None)
         monkeypatch.setattr("tinyv_cli.commands.quantize.read_driver", lambda: driver)
 
     return set_memory
@@ -157,10 +159,10 @@ def set_card(monkeypatch):
         (24 << 30, ["--vision-bits", "8"], 8),
     ],
 )
-def test_a_vision_side_has_the_bits_that_were_asked_for_or_that_the_card_holds(
-    memory_bytes, flags, bits, tiny_sources, tmp_path, set_card
+def test_a_vision_side_has_the_bits_that_were_asked_for_or_that_the_gpu_holds(
+    memory_bytes, flags, bits, tiny_sources, tmp_path, set_gpu
 ):
-    set_card(memory_bytes)
+    set_gpu(memory_bytes)
     assert run_quantize(tiny_sources, tmp_path / "v", "--target", "cuda", *flags) == 0
     variant = read_variant(tmp_path / "v")
     with safe_open(variant.path("cuda-vision"), "pt") as file:
@@ -173,11 +175,11 @@ def test_a_vision_side_has_the_bits_that_were_asked_for_or_that_the_card_holds(
     assert 0.999 < cosine < 0.99999 if bits == 8 else cosine > 0.99999
 
 
-def test_a_vision_side_rounded_for_a_small_card_is_told(tiny_sources, tmp_path, set_card, capsys):
-    set_card(4 << 30)
+def test_a_vision_side_rounded_for_a_small_gpu_is_told(tiny_sources, tmp_path, set_gpu, capsys):
+    set_gpu(4 << 30)
     words = ["quantize", "--sources", str(tiny_sources), "-o", str(tmp_path / "v")]
     assert main([*words, "--target", "cuda", "--dry-run"]) == 0
     assert capsys.readouterr().err == (
-        "note: the vision side gets 8 bits, since Small Card has 4.3 GB; "
+        "note: the vision side gets 8 bits, since Small GPU has 4.3 GB; "
         "`--vision-bits 16` makes it as usual\n"
     )

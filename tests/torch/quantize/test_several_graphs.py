@@ -20,7 +20,7 @@ from tinyv_cli.variants.manifest import Variant
 
 @pytest.fixture(scope="module")
 def cut_variant(tmp_path_factory: pytest.TempPathFactory):
-    """Gives a golden case at some bits, with as many graphs as it has layers."""
+    """Returns a golden case at some bits, with as many graphs as it has layers."""
 
     def make(case: str, bits: int) -> Variant:
         folder = tmp_path_factory.mktemp("cut") / f"{case}-{bits}"

@@ -23,25 +23,32 @@ from weights.synthetic.tokenizer_files import make_small_merges, write_tokenizer
 from weights.training.__main__ import main as run_training
 from weights.training.curve import draw_curves
 from weights.training.curve import main as draw_curve
-from weights.training.fresh import make_fresh_model, make_waves, relate_tokens
-from weights.training.placement import make_scene
-from weights.training.publish import write_network
-from weights.training.reading import list_texts, number_words, read_scene
-from weights.training.recipe import read_recipe
-from weights.training.scene import NOTHING, label_patches
-from weights.training.seeing import (
+from weights.training.language.reading import read_scene
+from weights.training.language.slots import (
+    GROUP_SIZE,
+    N_GROUPS,
+    N_SLOTS,
+    NUMBERS,
+    WORD_PLACES,
+    WORDS,
+)
+from weights.training.language.vocabulary import find_word_ids, learn_merges, list_texts
+from weights.training.learning.seeing import (
     SceneLabels,
     SeeingHeads,
+    average_boxes,
     compute_seeing_loss,
     label_scene,
     match,
-    read_boxes,
     see,
 )
-from weights.training.slots import GROUP_SIZE, N_GROUPS, N_SLOTS, NUMBERS, WORD_PLACES, WORDS
-from weights.training.speaking import SpeakingOptions, make_speaking_loss
-from weights.training.splits import make_generator
-from weights.training.vocabulary import learn_merges
+from weights.training.learning.speaking import SpeakingOptions, make_speaking_loss
+from weights.training.network.fresh import make_fresh_model, make_waves, relate_tokens
+from weights.training.network.publish import write_network
+from weights.training.recipe import read_recipe
+from weights.training.world.placement import make_scene
+from weights.training.world.scene import NOTHING, label_patches
+from weights.training.world.splits import make_generator
 
 MINIATURE_SPEC = read_recipe(MINIATURE).foundation.spec
 _TINY = make_tiny_spec(1)
@@ -92,7 +99,7 @@ def test_a_learnt_vocabulary_keeps_stop_marks_and_texts(tmp_path):
 
 
 def test_every_word_of_a_slot_is_one_token(tokenizer):
-    ids = number_words(tokenizer)
+    ids = find_word_ids(tokenizer)
     assert len(set(ids)) == len(WORDS)
     assert [tokenizer.decode([token]) for token in ids] == [f" {word}" for word in WORDS]
 
@@ -100,7 +107,7 @@ def test_every_word_of_a_slot_is_one_token(tokenizer):
 def test_a_vocabulary_without_a_word_is_refused(tmp_path):
     write_tokenizer(tmp_path, make_small_merges())
     with pytest.raises(UsageError, match="tokens"):
-        number_words(Tokenizer(tmp_path / "tokenizer.json"))
+        find_word_ids(Tokenizer(tmp_path / "tokenizer.json"))
 
 
 def test_a_scene_is_read_the_same_every_time():
@@ -145,22 +152,22 @@ LABELS = SceneLabels(
 
 def test_an_object_has_the_group_that_tells_it():
     chances = tell({4: CAT, 0: DOG}, sure=0.98)
-    assert match(chances, read_boxes(chances[None])[0], LABELS).tolist() == [4, 0]
+    assert match(chances, average_boxes(chances[None])[0], LABELS).tolist() == [4, 0]
 
 
 def test_an_object_that_no_group_tells_has_that_of_its_place():
     chances = tell({}, sure=0.0)
-    assert match(chances, read_boxes(chances[None])[0], LABELS).tolist() == [0, 1]
+    assert match(chances, average_boxes(chances[None])[0], LABELS).tolist() == [0, 1]
 
 
 def test_boxes_are_the_mean_of_the_numbers_told():
     chances = tell({1: CAT, 3: DOG}, sure=0.5)
     told = chances[2 + GROUP_SIZE + 2, NUMBERS]
     expected = (told * torch.arange(101)).sum() / told.sum() / 100
-    boxes = read_boxes(chances[None])
+    boxes = average_boxes(chances[None])
     assert boxes.shape == (1, N_GROUPS, 4)
     assert boxes[0, 1, 0] == pytest.approx(expected.item())
-    sure = read_boxes(tell({1: CAT}, sure=1.0)[None])[0, 1]
+    sure = average_boxes(tell({1: CAT}, sure=1.0)[None])[0, 1]
     assert sure.tolist() == pytest.approx([0.1, 0.1, 0.3, 0.3])
 
 

@@ -10,7 +10,8 @@ from tinyv_cli.model.tinygptv import load_model
 from tinyv_cli.prompts.prompt import TEMPLATES, Turn, make_prompt
 from weights.reading.checkpoint import open_weights
 from weights.reading.sources import resolve_sources
-from weights.training.rows import Branch, Dialogue, Row, compute_answer_loss, tokenize
+from weights.training.language.dialogues import Dialogue
+from weights.training.learning.rows import Branch, Row, compute_answer_loss, tokenize
 
 N_IMAGE = 5
 SHORT = Dialogue((), "[vqa] what?", "the image")

@@ -1,6 +1,7 @@
 """Stages on a toy network: what is trained, what is frozen, what is written, and resuming."""
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,32 +16,28 @@ from tinyv_cli.model.tinygptv import TinyGptV, load_model
 from weights.reading.checkpoint import open_weights
 from weights.reading.sources import make_checkpoint_name, resolve_sources
 from weights.training.__main__ import main
-from weights.training.ablation import PARTS
-from weights.training.examples import Example, make_stage_loss
-from weights.training.glyphs import open_glyphs
-from weights.training.network import load_for_training
-from weights.training.optimizers import make_optimizers
-from weights.training.publish import write_checkpoint
-from weights.training.rows import Dialogue
-from weights.training.stages import STAGES, compute_rate, thaw
-from weights.training.trainer import Trainer, TrainOptions
+from weights.training.language.dialogues import Dialogue
+from weights.training.learning.examples import Example, make_stage_loss
+from weights.training.learning.optimizers import compute_rate, make_optimizers
+from weights.training.learning.trainer import Trainer, TrainOptions
+from weights.training.network.publish import write_checkpoint
+from weights.training.network.stages import PARTS, load_for_training, round_frozen, thaw
+from weights.training.world.glyphs import open_glyphs
 
 IMAGE_PX = 28  # four patches
 OPTIONS = TrainOptions(n_steps=8, n_warm_up=2, rates=(1e-4, 1e-2, 1e-3), save_every=3)
 
 
-class ToyCorpus:
+def draw_noise(step: int) -> list[Example]:
     """Two kinds of noise, each with its own answer."""
-
-    def draw(self, step: int) -> list[Example]:
-        generator = np.random.default_rng([7, step])
-        examples = []
-        for answer in ("the image", "of what"):
-            pixels = generator.standard_normal((3, IMAGE_PX, IMAGE_PX), np.float32)
-            shift = 2 if answer == "the image" else -2
-            dialogues = [Dialogue((), question, answer) for question in ("[vqa] what?", "is it?")]
-            examples.append(Example(pixels + shift, dialogues, "human-system"))
-        return examples
+    generator = np.random.default_rng([7, step])
+    examples = []
+    for answer in ("the image", "of what"):
+        pixels = generator.standard_normal((3, IMAGE_PX, IMAGE_PX), np.float32)
+        shift = 2 if answer == "the image" else -2
+        dialogues = [Dialogue((), question, answer) for question in ("[vqa] what?", "is it?")]
+        examples.append(Example(pixels + shift, dialogues, "human-system"))
+    return examples
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +56,14 @@ def tokenizer(sources) -> Tokenizer:
 
 def load(folder: Path, stage: int) -> tuple[TinyGptV, float, object]:
     with open_weights(resolve_sources(folder), IMAGE_PX) as weights:
-        model, spec = load_for_training(weights, STAGES[stage], rank=4, seed=0)
+        model, spec = load_for_training(weights, stage, rank=4, seed=0)
         return model, weights.lora_alpha, spec
 
 
 def train(folder, stage, tokenizer, state, *, options=OPTIONS, stop_at=None):
     model, alpha, spec = load(folder, stage)
-    loss = make_stage_loss(model, ToyCorpus(), tokenizer)
-    trainer = Trainer(f"stage{stage}", thaw(model, STAGES[stage]), loss, state, options)
+    loss = make_stage_loss(model, draw_noise, tokenizer)
+    trainer = Trainer(f"stage{stage}", thaw(model, stage), loss, state, options)
     trainer.run(lambda _: None, stop_at)
     return model, alpha, spec
 
@@ -166,17 +163,29 @@ def test_the_checkpoint_reads_back_as_what_was_trained(start, stage, sources, to
         if path.name != make_checkpoint_name(start):
             (folder / path.name).symlink_to(path)
     write_checkpoint(folder / make_checkpoint_name(stage), model, spec, alpha)
-    assert not list(folder.glob("*writing*"))
+    assert not list(folder.glob(".*"))
     with open_weights(resolve_sources(folder)) as weights:
         assert weights.spec == spec
         merged = load_model(weights.spec, weights.read)
-    example = ToyCorpus().draw(0)[0]
+    example = draw_noise(0)[0]
     pixels = torch.from_numpy(example.pixels[None])
     torch.testing.assert_close(merged.encode(pixels), model.encode(pixels), rtol=1e-5, atol=1e-5)
     embeddings = torch.randn(1, 9, spec.language.width, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = model.language(embeddings)
     torch.testing.assert_close(merged.language(embeddings), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_rounding_what_is_frozen_changes_nothing_that_bfloat16_would_not_change(sources):
+    exact, rounded = (load(sources[1], 2)[0] for _ in range(2))
+    trained = thaw(rounded, 2)
+    round_frozen(rounded, trained)
+    assert {parameter.dtype for parameter in trained.values()} == {torch.float32}
+    assert rounded.language.layers[0].attention.qkv.base.weight.dtype == torch.bfloat16
+    embeddings = torch.randn(1, 9, exact.language.spec.width)
+    with warnings.catch_warnings(), torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        warnings.filterwarnings("ignore", "Mismatch dtype")
+        assert torch.equal(rounded.language(embeddings), exact.language(embeddings))
 
 
 def test_the_rate_warms_up_and_falls():

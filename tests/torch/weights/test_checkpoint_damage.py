@@ -59,19 +59,19 @@ def refuse(folder) -> str:
 )
 def test_a_tensor_that_nobody_knows_is_named(folder, file, name):
     change_tensors(folder / file, lambda t: t.update({name: torch.ones(1)}))
-    assert refuse(folder) == f"{file} holds 1 tensor nobody knows: {name}"
+    assert refuse(folder) == f"{file} holds 1 unknown tensor: {name}"
 
 
 def test_of_many_unknown_tensors_the_first_is_named_and_the_others_are_counted(folder):
     extra = {f"foo.{i}": torch.ones(1) for i in range(3)}
     change_tensors(folder / PHI, lambda t: t.update(extra))
-    assert refuse(folder) == f"{PHI} holds 3 tensors nobody knows: foo.0, … (2 more)"
+    assert refuse(folder) == f"{PHI} holds 3 unknown tensors: foo.0, … (2 more)"
 
 
 def test_unknown_tensors_beside_the_model_are_named(folder):
     average = {"ema": {"decay": 0.9, "shadow": [torch.ones(1)]}}
     change_content(folder / CHECKPOINT, lambda content: content.update(average))
-    assert refuse(folder) == f"{CHECKPOINT} holds 1 tensor nobody knows: ema.shadow.0"
+    assert refuse(folder) == f"{CHECKPOINT} holds 1 unknown tensor: ema.shadow.0"
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_first_stage_may_have_lora_but_not_in_some_layers_only(tmp_path):
 def test_phi_in_two_layouts_at_once_is_refused(folder, tmp_path):
     split = torch.load(write_tiny(tmp_path / "o", phi_layout="split") / PHI, weights_only=True)
     change_tensors(folder / PHI, lambda t: t.update(split))
-    assert "nobody knows: model.layers.0.self_attn.q" in refuse(folder)
+    assert "unknown tensors: model.layers.0.self_attn.q" in refuse(folder)
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def write_other_zip(path):
     ("damage", "words"),
     [
         (lambda path: path.write_bytes(b""), "is empty"),
-        (lambda path: path.write_text("<html>not found</html>"), "is no PyTorch file"),
+        (lambda path: path.write_text("<html>not found</html>"), "is not a PyTorch file"),
         (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1"), "Git LFS"),
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is damaged"),
         (lambda path: path.write_bytes(path.read_bytes()[:5000]), "is damaged"),
@@ -295,8 +295,8 @@ def write_other_zip(path):
         (write_legacy, "torch before 1.6"),
         (write_other_zip, "is damaged"),
         (lambda path: torch.save([torch.ones(1)], path), "holds a list"),
-        (lambda path: torch.save({"a": 1}, path), "no tensor: 'a'"),
-        (lambda path: torch.save({3: torch.ones(1)}, path), "no tensor: 3"),
+        (lambda path: torch.save({"a": 1}, path), "not a tensor: 'a'"),
+        (lambda path: torch.save({3: torch.ones(1)}, path), "not a tensor: 3"),
         (lambda path: torch.save({"a": torch.ones(1).to_sparse()}, path), "a form"),
     ],
 )
@@ -323,7 +323,7 @@ def test_a_file_that_is_no_whole_safetensors_file_is_refused(tmp_path, damage):
     folder = write_tiny(tmp_path / "s", container="safetensors")
     path = folder / "phi-2/model.safetensors"
     path.write_bytes(damage(path.read_bytes()))
-    assert refuse(folder).startswith("phi-2/model.safetensors is no whole safetensors file")
+    assert refuse(folder).startswith("phi-2/model.safetensors is not a whole safetensors file")
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])

@@ -22,7 +22,7 @@ from tinyv_cli.errors import WeightsError
 from tinyv_cli.options.pull import PullArguments
 from tinyv_cli.variants.manifest import read_variant
 from weights.pulling.catalog import read_catalog
-from weights.pulling.transfer import RetryPolicy
+from weights.pulling.failures import RetryPolicy
 
 QUICK = RetryPolicy(tries=2, first_wait_s=0.01)
 REPOSITORY = '{ repository = "someone/sources", revision = "main" }'

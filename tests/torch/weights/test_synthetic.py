@@ -16,8 +16,9 @@ from tinyv_cli.model.tinygptv import load_model
 from tinyv_cli.spec import make_full_spec, make_tiny_spec
 from weights.reading.checkpoint import open_weights
 from weights.reading.sources import resolve_sources
+from weights.synthetic.__main__ import main
 from weights.synthetic.plans import plan_checkpoint, plan_phi, plan_qformer, plan_vision
-from weights.synthetic.sources import SyntheticOptions, main, write_sources
+from weights.synthetic.sources import SyntheticOptions, write_sources
 from weights.synthetic.streaming import PlannedTensor, write_safetensors_file, write_torch_file
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
 from tinyv_cli.answers.generate import ImageTokens, Segment
 from tinyv_cli.backends.backend import (
@@ -21,6 +20,7 @@ from tinyv_cli.backends.backend import (
     resolve_threads,
 )
 from tinyv_cli.backends.cpu.onnx_sessions import open_graphs, translate_failures
+from tinyv_cli.backends.cpu.quiet_onnxruntime import ort
 from tinyv_cli.backends.cpu.token_embeddings import TokenEmbeddings, open_token_embeddings
 from tinyv_cli.errors import DeviceError, WeightsError
 from tinyv_cli.spec import LanguageSpec

@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
+from tinyv_cli.backends.cpu.quiet_onnxruntime import ort
 from tinyv_cli.errors import DeviceError, WeightsError
 
 _MAKE_AGAIN = (

@@ -14,6 +14,7 @@ from bitsandbytes.functional import (  # noqa: E402
     int8_linear_matmul,
     int8_mm_dequant,
     int8_vectorwise_quant,
+    quantize_4bit,
 )
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "int8_mm_dequant",
     "int8_vectorwise_quant",
     "matmul_4bit",
+    "quantize_4bit",
 ]

@@ -1,0 +1,1 @@
+"""A scene becomes what is said about it: questions, answers, conversations, plain words."""

@@ -1,0 +1,1 @@
+"""Pictures, words and answers become a loss, and a loss trained parameters."""

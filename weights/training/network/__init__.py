@@ -1,0 +1,1 @@
+"""Sources become a network to train, and a trained one sources again."""

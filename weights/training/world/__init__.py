@@ -1,0 +1,1 @@
+"""A seed becomes a scene, and a scene a picture."""
