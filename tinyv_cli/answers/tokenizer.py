@@ -30,7 +30,7 @@ _OTHERS = [byte for byte in range(0x100) if byte not in _PRINTABLE]
 _BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {
     chr(0x100 + i): byte for i, byte in enumerate(_OTHERS)
 }
-_PROBE = "".join(map(chr, range(0x180))) + " words, and  ###\n"  # what is wrong with it shows here
+_PROBES = ("".join(map(chr, range(0x180))), "what is this?", "### a")  # a panic shows with these
 
 
 class Tokenizer:
@@ -68,10 +68,9 @@ class Tokenizer:
                 raise WeightsError(f"{path} is not a byte-level tokenizer", _MAKE_AGAIN)
             library.no_truncation()
             library.no_padding()
-            library.model.dropout = (
-                None  # left from training: the same text gets other ids each time
-            )
-            library.encode(_PROBE, add_special_tokens=False)
+            library.model.dropout = None  # else a text gets other ids each time
+            for text in _PROBES:
+                library.encode(text, add_special_tokens=False)
             ids = library.get_vocab(with_added_tokens=True)
             added = library.get_added_tokens_decoder()
         missing = [byte for sign, byte in _BYTE_OF.items() if sign not in ids]

@@ -94,7 +94,7 @@ def answer_question(arguments: AskArguments) -> None:
     wanted = to_backend_options(arguments)
     engine = plan_engine(found, wanted, demand, console.write_note, console.progress)
     if arguments.show_prompt or arguments.verbose:
-        console.write_report(prompts[0])
+        console.write_report(prompts[0], is_asked=True)
     first = asked[0].pixels
     with engine.open(
         lambda encoder: PrefetchingEncoder(encoder, first), caches_images=not arguments.no_cache
@@ -265,7 +265,8 @@ def _write_answer(
         verb = "brought to an end" if is_bound else "cut"
         console.write_note(f"the answer was {verb} after {n} tokens; {way_out}")
     if arguments.stats or arguments.verbose:
-        console.write_report(make_stats(answer, opened.origin, opened.engine.needed_bytes))
+        stats = make_stats(answer, opened.origin, opened.engine.needed_bytes)
+        console.write_report(stats, is_asked=True)
 
 
 def _draw(

@@ -27,6 +27,7 @@ _TOLD_BY = {
         "language.vocab_size": ("language.lm_head.bias", 0),
     },
 }
+_KINDS = {"<f4": "float32", "|u1": "uint8"}
 _LAYERS = {
     "vision.n_layers": re.compile(r"vision\.layers\.\d+\.mlp\.fc1\.bias"),
     "qformer.n_layers": re.compile(
@@ -65,7 +66,8 @@ def check_contents(spec: ModelSpec, parts: Mapping[str, Sequence[Path]]) -> None
                 _check_part(spec, side, held, paths[0].name, is_graph=not part.startswith("cuda"))
                 strays = held.data_files - {path.name for path in parts.get("data", ())}
                 if strays:
-                    raise ValueError(f"{paths[0].name} takes numbers from {min(strays)!r}")
+                    problem = f"{paths[0].name} takes numbers from {min(strays)!r}"
+                    raise ValueError(f"{problem}, which is none of its files")
 
 
 def _read_part(paths: Sequence[Path], read: Callable[[Path, Contents], None]) -> Contents | None:
@@ -132,8 +134,9 @@ def _check_embeddings(spec: LanguageSpec, paths: Sequence[Path]) -> None:
         fits = fits and scales[1] > 0 and shape[1] % scales[1] == 0
         fits = fits and 0 <= shape[1] - spec.width < shape[1] // scales[1]
     if not fits:
-        held = " and ".join(f"{kind} {list(shape)}" for kind, shape in arrays)
+        names = [path.name for path in paths]
+        held = " and ".join(f"{_KINDS[kind]} {list(shape)}" for kind, shape in arrays)
         raise ValueError(
-            f"{' and '.join(path.name for path in paths)} hold {held}, which are no embeddings "
-            f"of {spec.vocab_size} tokens and a width of {spec.width}"
+            f"{' and '.join(names)} hold {held}, no embeddings of {spec.vocab_size} tokens and a "
+            f"width of {spec.width}"
         )
