@@ -43,13 +43,15 @@ class QuantizeResult:
 
     Attributes:
         plan: that it was made by.
-        smoke_question: the first of the probes.
+        smoke_picture: what the first of the probes shows.
+        smoke_question: what it asks.
         smoke_answer: by its first device, the CPU where it has files for it.
         cuda_answer: by the GPU's files where it has the CPU's too, else None.
     """
 
     variant: Variant
     plan: VariantPlan
+    smoke_picture: str
     smoke_question: str
     smoke_answer: str
     cuda_answer: str | None
@@ -106,7 +108,9 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
         move_in(building, target, replace=options.force)
     variant = read_variant(target)
     remember_hashes(variant.folder, variant.manifest.files)
-    return QuantizeResult(variant, plan, PROBES[0].question, trial.answer, trial.cuda_answer)
+    return QuantizeResult(
+        variant, plan, PROBES[0].answer, PROBES[0].question, trial.answer, trial.cuda_answer
+    )
 
 
 def _plan(weights: MergedWeights, options: QuantizeOptions) -> VariantPlan:

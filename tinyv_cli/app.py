@@ -41,7 +41,8 @@ EXAMPLES = """Examples:
   tinyv bench -m 4bit --json > before.json
   tinyv doctor
 
-Each option can be set by a variable too: --max-tokens by TINYV_MAX_TOKENS. A flag wins. Variants
+Each option can be set by a variable too: --max-tokens by TINYV_MAX_TOKENS. A flag wins. TINYV_IMAGE
+separates several pictures as PATH does, or by lines; TINYV_STOP several texts by lines. Variants
 lie in the folder that TINYV_HOME names, or where your system keeps such data. Where there is none
 yet, the miniature that comes with tinyv answers.
 

@@ -16,7 +16,7 @@ from tinyv_cli.errors import DeviceError, UsageError, WeightsError
 from tinyv_cli.progress import Progress, show_nothing
 from tinyv_cli.prompts.prompt import TEMPLATES, Template
 from tinyv_cli.variants.hashes import check_hashes
-from tinyv_cli.variants.home import list_variants, resolve_variant
+from tinyv_cli.variants.home import count_variants, resolve_variant
 from tinyv_cli.variants.manifest import MAKE_AGAIN, Variant
 from tinyv_cli.variants.memory import CUDA_CONTEXT_BYTES, MemoryPlan, plan_memory
 from tinyv_cli.variants.miniature import is_miniature_folder, note_miniature, to_damage
@@ -141,11 +141,11 @@ class Engine(FoundVariant):
             TinyvError: the device or the runtime cannot open the variant.
         """
         from tinyv_cli.answers.generate import TrackedDecoder
-        from tinyv_cli.answers.tokenizer import Tokenizer
+        from tinyv_cli.answers.tokenizer import open_tokenizer
         from tinyv_cli.backends.image_cache import wrap_encoder
         from tinyv_cli.backends.opening import open_backend
 
-        tokenizer = Tokenizer(self.variant.path("tokenizer"))
+        tokenizer = open_tokenizer(self.variant)
         begun: list[Prefetcher] = []
 
         def begin(encoder: "BackendEncoder", device: str) -> None:
@@ -236,7 +236,7 @@ def find_variant(model: str | None, template: str | None = None) -> FoundVariant
             f"there is no template '{name}', which variant {variant.name} asks for", MAKE_AGAIN
         )
     notes: list[str] = []
-    if model is None and len(list_variants()) > 1:
+    if model is None and count_variants() > 1:
         notes.append(f"{variant.name} answers, the newest variant; `-m NAME` takes another")
     note_miniature(variant, notes.append)
     return FoundVariant(variant, TEMPLATES[name], notes=tuple(notes))

@@ -16,6 +16,7 @@ from tinyv_cli.addresses import (
 )
 from tinyv_cli.disk.paths import exists, is_folder
 from tinyv_cli.errors import InputError
+from tinyv_cli.pictures.names import find_meant
 
 STDIN = "-"
 
@@ -66,6 +67,8 @@ def find_pictures(
             # Refused before the model is opened: it is mostly a prompt without quotes.
             kind = "nothing matches" if glob.has_magic(word) else "there is no file or folder"
             hint = "check it; the prompt is one word, in quotes, and the last"
+            if meant := find_meant(Path(word)):
+                hint = f"did you mean {shlex.quote(meant)}?"
             if is_url(word):
                 raise make_url_error(word)
             raise InputError(f"{kind} {word}", hint)

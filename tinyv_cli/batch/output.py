@@ -118,9 +118,12 @@ def open_output(path: Path, settings: Settings, *, fresh: bool, retries: bool) -
                     f"{_ANOTHER}, or {_START_AGAIN}",
                 )
             elif differences := format_differences(before, settings):
+                # The default variant may be another now, since one was made or removed.
+                is_other = before.model != settings.model
+                same = f"`-m {shlex.quote(before.model)}`" if is_other else "the same"
                 raise UsageError(
                     f"{path} was begun with other settings: {differences}",
-                    f"give the same, {_ANOTHER}, or {_START_AGAIN}",
+                    f"give {same}, {_ANOTHER}, or {_START_AGAIN}",
                 )
             output = Output(path)
             if retries:

@@ -94,7 +94,7 @@ def answer_question(arguments: AskArguments) -> None:
     wanted = to_backend_options(arguments)
     engine = plan_engine(found, wanted, demand, console.write_note, console.progress)
     if arguments.show_prompt or arguments.verbose:
-        console.write_report(prompts[0])
+        console.write_report(prompts[0], is_asked=True)
     first = asked[0].pixels
     with engine.open(
         lambda encoder: PrefetchingEncoder(encoder, first), caches_images=not arguments.no_cache
@@ -168,9 +168,9 @@ def _make_grammar(arguments: AskArguments, variant: Variant) -> "Grammar | None"
     if arguments.choices is None and arguments.schema is None:
         return None
     from tinyv_cli.answers import constrained
-    from tinyv_cli.answers.tokenizer import Tokenizer
+    from tinyv_cli.answers.tokenizer import open_tokenizer
 
-    tokenizer = Tokenizer(variant.path("tokenizer"))
+    tokenizer = open_tokenizer(variant)
     if arguments.choices is not None:
         choices = constrained.split_choices(arguments.choices)
         return constrained.make_choice_grammar(tokenizer, choices)
@@ -265,7 +265,8 @@ def _write_answer(
         verb = "brought to an end" if is_bound else "cut"
         console.write_note(f"the answer was {verb} after {n} tokens; {way_out}")
     if arguments.stats or arguments.verbose:
-        console.write_report(make_stats(answer, opened.origin, opened.engine.needed_bytes))
+        stats = make_stats(answer, opened.origin, opened.engine.needed_bytes)
+        console.write_report(stats, is_asked=True)
 
 
 def _draw(

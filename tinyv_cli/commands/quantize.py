@@ -69,6 +69,7 @@ def quantize_sources(arguments: QuantizeArguments) -> None:
         return
     result = pipeline.make_variant(options, console.progress)
     console.write_report(to_parts_table(result.variant, result.plan))
+    console.write_report(f"smoke picture: {result.smoke_picture}")
     console.write_report(f"smoke question: {result.smoke_question}")
     console.write_report(f"smoke answer: {result.smoke_answer}")
     if len(result.variant.devices) > 1:

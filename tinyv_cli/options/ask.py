@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tinyv_cli.options.declare import option
+from tinyv_cli.options.declare import option, split_paths
 from tinyv_cli.options.shared import (
     AllowPrivate,
     AnswerArguments,
@@ -22,7 +22,14 @@ Words = Annotated[
 ]
 
 Images = Annotated[
-    list[str] | None, option("-i", "--image", metavar="PICTURE", help="A picture; may stand again")
+    list[str] | None,
+    option(
+        "-i",
+        "--image",
+        metavar="PICTURE",
+        help="A picture; may stand again",
+        splits=split_paths,
+    ),
 ]
 
 Prompt = Annotated[

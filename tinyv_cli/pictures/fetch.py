@@ -137,7 +137,8 @@ def _fetch_once(url: str, limits: FetchLimits, deadline: float) -> bytes | str:
                 n_bytes = len(content)
             raise InputError(
                 f"{where} sends more than {limits.max_bytes >> 20} MiB",
-                "download it and make it smaller: `magick PICTURE -resize 2048x2048 small.png`",
+                f"make it smaller: `curl -L {quote_whole(url)} | magick - -resize 2048x2048 "
+                "small.png`, then name small.png",
             )
     except (HTTPError, HTTPException, OSError) as error:
         if time.monotonic() >= deadline:

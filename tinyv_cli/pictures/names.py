@@ -5,8 +5,12 @@ a mistyped one: `b.jgp` asked as a question gets a confident answer about someth
 """
 
 import re
+import shlex
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import lru_cache
+from itertools import islice
+from pathlib import Path
 
 from tinyv_cli.addresses import is_address, is_malformed
 from tinyv_cli.disk import paths
@@ -16,6 +20,9 @@ VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".m
 _READ_WITH_EXTRAS = frozenset({".pdf", ".heic", ".heif", ".jxl", ".svg"})
 _USUAL = ("jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff", "heic", "avif", "pdf")
 _LEAST_CLOSENESS = 0.65  # `jgp`, `pgn`, `jpgg`, `jepg` are as near as that; `com`, `net`, `js` not
+_MOST_NAMES = 10_000  # of a folder: comparing more would be noticed
+_LEAST_LIKENESS = 0.75
+_HOST = re.compile(r"(?:[a-z0-9-]+\.)+[a-z]{2,}(?::\d+)?/\S|www\.\S", re.IGNORECASE)
 _PAGE_OR_MOMENT = re.compile(r"(?:#\d{1,9}|@\d{1,9}(?:\.\d*)?)$")
 _PATH_START = re.compile(r"(?:[/\\]|~[/\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\])")
 
@@ -34,6 +41,31 @@ def names_picture(word: str) -> bool:
             return not paths.is_folder(each)
     is_one_word = not any(each.isspace() for each in file)
     return (is_one_word or is_path(file)) and has_picture_suffix(file)
+
+
+def find_meant(path: Path) -> str | None:
+    """Finds what was meant by the name of a file that is not there.
+
+    That is a file beside it of nearly this name, a picture of this name without its ending, or a
+    URL without its beginning; None where there is none of them.
+    """
+    names: list[str] = []
+    with suppress(OSError, ValueError):
+        names = [each.name for each in islice(path.parent.iterdir(), _MOST_NAMES)]
+    by_key = {Path(name).stem.lower(): name for name in names if has_picture_suffix(name)}
+    by_key |= {name.lower(): name for name in names}
+    close = get_close_matches(path.name.lower(), by_key, 1, _LEAST_LIKENESS)
+    if close:
+        return str(path.with_name(by_key[close[0]]))
+    return f"https://{path}" if _HOST.match(str(path)) else None
+
+
+def hint_at_name(path: Path) -> str:
+    """Returns a hint for a picture that is not there: what was meant, or where to look."""
+    meant = find_meant(path)
+    if meant is None:
+        return f"check its name: `ls {shlex.quote(str(path.parent))}`"
+    return f"did you mean {shlex.quote(meant)}?"
 
 
 def is_path(word: str) -> bool:

@@ -4,8 +4,10 @@ Libraries for URLs, PDF and video are loaded when a word needs them. A file that
 `a.pdf#2` is that file.
 """
 
+import os
 import re
 import shlex
+import stat
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
@@ -20,7 +22,7 @@ from tinyv_cli.errors import InputError, TinyvError, UsageError
 from tinyv_cli.pictures.data_url import read_data_url
 from tinyv_cli.pictures.fetch import FetchLimits, fetch
 from tinyv_cli.pictures.image import MAX_PIXELS, read_picture
-from tinyv_cli.pictures.names import VIDEO_SUFFIXES
+from tinyv_cli.pictures.names import VIDEO_SUFFIXES, hint_at_name
 
 STDIN = "-"
 PAGE_PX = 1600  # the longer side of a page: more than the model sees, enough to draw boxes on
@@ -31,6 +33,14 @@ _SEEK_UNITS = 1_000_000  # a second; FFmpeg's AV_TIME_BASE
 def read_stdin() -> bytes:
     """Reads stdin to its end; returns nothing where stdin is closed."""
     return sys.stdin.buffer.read() if sys.stdin is not None else b""
+
+
+def is_piped() -> bool:
+    """Returns whether stdin is a pipe or a file, which may hold something to be read."""
+    with suppress(OSError, ValueError, AttributeError):
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+        return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
+    return False
 
 
 @dataclass(frozen=True)
@@ -237,5 +247,4 @@ def _split(word: str, mark: str, number: str) -> tuple[Path, str | None]:
 def _check_file(path: Path) -> None:
     """Raises an `InputError` unless there is such a file."""
     if not paths.is_file(path):
-        folder = shlex.quote(str(path.parent))
-        raise InputError(f"there is no file {path}", f"check its name: `ls {folder}`")
+        raise InputError(f"there is no file {path}", hint_at_name(path))

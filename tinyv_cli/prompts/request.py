@@ -9,7 +9,7 @@ from tinyv_cli.addresses import to_shown
 from tinyv_cli.disk import paths
 from tinyv_cli.errors import InputError, UsageError, describe_os_error
 from tinyv_cli.pictures.names import drop_page, has_picture_suffix, names_picture
-from tinyv_cli.pictures.opening import STDIN, read_stdin
+from tinyv_cli.pictures.opening import STDIN, is_piped, read_stdin
 
 _HELP = "`tinyv ask --help` shows what can be typed"
 
@@ -88,7 +88,7 @@ def read_request(words: Words, read: Callable[[], bytes] = read_stdin) -> AskReq
     if not pictures:
         raise UsageError("missing argument 'PICTURE'", _HELP)
     if question is None and not words.asks_by_itself:
-        raise UsageError("missing argument 'PROMPT'", _HELP)
+        raise _make_half_error(pictures)
     n_from_stdin = [*pictures, question].count(STDIN) + words.takes_stdin
     if n_from_stdin > 1:
         raise UsageError(
@@ -108,6 +108,25 @@ def describe_picture(word: str) -> str:
     file = drop_page(word)
     is_other = paths.exists(file) and not has_picture_suffix(file)
     return f"the {'file' if is_other else 'picture'} {to_shown(word)}"
+
+
+def _make_half_error(pictures: Sequence[str]) -> UsageError:
+    """Makes the error of a question without a picture, or of pictures without a question.
+
+    Args:
+        pictures: what was given; where it is one word, it may be the question.
+    """
+    shown = " ".join(shlex.quote(to_shown(each)) for each in pictures[:3])
+    [first, *others] = pictures
+    if not others and first != STDIN and not paths.exists(first) and not names_picture(first):
+        return UsageError(
+            f"the picture is missing: {shown} is no file",
+            f"name it before the question: `tinyv ask PICTURE {shown}`",
+        )
+    hint = f'ask something: `tinyv ask {shown} "what is it?"`'
+    if STDIN not in pictures and is_piped():
+        hint += f"; if it is in the pipe: `tinyv ask {shown} -`"
+    return UsageError("the question is missing, which comes last", hint)
 
 
 def _make_picture_error(pictures: Sequence[str], question: str) -> UsageError:

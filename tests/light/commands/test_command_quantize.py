@@ -59,6 +59,7 @@ def pipeline(monkeypatch, toy):
         return SimpleNamespace(
             variant=read_variant(toy),
             plan=plan,
+            smoke_picture="a wall",
             smoke_question="what?",
             smoke_answer="a [red] wall",
         )
@@ -88,7 +89,14 @@ def test_a_new_variants_folder_is_the_one_line_on_stdout(pipeline, toy, capsys):
     assert main(["quantize", "--sources", "s", "-o", "mine"]) == ExitCode.OK
     out, err = capsys.readouterr()
     assert out == f"{toy}\n"
-    for shown in ("decoder.data", "16 bytes", "0.0123", "97.5 %", "smoke answer: a [red] wall"):
+    for shown in (
+        "decoder.data",
+        "16 bytes",
+        "0.0123",
+        "97.5 %",
+        "smoke picture: a wall",
+        "smoke answer: a [red] wall",
+    ):
         assert shown in err
 
 

@@ -333,7 +333,11 @@ def made(monkeypatch, tmp_path):
     def make_variant(options, progress):
         asked.append(options)
         return SimpleNamespace(
-            variant=read_variant(folder), plan=plan, smoke_question="what?", smoke_answer="yes"
+            variant=read_variant(folder),
+            plan=plan,
+            smoke_picture="a wall",
+            smoke_question="what?",
+            smoke_answer="yes",
         )
 
     fake = SimpleNamespace(

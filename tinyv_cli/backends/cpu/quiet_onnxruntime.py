@@ -12,6 +12,5 @@ import os
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-__all__ = ["ort", "ort_errors"]
+__all__ = ["ort"]
