@@ -1,4 +1,4 @@
-"""What needs torch turns to no other computer either; `tests/light/test_no_network.py` has the rest.
+"""Verbs that need torch turn to no other computer; `light/test_no_network.py` has the others.
 
 Seen in: onnxruntime, pull request 27379; immich 3.3.6.
 """
