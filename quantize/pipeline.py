@@ -13,15 +13,15 @@ from torch import Tensor
 from quantize.cpu.decoder_graph import check_heads
 from quantize.cpu.parts import PartWriter
 from quantize.cpu.vision_side import write_vision_side
-from quantize.cuda_recipe import CUDA_BITS, VISION_BITS
 from quantize.measure.probes import PROBES, EncodedProbes
 from quantize.measure.trial import Trial
 from quantize.plan import TARGETS, TOKENIZER, VariantPlan, make_plan
-from quantize.recipe import FLOAT16_BITS, RECIPES, Recipe
+from quantize.recipe import RECIPES, Recipe
+from quantize.request import QuantizeOptions, check_output, check_recipe
 from tinyv_cli.answers.tokenizer import Tokenizer, derive_stop_ids
 from tinyv_cli.backends.backend import resolve_threads
 from tinyv_cli.disk.staging import build_beside, move_in
-from tinyv_cli.errors import DeviceError, UsageError, WeightsError
+from tinyv_cli.errors import DeviceError, WeightsError
 from tinyv_cli.progress import Progress
 from tinyv_cli.prompts.prompt import default_template
 from tinyv_cli.variants.hashes import check_hashes, hash_file, remember_hashes
@@ -41,45 +41,20 @@ from weights.reading.tokenizer_json import read_tokenizer_json
 
 
 @dataclass(frozen=True)
-class QuantizeOptions:
-    """The user's wishes.
-
-    Attributes:
-        sources: the folder of public files.
-        output: the variant's folder.
-        bits: 4, 8 or 32.
-        stage: which checkpoint, None for the highest.
-        force: whether a variant that stands there is replaced.
-        max_error: largest mean divergence of the logits that is accepted, in nats; None for any.
-        threads: to work with, None for the physical cores.
-        target: that the variant is for: `cpu`, `cuda` or `all`.
-        vision_bits: of the vision side's matrices on a GPU: 8 or 16.
-    """
-
-    sources: Path
-    output: Path
-    bits: int = 4
-    stage: int | None = None
-    force: bool = False
-    max_error: float | None = None
-    threads: int | None = None
-    target: str = "cpu"
-    vision_bits: int = FLOAT16_BITS
-
-
-@dataclass(frozen=True)
 class QuantizeResult:
     """A finished variant, and its answer to a question.
 
     Attributes:
         plan: that it was made by.
-        smoke_question: the first of the probes.
+        smoke_picture: what the first of the probes shows.
+        smoke_question: what it asks.
         smoke_answer: by its first device, the CPU where it has files for it.
         cuda_answer: by the GPU's files where it has the CPU's too, else None.
     """
 
     variant: Variant
     plan: VariantPlan
+    smoke_picture: str
     smoke_question: str
     smoke_answer: str
     cuda_answer: str | None
@@ -92,7 +67,7 @@ def plan_variant(options: QuantizeOptions) -> VariantPlan:
         UsageError: there is no such target, or no recipe for it with so many bits.
         WeightsError: the sources are not what they should be.
     """
-    _check_asked(options)
+    check_recipe(options.bits, options.target, options.vision_bits)
     with open_weights(resolve_sources(options.sources, options.stage)) as weights:
         return _plan(weights, options)
 
@@ -109,10 +84,10 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
             error is larger than accepted.
         DeviceError: the disk is too small.
     """
-    _check_asked(options)
+    check_recipe(options.bits, options.target, options.vision_bits)
     files = resolve_sources(options.sources, options.stage)
     target = options.output.absolute()
-    _check_target(target, options)
+    check_output(target, options.force)
     with open_weights(files) as weights, build_beside(target) as building:
         plan = _plan(weights, options)
         tokenizer_json = read_tokenizer_json(files, weights.spec.language.vocab_size)
@@ -138,31 +113,9 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
         move_in(building, target, replace=options.force)
     variant = read_variant(target)
     remember_hashes(variant.folder, variant.manifest.files)
-    return QuantizeResult(variant, plan, PROBES[0].question, trial.answer, trial.cuda_answer)
-
-
-def _check_asked(options: QuantizeOptions) -> None:
-    """Refuses a target that does not exist, and bits that there is no recipe for."""
-    if options.target not in TARGETS:
-        raise UsageError(
-            f"there is no target {options.target}", f"use `--target` with {', '.join(TARGETS)}"
-        )
-    on_cuda = "cuda" in TARGETS[options.target]
-    if options.vision_bits not in VISION_BITS:
-        raise UsageError(
-            f"there is no vision side with {options.vision_bits} bits",
-            f"use `--vision-bits` with {', '.join(map(str, VISION_BITS))}",
-        )
-    bits = [each for each in RECIPES if each in CUDA_BITS or not on_cuda]
-    if options.bits in bits:
-        return
-    known = ", ".join(map(str, bits))
-    if options.bits in RECIPES:
-        raise UsageError(
-            f"there is no recipe for {options.bits} bits with `--target {options.target}`",
-            f"use `--bits` with {known}, or `--target cpu`",
-        )
-    raise UsageError(f"there is no recipe for {options.bits} bits", f"use `--bits` with {known}")
+    return QuantizeResult(
+        variant, plan, PROBES[0].answer, PROBES[0].question, trial.answer, trial.cuda_answer
+    )
 
 
 def _check_known_hashes(files: SourceFiles, progress: Progress) -> None:
@@ -187,21 +140,6 @@ def _plan(weights: MergedWeights, options: QuantizeOptions) -> VariantPlan:
         check_heads(weights.spec.language)
     recipe = RECIPES[options.bits]
     return make_plan(weights.spec, weights.shapes, recipe, devices, options.vision_bits)
-
-
-def _check_target(target: Path, options: QuantizeOptions) -> None:
-    """Refuses, before anything is read, what could not be moved in at the end."""
-    if not target.exists():
-        return
-    if not options.force:
-        raise WeightsError(
-            f"{target} exists already", "use `--force` to replace it, or `-o` with another name"
-        )
-    if not (target / MANIFEST_NAME).is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(
-            f"{target} is not a variant, `--force` does not replace it",
-            "name another folder with `-o`",
-        )
 
 
 def _write_parts(

@@ -36,6 +36,7 @@ ORDER = (
     ("quantize",),
     ("weights.pulling",),
     ("weights.reading",),
+    ("weights.safetensors_writer",),
     (
         "tinyv_cli.batch",
         "tinyv_cli.benchmark",
@@ -59,6 +60,7 @@ ORDER = (
     ("tinyv_cli.progress",),
     ("tinyv_cli.spec",),
     ("tinyv_cli.errors",),
+    ("tinyv_cli.addresses",),
 )
 DOORS = {"tinyv_cli", "weights"}  # packages whose own file imports nothing
 MOST_AT_THE_ROOT, MOST_IN_A_ROOM = 10, 12  # files
@@ -77,6 +79,7 @@ HELP_BUDGET_S = 0.25
 MAX_FUNCTION_LINES = 60
 MAX_FILE_LINES = 400
 MAX_COMMAND_LINES = 25
+MOST_WITH_ONE_CALLER = 0.1  # of all functions: a helper with one caller is mostly half a thought
 
 
 class Import(NamedTuple):
@@ -226,6 +229,16 @@ def test_only_the_verbs_that_make_fetch_and_remove_know_the_workshop():
     assert sorted(users) == [f"tinyv_cli.commands.{verb}" for verb in verbs]
 
 
+def test_the_cpus_runtime_is_imported_where_it_is_kept_from_calling_its_maker_and_nowhere_else():
+    users = [
+        str(path)
+        for path in [*FILES, *TESTS]
+        for each in walk_imports(parse(path))
+        if is_inside(each.name, ("onnxruntime",))
+    ]
+    assert set(users) == {"tinyv_cli/backends/cpu/quiet_onnxruntime.py"}
+
+
 def test_a_package_imports_nothing_by_itself():
     for module, path in MODULES.items():
         if path.name == "__init__.py" and module != "tinyv_cli.backends.backend":
@@ -309,3 +322,34 @@ def count_lines(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> 
     first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
     assert node.end_lineno is not None
     return node.end_lineno - first + 1
+
+
+def find_single_callers(tree: ast.Module) -> tuple[int, list[str]]:
+    """Counts a file's functions, and lists the private ones that it names once."""
+    functions = [
+        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    found = []
+    for function in functions:
+        inside = {id(node) for node in ast.walk(function)}
+        named = [
+            node
+            for node in ast.walk(tree)
+            if id(node) not in inside
+            and function.name in (getattr(node, "id", None), getattr(node, "attr", None))
+        ]
+        is_private = function.name.startswith("_") and not function.name.startswith("__")
+        if is_private and len(named) == 1:
+            found.append(function.name)
+    return len(functions), found
+
+
+def test_helpers_with_one_caller_are_found():
+    code = "def _a(): pass\ndef _b(): _a()\ndef c(): _b(); _b()\ndef _d(): _d()"
+    assert find_single_callers(ast.parse(code)) == (4, ["_a"])
+
+
+def test_few_functions_are_helpers_with_one_caller():
+    counts = [find_single_callers(parse(path)) for path in FILES]
+    n_functions, n_single = sum(n for n, _ in counts), sum(len(found) for _, found in counts)
+    assert n_single < MOST_WITH_ONE_CALLER * n_functions, f"{n_single} of {n_functions}"

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from tinyv_cli.console import Console, abandon_stdout
-from tinyv_cli.errors import DeviceError, ExitCode, TinyvError
+from tinyv_cli.errors import DeviceError, ExitCode, TinyvError, check_memory
 from tinyv_cli.options.ask import AskArguments
 from tinyv_cli.options.batch import BatchArguments
 from tinyv_cli.options.chat import ChatArguments
@@ -41,7 +41,8 @@ EXAMPLES = """Examples:
   tinyv bench -m 4bit --json > before.json
   tinyv doctor
 
-Each option can be set by a variable too: --max-tokens by TINYV_MAX_TOKENS. A flag wins. Variants
+Each option can be set by a variable too: --max-tokens by TINYV_MAX_TOKENS. A flag wins. TINYV_IMAGE
+separates several pictures as PATH does, or by lines; TINYV_STOP several texts by lines. Variants
 lie in the folder that TINYV_HOME names, or where your system keeps such data. Where there is none
 yet, the miniature that comes with tinyv answers.
 
@@ -89,22 +90,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         return _run(sys.argv[1:] if arguments is None else list(arguments))
-    except TinyvError as error:
-        Console().write_error(error)
-        return error.exit_code
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         abandon_stdout()
         return ExitCode.OK
-    except OSError as error:
-        if error.errno not in DISK_FULL:
+    except Exception as error:
+        failure = _to_planned(error)
+        if failure is None:
             raise
+        Console().write_error(failure)
+        return failure.exit_code
+
+
+def _to_planned(error: Exception) -> TinyvError | None:
+    """Finds the planned failure that an exception means; None where nobody planned for it."""
+    try:
+        check_memory(error.__cause__ if isinstance(error, TinyvError) else error)
+    except DeviceError as short:
+        return short
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         abandon_stdout()
         place = f" for {error.filename}" if error.filename else ""
-        full = DeviceError(f"the disk has no room left{place}", "free some space and try again")
-        Console().write_error(full)
-        return full.exit_code
+        return DeviceError(f"the disk has no room left{place}", "free some space and try again")
+    return error if isinstance(error, TinyvError) else None
 
 
 def _run(words: list[str]) -> int:

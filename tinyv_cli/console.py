@@ -59,9 +59,14 @@ class Console:
         if not self.quiet:
             _write_stderr("note:", _to_printable(text))
 
-    def write_report(self, text: str) -> None:
-        """Writes a table or another text of several lines to stderr, as it is."""
-        if not self.quiet:
+    def write_report(self, text: str, *, is_asked: bool = False) -> None:
+        """Writes a table or another text of several lines to stderr, as it is.
+
+        Args:
+            text: of any number of lines.
+            is_asked: whether an option of its own asks for it, so that it is written in any case.
+        """
+        if is_asked or not self.quiet:
             _write_stderr("", text)
 
     def write_error(self, error: TinyvError) -> None:
@@ -140,9 +145,15 @@ def _write_stderr(label: str, text: str) -> None:
 
 
 def _to_printable(text: str) -> str:
-    """Escapes control characters and newlines: file and tensor names can hold anything."""
+    """Escapes control characters and newlines: file and tensor names can hold anything.
+
+    Secrets of URLs are hidden where such errors are made; here too, whatever may quote one.
+    """
+    from tinyv_cli.addresses import hide_secrets  # `--help` writes no note
+
     return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+        each if each.isprintable() else each.encode("unicode_escape").decode()
+        for each in hide_secrets(text)
     )
 
 

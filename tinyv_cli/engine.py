@@ -16,7 +16,7 @@ from tinyv_cli.errors import DeviceError, UsageError, WeightsError
 from tinyv_cli.progress import Progress, show_nothing
 from tinyv_cli.prompts.prompt import TEMPLATES, Template
 from tinyv_cli.variants.hashes import check_hashes
-from tinyv_cli.variants.home import list_variants, resolve_variant
+from tinyv_cli.variants.home import count_variants, resolve_variant
 from tinyv_cli.variants.manifest import MAKE_AGAIN, Variant
 from tinyv_cli.variants.memory import CUDA_CONTEXT_BYTES, MemoryPlan, plan_memory
 from tinyv_cli.variants.miniature import is_miniature_folder, note_miniature, to_damage
@@ -77,7 +77,7 @@ class FoundVariant:
 
 @dataclass(frozen=True)
 class Demand:
-    """What is going to be asked, as far as memory depends on it.
+    """The questions to come, as far as memory depends on them.
 
     Attributes:
         n_positions: of the longest prompt and its answer together; None for a full context.
@@ -141,12 +141,11 @@ class Engine(FoundVariant):
             TinyvError: the device or the runtime cannot open the variant.
         """
         from tinyv_cli.answers.generate import TrackedDecoder
-        from tinyv_cli.answers.tokenizer import Tokenizer
+        from tinyv_cli.answers.tokenizer import open_tokenizer
         from tinyv_cli.backends.image_cache import wrap_encoder
         from tinyv_cli.backends.opening import open_backend
 
-        n_rows = self.variant.manifest.spec.language.vocab_size
-        tokenizer = Tokenizer(self.variant.path("tokenizer"), n_rows)
+        tokenizer = open_tokenizer(self.variant)
         begun: list[Prefetcher] = []
 
         def begin(encoder: "BackendEncoder", device: str) -> None:
@@ -207,7 +206,7 @@ class OpenEngine:
 
     @property
     def origin(self) -> "Origin":
-        """What a report says of where an answer comes from."""
+        """Variant, template and device, as reports name them."""
         from tinyv_cli.answers.report import Origin
 
         names = self.engine.variant.name, self.engine.template.name
@@ -237,7 +236,7 @@ def find_variant(model: str | None, template: str | None = None) -> FoundVariant
             f"there is no template '{name}', which variant {variant.name} asks for", MAKE_AGAIN
         )
     notes: list[str] = []
-    if model is None and len(list_variants()) > 1:
+    if model is None and count_variants() > 1:
         notes.append(f"{variant.name} answers, the newest variant; `-m NAME` takes another")
     note_miniature(variant, notes.append)
     return FoundVariant(variant, TEMPLATES[name], notes=tuple(notes))
@@ -256,8 +255,8 @@ def plan_engine(
         found: that is to answer.
         wanted: as it was typed; the device may be `auto`.
         demand: what is going to be asked.
-        notify: is told which variant answers where several could, what the miniature is, and
-            which device computes where there was a choice; kept for the open engine.
+        notify: is told which variant answers where several could, what the miniature is, which
+            device was chosen, and of threads beyond the cores; kept for the open engine.
         progress: is told of the bytes that are hashed.
 
     Raises:
@@ -265,6 +264,8 @@ def plan_engine(
         WeightsError: a file is damaged, or cannot be read.
         DeviceError: the device cannot be used, or memory does not suffice.
     """
+    from tinyv_cli.backends.backend import resolve_threads
+
     variant = found.variant
     for note in found.notes:
         notify(note)
@@ -278,6 +279,8 @@ def plan_engine(
     )
     if choice.reason:
         notify(choice.reason)
+    if choice.device == "cpu":
+        wanted = replace(wanted, threads=resolve_threads(wanted.threads, notify))
     try:
         check_hashes(variant.folder, variant.manifest.files, progress)
     except WeightsError as error:

@@ -1,6 +1,20 @@
 """A planned failure becomes a problem, a way out and an exit code; shows nothing itself."""
 
+import errno
 from enum import IntEnum
+
+MEMORY_HINT = (
+    "close other programs; where `ulimit -v` prints a number, raise it: `ulimit -v unlimited`"
+)
+# What torch, onnxruntime, the linker and threads say where Python would raise a MemoryError.
+_OUT_OF_MEMORY = (
+    "bad_alloc",
+    "can't allocate memory",
+    "can't start new thread",
+    "cannot allocate memory",
+    "failed to allocate memory",
+    "failed to map segment",
+)
 
 
 class ExitCode(IntEnum):
@@ -61,3 +75,25 @@ class DeviceError(TinyvError):
 def describe_os_error(error: OSError) -> str:
     """Returns the system's reason in lower case, as messages quote it."""
     return (error.strerror or str(error)).lower()
+
+
+def check_memory(error: BaseException | None, subject: str = "") -> None:
+    """Checks that it was not for want of memory, or of address space, that something failed.
+
+    Args:
+        error: as Python or a library raised it; None is none.
+        subject: that memory was wanted for, such as a file's name.
+
+    Raises:
+        DeviceError: it was.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        is_short = error.errno == errno.ENOMEM
+    else:
+        said = str(error).lower()
+        is_short = isinstance(error, MemoryError) or any(each in said for each in _OUT_OF_MEMORY)
+    if is_short:
+        reason = str(error).strip().partition("\n")[0][:200] or "no more can be had"
+        raise DeviceError(
+            f"memory does not suffice{f' for {subject}' if subject else ''}: {reason}", MEMORY_HINT
+        ) from error

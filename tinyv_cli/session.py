@@ -1,4 +1,4 @@
-"""A picture and questions about it become streamed answers; knows no file, terminal or runtime.
+"""A picture and questions about it become streamed answers, whatever computes them.
 
 A `Session` is one conversation: it joins prompt, tokenizer, image encoder and decoder.
 """
@@ -32,14 +32,14 @@ from tinyv_cli.prompts.prompt import Prompt, Template, Turn, check_question, mak
 
 
 class Grammar(Protocol):
-    """What answers may be."""
+    """The form of answers."""
 
     def start(self) -> Constraint:
         """Begins an answer."""
 
 
 class Runtime(Protocol):
-    """What a session needs of a backend."""
+    """The part of a backend that a session uses."""
 
     @property
     def encoder(self) -> ImageEncoder:
@@ -120,7 +120,7 @@ class Session:
 
     @property
     def turns(self) -> tuple[Turn, ...]:
-        """What was said, oldest first, also what prompts no longer have room for."""
+        """Questions and answers so far, oldest first, also those that prompts have no room for."""
         return tuple(self._turns)
 
     def show(self, picture: Image.Image, image_px: int) -> None:
@@ -228,7 +228,10 @@ class Session:
                 f"`tinyv ask --ctx-size {draft.prompt_tokens + max_new_tokens} …`",
             )
         if draft.n_left_out > self._n_left_out:
-            self._notify(_tell_left_out(draft.n_left_out, bool(images)))
+            n = draft.n_left_out
+            left = "question and its answer" if n == 1 else f"{n} questions and their answers"
+            kept = "; the picture and the first question stay" if images else ""
+            self._notify(f"the context is full: the oldest {left} are left out of the prompt{kept}")
         draft.prompt = prompt.text
         draft.image_tokens = count_positions(images)
         rest, draft.reused_tokens = self._decoder.rewind_to_common(segments)
@@ -255,10 +258,3 @@ class Session:
         reply = self._reply() if self._reply else None
         if reply is not None:
             reply.close()
-
-
-def _tell_left_out(n: int, has_picture: bool) -> str:
-    """The line for the user when old turns no longer fit."""
-    turns = "question and its answer" if n == 1 else f"{n} questions and their answers"
-    kept = "; the picture and the first question stay" if has_picture else ""
-    return f"the context is full: the oldest {turns} are left out of the prompt{kept}"

@@ -22,7 +22,6 @@ import torch
 from safetensors import safe_open
 
 from quantize.channelwise import LARGEST_CODE, round_channels
-from quantize.cuda.safetensors_writer import SafetensorsWriter
 from quantize.cuda_recipe import (
     DOUBLE_QUANTISATION,
     NF4_BLOCK,
@@ -36,6 +35,7 @@ from quantize.plan import Shapes, VariantPlan
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.progress import Progress
 from weights.reading.checkpoint import ReadTensor
+from weights.safetensors_writer import SafetensorsWriter
 
 
 def write_cuda_parts(

@@ -17,7 +17,7 @@ from quantize.measure.compare import ComputeLogits, measure_errors, run_layers, 
 from quantize.measure.probes import PROBES, EncodedProbes, make_pictures
 from quantize.measure.reference import compute_image_tokens
 from tinyv_cli.answers.generate import TrackedDecoder
-from tinyv_cli.answers.tokenizer import Tokenizer
+from tinyv_cli.answers.tokenizer import Tokenizer, open_tokenizer
 from tinyv_cli.backends.backend import (
     Backend,
     BackendEncoder,
@@ -159,7 +159,7 @@ class Trial:
 
     @property
     def _tokenizer(self) -> Tokenizer:
-        return Tokenizer(self.variant.path("tokenizer"))
+        return open_tokenizer(self.variant)
 
 
 def open_cuda(

@@ -1,4 +1,4 @@
-"""Token ids become an answer: decoded, cut, stripped, counted and timed; knows no model.
+"""Token ids become an answer: decoded, cut, stripped, counted and timed; without a model.
 
 `StopText` finds where an answer ends, a `Draft` keeps the books while it is made, and a `Reply` is
 what the caller iterates over.
@@ -14,7 +14,7 @@ from tinyv_cli.answers.tokenizer import TextStream
 
 @dataclass(frozen=True)
 class Usage:
-    """What an answer took, in tokens.
+    """Tokens of an answer and its prompt.
 
     Attributes:
         prompt_tokens: positions of the prompt, image tokens included.
@@ -50,7 +50,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was answered and how it went.
+    """An answer that has ended, and how it went.
 
     Attributes:
         text: without white space around it.
@@ -85,7 +85,7 @@ class StopText:
 
     @property
     def answer(self) -> str:
-        """What was returned so far."""
+        """The text that was returned so far."""
         return self._text[self._begin : self._end]
 
     def push(self, text: str) -> str:
@@ -130,7 +130,7 @@ class StopText:
 
 @dataclass
 class Draft:
-    """What is known of an answer while it is being made."""
+    """The books of an answer while it is being made."""
 
     question: str
     written: StopText

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Origin:
-    """What made an answer.
+    """Variant, template and device of an answer.
 
     Attributes:
         model: name of the variant.
@@ -57,7 +57,7 @@ def describe_boxes(text: str, size: tuple[int, int]) -> list[dict[str, Any]]:
 
 
 def make_stats(answer: "Answer", origin: Origin, needed_bytes: int) -> str:
-    """A few lines of times, speeds and memory.
+    """Formats times, speeds and memory in a few lines.
 
     Args:
         answer: with its timings.
@@ -70,6 +70,8 @@ def make_stats(answer: "Answer", origin: Origin, needed_bytes: int) -> str:
     n_computed = usage.prompt_tokens - usage.reused_tokens
     # The first token comes out of the prompt's pass.
     n_decoded = max(0, usage.completion_tokens - 1)
+    peak_bytes = read_peak_rss_bytes()  # not known on Windows
+    peak = f"{'-':>8}" if peak_bytes is None else f"{peak_bytes / 1e9:8.2f}"
     return "\n".join(
         [
             f"load         {origin.load_s:8.2f} s",
@@ -78,17 +80,12 @@ def make_stats(answer: "Answer", origin: Origin, needed_bytes: int) -> str:
             f"answer       {timings.decode_s:8.2f} s  {_to_rate(n_decoded, timings.decode_s)}",
             f"first token  {timings.first_token_s or 0.0:8.2f} s",
             f"total        {timings.total_s:8.2f} s  without load",
-            f"memory       {_to_gb(read_peak_rss_bytes())} GB, {estimated}",
+            f"memory       {peak} GB, {estimated}",
         ]
     )
 
 
-def _to_gb(n_bytes: int | None) -> str:
-    """Bytes in 10⁹; a dash where they are not known."""
-    return f"{'-':>8}" if n_bytes is None else f"{n_bytes / 1e9:8.2f}"
-
-
 def _to_rate(n_tokens: int, elapsed_s: float) -> str:
-    """Tokens, and tokens a second where that can be told."""
+    """Formats tokens, and tokens a second where the time is known."""
     rate = f", {n_tokens / elapsed_s:.1f} a second" if n_tokens and elapsed_s > 0 else ""
     return f"{n_tokens} tokens{rate}"

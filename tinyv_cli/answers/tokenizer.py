@@ -6,18 +6,22 @@ streamed: the library decodes whole sequences, this one token at a time, with th
 
 import codecs
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
 import tokenizers
-from tokenizers.decoders import ByteLevel, Sequence
+from tokenizers.decoders import Decoder
 from tokenizers.models import BPE
 
 from tinyv_cli.errors import WeightsError, describe_os_error
+from tinyv_cli.variants.manifest import Variant
 
 END_OF_TEXT = "<|endoftext|>"
 STOP_MARK = "###"
+_MAKE_AGAIN = "make the variant again: `tinyv quantize --sources FOLDER`"
 
 # Which byte a character of a token stands for: printable bytes are themselves; the others, in
 # order, are characters from U+0100 on. Source: GPT-2's `bytes_to_unicode`.
@@ -26,52 +30,63 @@ _OTHERS = [byte for byte in range(0x100) if byte not in _PRINTABLE]
 _BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {
     chr(0x100 + i): byte for i, byte in enumerate(_OTHERS)
 }
+_PROBES = ("".join(map(chr, range(0x180))), "what is this?", "### a")  # a panic shows with these
 
 
 class Tokenizer:
-    """GPT-2's byte-level BPE as Phi-2's `tokenizer.json` describes it."""
+    """GPT-2's byte-level BPE as Phi-2's `tokenizer.json` describes it.
 
-    def __init__(self, path: Path, n_rows: int | None = None) -> None:
+    Attributes:
+        vocab_size: ids that stand for a token are below it; the network may have more.
+    """
+
+    def __init__(self, path: Path, n_ids: int | None = None) -> None:
         """Reads a `tokenizer.json`.
 
         Args:
             path: the file.
-            n_rows: of the network's embedding; every token's id is below it.
+            n_ids: how many ids have a row in the token embeddings; None where that is not known.
 
         Raises:
-            WeightsError: it cannot be read, is damaged, is not byte-level, or a token has no row.
+            WeightsError: it cannot be read, is damaged, is not a byte-level BPE, or has an id
+                without a row.
         """
-        hint = "make the variant again: `tinyv quantize --sources FOLDER`"
+        self._path = path
         try:
-            library = tokenizers.Tokenizer.from_str(path.read_text("utf-8"))
+            text = path.read_text("utf-8-sig")
         except FileNotFoundError as error:
-            raise WeightsError(f"there is no tokenizer {path}", hint) from error
+            raise WeightsError(f"there is no tokenizer {path}", _MAKE_AGAIN) from error
         except OSError as error:
             reason = describe_os_error(error)
-            raise WeightsError(f"{path} cannot be read: {reason}", hint) from error
-        except (KeyboardInterrupt, SystemExit, MemoryError):
-            raise
-        except BaseException as error:  # the library raises plain `Exception`; its panics are none
-            raise WeightsError(f"{path} is not a tokenizer: {error}", hint) from error
-        if not _is_byte_level(library.decoder):
-            raise WeightsError(f"{path} is not a byte-level tokenizer", hint)
-        largest = max(library.get_vocab(with_added_tokens=True).values(), default=0)
-        if n_rows is not None and largest >= n_rows:
-            token = library.id_to_token(largest)
-            problem = f"{path} gives token {token!r} the id {largest}, but the embedding has "
-            raise WeightsError(f"{problem}{n_rows} rows", hint)
-        if isinstance(library.model, BPE):
-            library.model.dropout = None  # of training: it would encode by chance
-        library.no_truncation()
-        library.no_padding()
+            raise WeightsError(f"{path} cannot be read: {reason}", _MAKE_AGAIN) from error
+        except UnicodeDecodeError as error:
+            problem = f"{path} is not a tokenizer: it is not UTF-8 text"
+            raise WeightsError(problem, _MAKE_AGAIN) from error
+        with _mute_stderr(), self._translate_failures("is not a tokenizer"):
+            library = tokenizers.Tokenizer.from_str(text)
+            if not isinstance(library.model, BPE) or not _is_byte_level(library.decoder):
+                raise WeightsError(f"{path} is not a byte-level tokenizer", _MAKE_AGAIN)
+            library.no_truncation()
+            library.no_padding()
+            library.model.dropout = None  # else a text gets other ids each time
+            for text in _PROBES:
+                library.encode(text, add_special_tokens=False)
+            ids = library.get_vocab(with_added_tokens=True)
+            added = library.get_added_tokens_decoder()
+        missing = [byte for sign, byte in _BYTE_OF.items() if sign not in ids]
+        if missing:
+            problem = f"{path} has no token for the byte {min(missing)}"
+            raise WeightsError(problem, _MAKE_AGAIN)
+        last = max(ids, key=ids.__getitem__)
+        if n_ids is not None and ids[last] >= n_ids:
+            raise WeightsError(
+                f"{path} gives the token {last!r} the id {ids[last]}, the embeddings have rows for "
+                f"{n_ids}",
+                _MAKE_AGAIN,
+            )
+        self.vocab_size = ids[last] + 1
         self._library = library
-        added = library.get_added_tokens_decoder()
         self._special_ids = frozenset(id for id, token in added.items() if token.special)
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of ids that stand for a token; the network's vocabulary may be larger."""
-        return self._library.get_vocab_size(with_added_tokens=True)
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
@@ -80,7 +95,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Returns the token ids of one text; nothing is added at its start or end."""
-        return self._library.encode(text, add_special_tokens=False).ids
+        with self._translate_failures("cannot encode a text"):
+            return self._library.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of a sequence of ids.
@@ -108,13 +124,20 @@ class Tokenizer:
         """Returns the id of a token as written in the vocabulary; None if there is none."""
         return self._library.token_to_id(token)
 
-
-def _is_byte_level(decoder: object) -> bool:
-    """Returns whether a decoder is `ByteLevel`, or a sequence of that alone."""
-    if not isinstance(decoder, Sequence):
-        return isinstance(decoder, ByteLevel)
-    parts = json.loads(decoder.__getstate__()).get("decoders", [])
-    return [part.get("type") for part in parts] == ["ByteLevel"]
+    @contextmanager
+    def _translate_failures(self, problem: str) -> Iterator[None]:
+        """Makes a `WeightsError` of whatever the library raises."""
+        try:
+            yield
+        except WeightsError:
+            raise
+        except Exception as error:  # the library raises plain `Exception`
+            raise WeightsError(f"{self._path} {problem}: {error}", _MAKE_AGAIN) from error
+        except BaseException as error:
+            # A panic of Rust's; its class can be imported from nowhere.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise WeightsError(f"{self._path} {problem}: {error}", _MAKE_AGAIN) from error
 
 
 class TextStream:
@@ -131,6 +154,43 @@ class TextStream:
     def flush(self) -> str:
         """Ends the sequence; returns U+FFFD if a character was left unfinished."""
         return self._decoder.decode(b"", final=True)
+
+
+def open_tokenizer(variant: Variant) -> Tokenizer:
+    """Reads a variant's tokenizer.
+
+    Raises:
+        WeightsError: it is missing or damaged, or has an id beyond the variant's embeddings.
+    """
+    return Tokenizer(variant.path("tokenizer"), variant.manifest.spec.language.vocab_size)
+
+
+def _is_byte_level(decoder: Decoder | None) -> bool:
+    """Checks for a byte-level decoder, by itself or alone in a sequence."""
+    if decoder is None:
+        return False
+    state = json.loads(decoder.__getstate__())
+    while state["type"] == "Sequence" and len(state["decoders"]) == 1:
+        [state] = state["decoders"]
+    return bool(state["type"] == "ByteLevel")
+
+
+@contextmanager
+def _mute_stderr() -> Iterator[None]:
+    """Keeps back what Rust writes to stderr when it panics, past `sys.stderr`."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def derive_stop_ids(tokenizer: Tokenizer) -> list[int]:

@@ -84,26 +84,33 @@ def resolve_context_length(asked: int | None, spec: LanguageSpec) -> int:
     return asked
 
 
-def resolve_threads(asked: int | None) -> int:
+def resolve_threads(asked: int | None, notify: Callable[[str], None] = lambda _: None) -> int:
     """Chooses the number of threads: asked for, else OMP_NUM_THREADS, else the physical cores.
 
-    Two threads on one core share its multipliers and its path to memory, and gain nothing.
+    Two threads on one core share its multipliers and its path to memory, and gain nothing. More
+    threads than cores wait for one another: a thousand on two cores found no answer in a minute.
 
     Args:
         asked: the value of `--threads`, None where it was not given.
+        notify: takes a line where fewer are used than were wanted.
 
     Returns:
-        At least 1; if it was neither asked for nor set, at most the cores this process may use.
+        At least 1, at most the cores that this process may use.
 
     Raises:
         UsageError: fewer than one thread was asked for.
     """
+    if asked is not None and asked < 1:
+        raise UsageError(f"{asked} threads compute nothing", "use `--threads 1` or more")
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    n_cores = max(1, len(allowed) if allowed else os.cpu_count() or 1)
+    variable = os.environ.get("OMP_NUM_THREADS", "")
     if asked is not None:
-        if asked < 1:
-            raise UsageError(f"{asked} threads compute nothing", "use `--threads 1` or more")
-        return asked
-    from_environment = os.environ.get("OMP_NUM_THREADS", "")
-    if from_environment.isdecimal() and int(from_environment) > 0:
-        return int(from_environment)
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(psutil.cpu_count(logical=False) or 1, allowed or 1))
+        wanted, origin = asked, "--threads"
+    elif variable.isdecimal() and int(variable) > 0:
+        wanted, origin = int(variable), "OMP_NUM_THREADS"
+    else:
+        return min(psutil.cpu_count(logical=False) or 1, n_cores)
+    if wanted > n_cores:
+        notify(f"{origin} is {wanted}: limited to {n_cores}, the cores that there are")
+    return min(wanted, n_cores)

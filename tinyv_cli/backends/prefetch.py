@@ -42,7 +42,7 @@ class PrefetchingEncoder:
         self._thread.join()
 
     def cancel(self) -> None:
-        """Lets the one picture be, which is under way already."""
+        """Does nothing: the one picture is under way already."""
 
     def close(self) -> None:
         """Waits for the thread, so that it does not outlive the encoder."""

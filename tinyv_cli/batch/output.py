@@ -19,6 +19,7 @@ from tinyv_cli.batch.settings import (
 )
 from tinyv_cli.disk.json_lines import JsonLines, explain_unwritable
 from tinyv_cli.disk.lock import hold
+from tinyv_cli.disk.paths import exists, is_file
 from tinyv_cli.disk.typed_json import read_object
 from tinyv_cli.errors import DeviceError, UsageError, describe_os_error
 
@@ -56,19 +57,21 @@ class Output:
         Raises:
             DeviceError: it cannot be written; the lines before it are whole.
         """
-        try:
-            self._lines.append(line)
-        except OSError as error:
-            raise DeviceError(
-                f"{self._lines.path} cannot be written: {describe_os_error(error)}",
-                "make room; the same command then goes on from there",
-            ) from error
+        self._lines.append(line)
+
+    def sync(self) -> None:
+        """Makes every line survive a power cut.
+
+        Raises:
+            DeviceError: the disk refuses.
+        """
+        self._lines.sync()
 
     def drop_failures(self) -> None:
         """Forgets the pictures that failed.
 
         Raises:
-            OSError: the disk is full; the file is as it was.
+            DeviceError: it cannot be written; the file is as it was.
         """
         self._lines.drop(lambda answer: answer is None)
 
@@ -94,7 +97,7 @@ def open_output(path: Path, settings: Settings, *, fresh: bool, retries: bool) -
             f"another tinyv is writing {path}", "wait for it, or name another file: `-o FILE`"
         )
 
-    if path.exists() and not path.is_file():
+    if exists(path) and not is_file(path):
         raise UsageError(f"{path} is not a regular file", f"{_ANOTHER}, or `-o -` for stdout")
     with ExitStack() as held:
         try:
@@ -115,9 +118,12 @@ def open_output(path: Path, settings: Settings, *, fresh: bool, retries: bool) -
                     f"{_ANOTHER}, or {_START_AGAIN}",
                 )
             elif differences := format_differences(before, settings):
+                # The default variant may be another now, since one was made or removed.
+                is_other = before.model != settings.model
+                same = f"`-m {shlex.quote(before.model)}`" if is_other else "the same"
                 raise UsageError(
                     f"{path} was begun with other settings: {differences}",
-                    f"give the same, {_ANOTHER}, or {_START_AGAIN}",
+                    f"give {same}, {_ANOTHER}, or {_START_AGAIN}",
                 )
             output = Output(path)
             if retries:
@@ -125,7 +131,10 @@ def open_output(path: Path, settings: Settings, *, fresh: bool, retries: bool) -
         except OSError as error:
             problem = describe_os_error(error)
             raise DeviceError(f"{path} cannot be written: {problem}", _ANOTHER) from error
-        yield output
+        try:
+            yield output
+        finally:
+            output.sync()
 
 
 def _check_is_ours(path: Path) -> None:

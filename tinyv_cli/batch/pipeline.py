@@ -5,7 +5,7 @@ through them: a large photograph takes longer to read than a small model to enco
 """
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from tinyv_cli.addresses import is_data_url
 from tinyv_cli.answers.generate import ImageEncoder
 from tinyv_cli.answers.reply import Answer
+from tinyv_cli.batch.finding import is_url, make_url_error
 from tinyv_cli.engine import Engine
 from tinyv_cli.errors import TinyvError
 from tinyv_cli.pictures.image import read_picture, to_pixels
+from tinyv_cli.pictures.opening import open_picture
 from tinyv_cli.prompts.boxes import boxes_to_json, read_boxes
 from tinyv_cli.session import AnswerOptions
 
@@ -71,17 +74,22 @@ class PicturePrefetcher:
 
     Args:
         encoder: is used by one thread alone.
-        paths: of the pictures; the first are begun at once.
+        words: that open the pictures, by the names of their lines; the first are begun at once.
         image_px: S, the side of the square that the vision tower sees.
         n_ahead: how many are made ready at most while one is answered; 0 makes each when wanted.
     """
 
     def __init__(
-        self, encoder: ImageEncoder, paths: Sequence[Path], image_px: int, n_ahead: int = N_AHEAD
+        self,
+        encoder: ImageEncoder,
+        words: Mapping[Path, str],
+        image_px: int,
+        n_ahead: int = N_AHEAD,
     ) -> None:
         self._encoder = encoder
         self._image_px = image_px
-        self._paths = iter(paths)
+        self._words = words
+        self._paths = iter(words)
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read")
         self._encoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
         self._begun: deque[Future[Encoded | Unreadable]] = deque()
@@ -136,7 +144,13 @@ class PicturePrefetcher:
         """Reads one picture, in the first thread."""
         started = perf_counter()
         try:
-            picture = read_picture(path)
+            word = self._words[path]
+            if not is_url(word):
+                picture = read_picture(path)
+            elif is_data_url(word):
+                picture = open_picture(word)
+            else:
+                raise make_url_error(word)
         except TinyvError as error:
             return Unreadable(path, error)
         pixels = to_pixels(picture, self._image_px)
@@ -154,7 +168,7 @@ class PicturePrefetcher:
 
 def answer_pictures(
     engine: Engine,
-    paths: Sequence[Path],
+    words: Mapping[Path, str],
     prompt: str,
     options: AnswerOptions,
     *,
@@ -164,8 +178,8 @@ def answer_pictures(
 
     Args:
         engine: that answers.
-        paths: of the pictures, in the order of their lines. Where the vision side is offloaded, all
-            of them are encoded before the first is answered.
+        words: that open the pictures, by the names of their lines and in their order. Where the
+            vision side is offloaded, all of them are encoded before the first is answered.
         prompt: asked exactly as given.
         options: how answers are made.
         caches_images: whether image tokens are taken from the cache and kept there.
@@ -174,11 +188,11 @@ def answer_pictures(
         InputError: the prompt does not fit the context, whatever the picture.
         TinyvError: the variant cannot be opened, or a picture not encoded.
     """
-    n_ahead = len(paths) if engine.is_offloaded else N_AHEAD
+    n_ahead = len(words) if engine.is_offloaded else N_AHEAD
     begun: list[PicturePrefetcher] = []
 
     def prefetch(encoder: ImageEncoder) -> PicturePrefetcher:
-        begun.append(PicturePrefetcher(encoder, paths, engine.image_px, n_ahead))
+        begun.append(PicturePrefetcher(encoder, words, engine.image_px, n_ahead))
         return begun[0]
 
     with engine.open(prefetch, caches_images=caches_images) as opened:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from tinyv_cli.addresses import is_data_url
 from tinyv_cli.batch.finding import identify
 from tinyv_cli.disk.whole_file import write_whole
 from tinyv_cli.errors import DeviceError, UsageError, describe_os_error
@@ -15,19 +16,24 @@ def resolve_sidecar(picture: Path) -> Path:
 
 
 def check_sidecars(
-    pictures: Iterable[Path], answers: Mapping[Path, str | None], *, replaces: bool
+    pictures: Mapping[Path, str], answers: Mapping[Path, str | None], *, replaces: bool
 ) -> None:
     """Checks that every picture can have a text of its own, before anything is computed.
 
     Args:
-        pictures: all of the batch.
+        pictures: all of the batch, with the words that open them.
         answers: what was answered before, by `finding.identify`.
         replaces: whether texts that are there may go.
 
     Raises:
-        UsageError: two pictures would share a text, or one is there that this batch did not write.
+        UsageError: two pictures would share a text, one is there that this batch did not write, or
+            a picture is no file.
         DeviceError: a folder cannot be written.
     """
+    for picture, word in pictures.items():
+        if is_data_url(word):
+            problem = f"{picture} is no file that a .txt could lie beside"
+            raise UsageError(problem, "leave `--sidecar` out, or write the picture to a file")
     owners = {identify(each): each for each in pictures}
     taken = dict(owners)
     for name, picture in owners.items():

@@ -6,6 +6,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from tinyv_cli.disk.paths import is_file
 from tinyv_cli.disk.whole_file import open_whole
 from tinyv_cli.errors import DeviceError, UsageError, describe_os_error
 
@@ -17,16 +18,22 @@ _N_GRID = 4
 _WHOLE_FROM = 40  # tokens a second that need no digits after the point
 
 
-def check_chart(path: Path) -> None:
+def check_chart(path: Path, *, replaces: bool = False) -> None:
     """Checks that a chart can be written there, before anything is measured.
 
+    Args:
+        path: where the chart goes.
+        replaces: whether a file that is there may go.
+
     Raises:
-        UsageError: another kind of file than PNG, or there is no such folder.
+        UsageError: another kind of file than PNG, there is no such folder, or there is such a file.
     """
     if path.suffix.lower() != ".png":
         raise UsageError(f"{path} is not called after a PNG", "use `--chart FILE.png`")
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent}", "make it, or name another place")
+    if not replaces and is_file(path):
+        raise UsageError(f"{path} is there already", "name another file, or replace it: `--force`")
 
 
 def draw_chart(details: Mapping[str, Any], title: str) -> Image.Image:

@@ -1,4 +1,4 @@
-"""A variant that can be opened becomes times and rates; knows no option, table or file.
+"""A variant that can be opened becomes times and rates, without a table or a file.
 
 Everything runs through the session and the backend that `tinyv ask` opens. What the session times
 itself, a picture's encoding and an answer, is taken from its books.
@@ -34,7 +34,7 @@ _ID_STEP = 7919  # a prime: neighbours in a prompt are far apart in the table of
 
 @dataclass(frozen=True)
 class BenchPlan:
-    """What is measured, and how often.
+    """The figures to measure, and how often.
 
     Attributes:
         repeats: of each figure.
@@ -58,7 +58,7 @@ class BenchPlan:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of an open variant; `_s` is seconds, `_tok_s` tokens a second.
+    """The figures of an open variant; `_s` is seconds, `_tok_s` tokens a second.
 
     Attributes:
         device: where it ran.

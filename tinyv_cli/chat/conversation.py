@@ -1,4 +1,4 @@
-"""Questions become turns of a conversation that can be taken back; knows no words of a user's.
+"""Questions become turns of a conversation that can be taken back.
 
 What was said is kept here, not in the session, which may be opened anew with another picture.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tinyv_cli.addresses import is_address, to_lasting_name, to_shown
 from tinyv_cli.answers.reply import Answer
 from tinyv_cli.chat.prefetch import SessionPrefetcher
 from tinyv_cli.errors import InputError
@@ -22,24 +23,26 @@ class ShownPicture:
     """A picture that is talked about.
 
     Attributes:
-        name: its file or address, as it was typed.
+        word: that opens it, as it was typed: a file or an address.
         image: as it was read, upright.
         pixels: (1, 3, S, S) float32, what the model sees of it.
     """
 
-    name: str
+    word: str
     image: Image.Image
     pixels: np.ndarray
 
     @property
+    def name(self) -> str:
+        """The name to be shown, which holds no secret."""
+        return to_shown(self.word) if is_address(self.word) else self.word
+
+    @property
     def lasting_name(self) -> str:
-        """The name from every folder."""
-        return self.name if is_address(self.name) else str(Path(self.name).absolute())
-
-
-def is_address(name: str) -> bool:
-    """Whether a picture's name is a URL."""
-    return "://" in name
+        """The name from every folder, to be kept."""
+        if is_address(self.word):
+            return to_lasting_name(self.word)
+        return str(Path(self.word).absolute())
 
 
 class Conversation:
@@ -60,12 +63,12 @@ class Conversation:
 
     @property
     def picture(self) -> ShownPicture | None:
-        """What is shown."""
+        """The picture that is shown."""
         return self._picture
 
     @property
     def turns(self) -> tuple[Turn, ...]:
-        """What was said, oldest first."""
+        """Questions and answers so far, oldest first."""
         return self._turns
 
     def begin(self, picture: ShownPicture | None, turns: Sequence[Turn] = ()) -> None:

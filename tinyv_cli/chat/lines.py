@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
+from tinyv_cli.addresses import to_shown
 from tinyv_cli.answers.reply import Answer
 from tinyv_cli.chat.conversation import Conversation
 from tinyv_cli.console import Console
 from tinyv_cli.errors import InputError
+from tinyv_cli.pictures.names import names_picture
 
 ToDocument = Callable[[str, Answer], dict[str, Any]]
 
@@ -45,8 +47,11 @@ def answer_lines(
             ) from error
         if not question:
             continue
-        if question.startswith("/") and not was_noted:
-            console.write_note(f"'{question}' is asked; commands are for a terminal")
+        is_picture = names_picture(question)
+        if (is_picture or question.startswith("/")) and not was_noted:
+            way_out = "name the picture at the start: `tinyv chat PICTURE`"
+            way_out = way_out if is_picture else "commands are for a terminal"
+            console.write_note(f"'{to_shown(question)}' is asked; {way_out}")
             was_noted = True
         n_turns = len(conversation.turns)
         try:

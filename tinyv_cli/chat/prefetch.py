@@ -65,7 +65,9 @@ class SessionPrefetcher:
         self._worker.shutdown()
 
     def _prepare(self, pixels: np.ndarray | None) -> Opened:
-        if self._opened is None or not self._can_show(pixels):
+        # What was opened without a picture keeps no image tokens for next time.
+        can_show = self._stays_open and self._has_picture and pixels is not None
+        if self._opened is None or not can_show:
             self._close()
             self._opened = self._stack.enter_context(self._open_about(pixels))
             self._has_picture = pixels is not None
@@ -74,13 +76,6 @@ class SessionPrefetcher:
             session.show_pixels(pixels)
             session.look()
         return self._opened
-
-    def _can_show(self, pixels: np.ndarray | None) -> bool:
-        """Whether the open session can go on with these pixels.
-
-        One that was opened without a picture keeps no image tokens for next time.
-        """
-        return self._stays_open and self._has_picture and pixels is not None
 
     def _close(self) -> None:
         self._opened = None

@@ -28,7 +28,7 @@ def list_settings(options: AnswerOptions) -> dict[str, float | None]:
     return {"max-tokens": options.max_new_tokens, **sampling}
 
 
-def to_text(settings: Mapping[str, object]) -> str:
+def format_settings(settings: Mapping[str, object]) -> str:
     """Formats one line a setting, as they are typed."""
     return "\n".join(
         f"{name:<15} {OFF if value is None else value}" for name, value in settings.items()

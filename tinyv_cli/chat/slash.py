@@ -8,8 +8,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from tinyv_cli.addresses import is_address, is_incomplete
 from tinyv_cli.chat import settings
-from tinyv_cli.chat.conversation import is_address
+from tinyv_cli.chat.dropped import read_file_url
 from tinyv_cli.chat.saved import (
     FORMAT_VERSION,
     SavedChat,
@@ -19,7 +20,7 @@ from tinyv_cli.chat.saved import (
 )
 from tinyv_cli.chat.talk import Talk
 from tinyv_cli.console import to_size
-from tinyv_cli.disk.paths import exists, is_file
+from tinyv_cli.disk.paths import exists
 from tinyv_cli.errors import InputError, TinyvError, UsageError
 from tinyv_cli.pictures.image import hash_pixels
 from tinyv_cli.prompts.boxes import read_boxes
@@ -83,8 +84,6 @@ def run_command(talk: Talk, line: str) -> None:
     if command is None:
         if close := get_close_matches(name, COMMANDS, n=1):
             hint = f"did you mean `{close[0]}`?"
-        elif is_file(to_path(line)):
-            hint = f"show a picture with `/image {line}`"
         else:
             hint = "`/help` lists them; with a space before it, it is a question"
         raise UsageError(f"there is no command '{name}'", hint)
@@ -106,10 +105,8 @@ def to_path(words: str) -> Path:
 @_command("/image PATH", "Show a picture; a new conversation begins", "path")
 def _show_picture(talk: Talk, words: str) -> None:
     name = _need(words, "/image PATH")
-    picture = talk.open_picture(name if is_address(name) else str(to_path(name)))
-    began = "; a new conversation begins" if talk.conversation.turns else ""
-    talk.conversation.begin(picture)
-    talk.console.write_note(f"{picture.name} is shown{began}")
+    name = read_file_url(name)
+    talk.show_pictures(name if is_address(name) else str(to_path(name)))
 
 
 @_command("/clear", "Forget what was said")
@@ -139,7 +136,7 @@ def _retry(talk: Talk, words: str) -> None:
 def _set(talk: Talk, words: str) -> None:
     conversation = talk.conversation
     conversation.options = settings.change_settings(conversation.options, words)
-    talk.show(settings.to_text(settings.list_settings(conversation.options)))
+    talk.show(settings.format_settings(settings.list_settings(conversation.options)))
 
 
 @_command("/show [prompt|settings|memory]", "Show them", "topic")
@@ -166,7 +163,11 @@ def _show(talk: Talk, words: str) -> None:
         "picture": shown.name if shown else "none",
         **settings.list_settings(conversation.options),
     }
-    texts = {"prompt": prompt, "settings": settings.to_text(about), "memory": "\n".join(memory)}
+    texts = {
+        "prompt": prompt,
+        "settings": settings.format_settings(about),
+        "memory": "\n".join(memory),
+    }
     chosen = [words] if words else TOPICS
     talk.show("\n\n".join(f"{topic}:\n{texts[topic]}" for topic in chosen))
 
@@ -191,6 +192,11 @@ def _load(talk: Talk, words: str) -> None:
     if saved.picture is not None:
         picture, pixels = conversation.picture, saved.picture.pixels
         if picture is None or hash_pixels(picture.pixels) != pixels:
+            if is_incomplete(saved.picture.name):
+                raise InputError(
+                    f"{saved.picture.name} was saved without what is secret or long in it",
+                    f"show the picture first: `/image URL`, then `/load {name}`",
+                )
             picture = talk.open_picture(saved.picture.name)
             # Another model may see the same file with other pixels.
             if saved.model == talk.model and hash_pixels(picture.pixels) != pixels:
@@ -232,7 +238,7 @@ def _draw(talk: Talk, words: str) -> None:
         raise InputError("the last answer holds no box", "ask for one: `[detection] cat`")
     talk.outputs.check(path)
     try:
-        write_drawing(path, draw_boxes(shown.image, boxes))
+        write_drawing(path, draw_boxes(shown.image, boxes), replaces=True)
     except TinyvError as error:  # its hints are for the flag
         raise type(error)(error.problem, error.hint.replace("`--draw", "`/draw")) from error
     talk.outputs.adopt(path)

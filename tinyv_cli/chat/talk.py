@@ -6,6 +6,7 @@ from functools import partial
 
 from tinyv_cli.answers.reply import Answer
 from tinyv_cli.chat.conversation import Conversation, ShownPicture
+from tinyv_cli.chat.dropped import find_dropped
 from tinyv_cli.chat.saved import Outputs
 from tinyv_cli.console import Console
 from tinyv_cli.errors import TinyvError
@@ -44,6 +45,25 @@ class Talk:
         """Shows what was asked for, also where notes are kept back."""
         Console().write_report(text)
 
+    def show_pictures(self, *words: str) -> None:
+        """Shows the last of some pictures and tells so; a new conversation begins.
+
+        Args:
+            words: that open them; a conversation is about one.
+
+        Raises:
+            TinyvError: it cannot be read; what was shown stays.
+        """
+        picture = self.open_picture(words[-1])
+        began = "; a new conversation begins" if self.conversation.turns else ""
+        self.conversation.begin(picture)
+        self.console.write_note(f"{picture.name} is shown{began}")
+        if len(words) > 1:
+            self.console.write_note(
+                f"of {len(words)} pictures the last is shown, since a conversation is about one; "
+                "`tinyv ask A.jpg B.jpg QUESTION --together` asks about several"
+            )
+
     def stream(self, answer: Callable[[Callable[[str], None]], Answer]) -> None:
         """Writes an answer as it is made; whatever ends it, its line is ended too."""
         try:
@@ -60,8 +80,10 @@ class Talk:
             self.console.write_note(f"the answer was cut after {n} tokens; {way_out}")
 
 
-def hold(talk: Talk, read: Callable[[], str], run_command: Callable[[Talk, str], None]) -> None:
-    """Takes what is typed, until somebody leaves.
+def hold_talk(
+    talk: Talk, read: Callable[[], str], run_command: Callable[[Talk, str], None]
+) -> None:
+    """Takes what is typed, until somebody leaves; a picture that an entry names is shown first.
 
     Args:
         talk: the conversation.
@@ -86,7 +108,10 @@ def hold(talk: Talk, read: Callable[[], str], run_command: Callable[[Talk, str],
         was_interrupted = False
         answer = talk.conversation.answer
         try:
-            question = to_question(entry)
+            question, dropped = to_question(entry), find_dropped(entry)
+            if dropped is not None:
+                talk.show_pictures(*dropped.pictures)
+                question = dropped.question
             if question is None:
                 run_command(talk, entry.strip())
             elif question.strip():

@@ -15,6 +15,7 @@ from prompt_toolkit.filters import Condition
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.patch_stdout import patch_stdout
 
+from tinyv_cli.addresses import hide_secrets
 from tinyv_cli.chat import saved, settings
 from tinyv_cli.chat.plain_terminal import CONTINUATION, PROMPT
 from tinyv_cli.chat.slash import COMMANDS, EXPORTS, TOPICS
@@ -33,7 +34,7 @@ def make_reader() -> Callable[[], str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
         path.open("ab").close()
-        history = FileHistory(str(path))
+        history = SafeHistory(str(path))
     except OSError:
         history = InMemoryHistory()
     session: PromptSession[str] = PromptSession(
@@ -56,6 +57,14 @@ def make_reader() -> Callable[[], str]:
 def history_path() -> Path:
     """Returns where entries of earlier conversations are kept."""
     return home_dir() / "chat-history"
+
+
+class SafeHistory(FileHistory):
+    """Keeps entries without what is secret in their URLs, or long."""
+
+    def store_string(self, string: str) -> None:
+        """Writes an entry to the file."""
+        super().store_string(hide_secrets(string))
 
 
 class EntryCompleter(Completer):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tinyv_cli.addresses import is_address, is_malformed, to_shown
 from tinyv_cli.answers.report import describe_boxes, make_document, make_stats
 from tinyv_cli.console import Console
 from tinyv_cli.disk.paths import exists
@@ -18,6 +19,7 @@ from tinyv_cli.engine import Demand, OpenEngine, find_variant, plan_engine
 from tinyv_cli.errors import InputError, UsageError
 from tinyv_cli.options.ask import AskArguments
 from tinyv_cli.options.shared import to_answer_options, to_backend_options
+from tinyv_cli.pictures.names import drop_page
 from tinyv_cli.prompts.prompt import check_question, make_prompt
 from tinyv_cli.prompts.tasks import Corners, check_task, make_question, read_corners, to_box
 from tinyv_cli.variants.manifest import Variant
@@ -37,16 +39,21 @@ class Asked:
     """One picture and what is asked about it.
 
     Attributes:
-        name: as the user typed it.
+        word: that names it, as typed.
         picture: upright, mode RGB.
         question: with its task's tag and box.
         pixels: (1, 3, S, S) float32.
     """
 
-    name: str
+    word: str
     picture: "Image"
     question: str
     pixels: "np.ndarray"
+
+    @property
+    def name(self) -> str:
+        """The word as it may be shown: without secrets, if it is a URL."""
+        return to_shown(self.word) if is_address(self.word) else self.word
 
 
 def answer_question(arguments: AskArguments) -> None:
@@ -87,7 +94,7 @@ def answer_question(arguments: AskArguments) -> None:
     wanted = to_backend_options(arguments)
     engine = plan_engine(found, wanted, demand, console.write_note, console.progress)
     if arguments.show_prompt or arguments.verbose:
-        console.write_report(prompts[0])
+        console.write_report(prompts[0], is_asked=True)
     first = asked[0].pixels
     with engine.open(
         lambda encoder: PrefetchingEncoder(encoder, first), caches_images=not arguments.no_cache
@@ -99,11 +106,11 @@ def answer_question(arguments: AskArguments) -> None:
             reply = session.ask(each.question, options)
             _write_answer(console, reply, each, opened, arguments, names_picture=several)
             if arguments.draw is not None or screen is not None:
-                _draw(console, each, reply.answer, arguments.draw, screen)
+                _draw(console, each, reply.answer, arguments, screen)
 
 
 def _read_request(arguments: AskArguments) -> "AskRequest":
-    """Tells pictures and question apart, both still words, and checks how flags go together.
+    """Separates pictures from the question, both still words, and checks how flags go together.
 
     Raises:
         UsageError: they do not, or the drawing could not be written.
@@ -141,8 +148,14 @@ def _read_request(arguments: AskArguments) -> "AskRequest":
     if arguments.draw is not None:
         from tinyv_cli.drawing.on_picture import check_drawing_path
 
-        check_drawing_path(arguments.draw, Path(request.pictures[0]))
+        source = _resolve_source(request.pictures[0])
+        check_drawing_path(arguments.draw, source, replaces=arguments.force)
     return request
+
+
+def _resolve_source(word: str) -> Path | int:
+    """Returns the file that a picture comes from: its path, or the number of the open stdin."""
+    return 0 if word == "-" else Path(word if exists(word) else drop_page(word))
 
 
 def _make_grammar(arguments: AskArguments, variant: Variant) -> "Grammar | None":
@@ -155,9 +168,9 @@ def _make_grammar(arguments: AskArguments, variant: Variant) -> "Grammar | None"
     if arguments.choices is None and arguments.schema is None:
         return None
     from tinyv_cli.answers import constrained
-    from tinyv_cli.answers.tokenizer import Tokenizer
+    from tinyv_cli.answers.tokenizer import open_tokenizer
 
-    tokenizer = Tokenizer(variant.path("tokenizer"))
+    tokenizer = open_tokenizer(variant)
     if arguments.choices is not None:
         choices = constrained.split_choices(arguments.choices)
         return constrained.make_choice_grammar(tokenizer, choices)
@@ -183,13 +196,14 @@ def _open_pictures(
     check_words(names, access)
     missing = [place for place, name in enumerate(names) if not _may_be_picture(name)]
     if missing and question is not None:
-        first, problem = missing[0], f"there is no file {names[missing[0]]}"
+        shown = [to_shown(name) for name in names]
+        first, problem = missing[0], f"there is no file {shown[missing[0]]}"
         if len(names) == 1 and _may_be_picture(question):
-            swapped = shlex.join(["tinyv", "ask", question, names[0]])
+            swapped = shlex.join(["tinyv", "ask", to_shown(question), shown[0]])
             raise InputError(problem, f"the picture comes first: `{swapped}`")
         if missing == list(range(first, len(names))) and first > 0:
-            whole = " ".join([*names[first:], question])
-            quoted = shlex.join(["tinyv", "ask", *names[:first], whole])
+            whole = " ".join([*shown[first:], question])
+            quoted = shlex.join(["tinyv", "ask", *shown[:first], whole])
             raise InputError(problem, f"put the question in quotes: `{quoted}`")
     asked = []
     for name in names:
@@ -203,7 +217,7 @@ def _open_pictures(
 def _may_be_picture(word: str) -> bool:
     """Returns whether a word names a file that exists, or something other than a file."""
     file = re.split("[#@]", word)[0]  # without the page or the moment in it
-    return word == "-" or "://" in word or exists(word) or exists(file)
+    return word == "-" or is_address(word) or is_malformed(word) or exists(word) or exists(file)
 
 
 def _write_answer(
@@ -251,14 +265,15 @@ def _write_answer(
         verb = "brought to an end" if is_bound else "cut"
         console.write_note(f"the answer was {verb} after {n} tokens; {way_out}")
     if arguments.stats or arguments.verbose:
-        console.write_report(make_stats(answer, opened.origin, opened.engine.needed_bytes))
+        stats = make_stats(answer, opened.origin, opened.engine.needed_bytes)
+        console.write_report(stats, is_asked=True)
 
 
 def _draw(
     console: Console,
     asked: Asked,
     answer: "Answer",
-    target: Path | None,
+    arguments: AskArguments,
     screen: "Screen | None",
 ) -> None:
     """Draws the answer's boxes into a file, onto the terminal, or both."""
@@ -273,7 +288,8 @@ def _draw(
     if unwritable:
         console.write_note(f"no font here has all characters of {', '.join(unwritable)}")
     drawing = draw_boxes(asked.picture, boxes)
-    if target is not None:
-        write_drawing(target, drawing, Path(asked.name))
+    if arguments.draw is not None:
+        source = _resolve_source(asked.word)
+        write_drawing(arguments.draw, drawing, source, replaces=arguments.force)
     if screen is not None:
         show_picture(drawing, screen)

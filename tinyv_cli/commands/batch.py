@@ -5,9 +5,10 @@ The model is opened once, and not at all when every picture has its line.
 
 import hashlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -23,9 +24,10 @@ from tinyv_cli.engine import Demand, Engine, find_variant, plan_engine
 from tinyv_cli.errors import ExitCode, TinyvError, UsageError
 from tinyv_cli.options.batch import BatchArguments
 from tinyv_cli.options.shared import to_answer_options, to_backend_options
+from tinyv_cli.pictures.names import names_picture
 from tinyv_cli.pictures.opening import read_stdin
 from tinyv_cli.prompts.prompt import check_question, make_prompt
-from tinyv_cli.prompts.request import to_text
+from tinyv_cli.prompts.request import describe_picture, to_text
 
 if TYPE_CHECKING:
     from tinyv_cli.session import AnswerOptions
@@ -78,7 +80,7 @@ def answer_batch(arguments: BatchArguments) -> None:
             if arguments.sidecar:
                 check_sidecars(pictures, answers, replaces=arguments.fresh)
                 restore_sidecars(pictures, answers)
-            pending = [each for each in pictures if identify(each) not in answers]
+            pending = {each: pictures[each] for each in pictures if identify(each) not in answers}
             n_done = len(pictures) - len(pending)
             if n_done:
                 done = f"{n_done} of {len(pictures)} pictures have their line in {arguments.output}"
@@ -114,16 +116,18 @@ def _read_prompt(arguments: BatchArguments) -> str:
                 'give the prompt itself: `tinyv batch - "what is it?" -o FILE.jsonl`',
             )
         prompt = to_text(read_stdin(), "the prompt on stdin")
-    elif exists(prompt):
+    elif exists(prompt) or names_picture(prompt):
+        named = f"the file {prompt}" if exists(prompt) else describe_picture(prompt)
         raise UsageError(
-            f"the prompt, which comes last, is the file {prompt}",
-            'ask something behind it: `tinyv batch PATHS "what is it?" -o FILE.jsonl`',
+            f"the prompt, which comes last, is {named}",
+            'ask something behind it: `tinyv batch PATHS "what is it?" -o FILE.jsonl`; '
+            "if it is meant as the prompt, pipe it, with `-` in its place",
         )
     check_question(prompt)
     return prompt
 
 
-def _make_settings(arguments: BatchArguments, engine: Engine, pictures: Sequence[Path]) -> Settings:
+def _make_settings(arguments: BatchArguments, engine: Engine, pictures: Iterable[Path]) -> Settings:
     """Collects everything that decides what the answers are."""
     manifest = engine.variant.manifest.to_json()
     are_absolute = all(each.is_absolute() for each in pictures)
@@ -148,7 +152,7 @@ def _make_settings(arguments: BatchArguments, engine: Engine, pictures: Sequence
 def _answer(
     arguments: BatchArguments,
     options: "AnswerOptions",
-    pending: Sequence[Path],
+    pending: Mapping[Path, str],
     engine: Engine,
     output: Output | None,
     console: Console,
@@ -158,7 +162,7 @@ def _answer(
     Args:
         arguments: with the prompt that is asked about each.
         options: how answers are made.
-        pending: the pictures that have no line yet.
+        pending: the pictures that have no line yet, with the words that open them.
         engine: that answers.
         output: takes the lines; None is stdout.
         console: takes notes, and the lines for stdout.
@@ -175,7 +179,7 @@ def _answer(
     size = _OFFLOADED_BLOCK if engine.is_offloaded else len(pending)
     with console.progress("answering", len(pending)) as bar:
         for begin in range(0, len(pending), size):
-            block = pending[begin : begin + size]
+            block = dict(islice(pending.items(), begin, begin + size))
             made = answer_pictures(
                 engine, block, arguments.prompt, options, caches_images=caches_images
             )

@@ -43,7 +43,7 @@ def measure_variant(arguments: BenchArguments) -> None:
     console = Console(quiet=arguments.quiet)
     earlier = read_earlier(arguments.against) if arguments.against else None
     if arguments.chart:
-        check_chart(arguments.chart)
+        check_chart(arguments.chart, replaces=arguments.force)
     n = arguments.repeats
     plan = BenchPlan(Repeats(_N_REPEATS, _FIGURE_S) if n is None else Repeats(n))
     engine = plan_engine(

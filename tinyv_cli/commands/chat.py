@@ -79,23 +79,39 @@ def hold_conversation(arguments: ChatArguments) -> None:
     with closing(SessionPrefetcher(open_about, stays_open=not engine.is_offloaded)) as ahead:
         conversation = Conversation(ahead, options)
         conversation.begin(picture)
-        if is_terminal(sys.stdin) and is_terminal(sys.stdout) and not arguments.json:
-            _hold_in_terminal(conversation, engine, open_shown, console)
-        else:
-            _hold_in_lines(conversation, ahead, arguments, console)
+        _hold(conversation, ahead, engine, open_shown, arguments, console)
 
 
-def _hold_in_terminal(
+def _hold(
     conversation: "Conversation",
+    ahead: "SessionPrefetcher",
     engine: Engine,
     open_picture: "Callable[[str], ShownPicture]",
+    arguments: ChatArguments,
     console: Console,
 ) -> None:
-    """Talks with somebody who types; lines are edited where the terminal can move a cursor."""
+    """Holds a conversation with somebody who types, or line by line with a script.
+
+    In a terminal, lines are edited where it can move a cursor. In a script a line is a question,
+    and each answer a line or a document.
+    """
+    from tinyv_cli.answers.report import describe_boxes, make_document
+    from tinyv_cli.chat.lines import answer_lines
     from tinyv_cli.chat.plain_terminal import is_plain, read_entry
     from tinyv_cli.chat.slash import run_command
-    from tinyv_cli.chat.talk import Talk, hold
+    from tinyv_cli.chat.talk import Talk, hold_talk
 
+    def to_document(question: str, answer: "Answer") -> dict[str, Any]:
+        _, opened = ahead.wait()
+        shown = conversation.picture
+        boxes = describe_boxes(answer.text, shown.image.size) if shown else []
+        turn = {"turn": len(conversation.turns), "question": question}
+        return {**turn, **make_document(answer, opened.origin), "boxes": boxes}
+
+    if arguments.json or not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
+        stream = sys.stdin.buffer if sys.stdin is not None else None
+        answer_lines(conversation, stream, console, to_document if arguments.json else None)
+        return
     talk = Talk(
         conversation,
         console,
@@ -114,25 +130,4 @@ def _hold_in_terminal(
         from tinyv_cli.chat.terminal import make_reader
 
         read = make_reader()
-    hold(talk, read, run_command)
-
-
-def _hold_in_lines(
-    conversation: "Conversation",
-    ahead: "SessionPrefetcher",
-    arguments: ChatArguments,
-    console: Console,
-) -> None:
-    """Answers a script: a line is a question, and each answer a line or a document."""
-    from tinyv_cli.answers.report import describe_boxes, make_document
-    from tinyv_cli.chat.lines import answer_lines
-
-    def to_document(question: str, answer: "Answer") -> dict[str, Any]:
-        _, opened = ahead.wait()
-        shown = conversation.picture
-        boxes = describe_boxes(answer.text, shown.image.size) if shown else []
-        turn = {"turn": len(conversation.turns), "question": question}
-        return {**turn, **make_document(answer, opened.origin), "boxes": boxes}
-
-    stream = sys.stdin.buffer if sys.stdin is not None else None
-    answer_lines(conversation, stream, console, to_document if arguments.json else None)
+    hold_talk(talk, read, run_command)

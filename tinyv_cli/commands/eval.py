@@ -153,7 +153,7 @@ def _make_candidates(
         UsageError: vocabulary or tokenizer of two variants differ, so that their logits do not
             stand for the same tokens.
     """
-    from tinyv_cli.answers.tokenizer import Tokenizer
+    from tinyv_cli.answers.tokenizer import open_tokenizer
     from tinyv_cli.evaluation.evaluate import Candidate, Comparison
 
     found = find_variant(arguments.model, arguments.template)
@@ -183,7 +183,7 @@ def _make_candidates(
     comparison = Comparison(
         candidate=Candidate(engine, answers),
         results=results,
-        tokenizer=Tokenizer(found.variant.path("tokenizer")),
+        tokenizer=open_tokenizer(found.variant),
         vocab_size=found.variant.manifest.spec.language.vocab_size,
         folder=results.path.parent,
     )

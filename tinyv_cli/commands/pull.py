@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tinyv_cli.addresses import to_shown
 from tinyv_cli.console import Console, to_size, to_table
 from tinyv_cli.disk.places import sources_dir, variants_dir
 from tinyv_cli.errors import UsageError, WeightsError
@@ -34,12 +35,17 @@ def pull_weights(
         WeightsError: something could not be had, or is not what it should be.
         DeviceError: the disk is too small.
     """
-    from weights.pulling.catalog import read_catalog
+    from weights.pulling.catalog import check_url, is_url, read_catalog
     from weights.pulling.failures import RetryPolicy
+    from weights.pulling.folder import SourcesFolder, State
+    from weights.pulling.plan import plan_pull
     from weights.pulling.sources_pull import PullOptions, pull_sources
 
     if arguments.variant is None and arguments.force:
         raise UsageError("--force goes with a variant", "leave it away: wrong files are replaced")
+    for origin in (arguments.variant, arguments.from_):
+        if origin is not None and is_url(origin):
+            check_url(origin)
     console = Console(quiet=arguments.quiet)
     retry_policy = retry_policy or RetryPolicy()
     if arguments.variant is not None:
@@ -48,14 +54,27 @@ def pull_weights(
     catalog = catalog or read_catalog()
     folder = Path(arguments.to).expanduser() if arguments.to else sources_dir()
     if arguments.dry_run or arguments.verify:
-        _show_plan(arguments, catalog, folder, console)
+        found = SourcesFolder(folder)
+        plans = plan_pull(catalog, arguments.stage, found, console.progress, anew=arguments.verify)
+        console.write_line(to_pull_table(plans))
+        bad = [each for plan in plans for each in plan.files if not each.is_there]
+        if arguments.verify and bad:
+            states = {
+                each.file.path: "wrong" if each.state is State.WRONG else "missing" for each in bad
+            }
+            names = ", ".join(f"{path} ({state})" for path, state in states.items())
+            place = f" --to {arguments.to}" if arguments.to else ""
+            again = f"`tinyv pull --stage {arguments.stage}{place}`"
+            raise WeightsError(
+                f"{folder} is not complete: {names}", f"fetch what is missing or wrong: {again}"
+            )
         return
     options = PullOptions(folder, arguments.stage, arguments.from_, arguments.offline, retry_policy)
     plans = pull_sources(options, catalog, console.progress, console.write_note)
     for each in (each for plan in plans for each in plan.files):
         console.write_report(f"{each.file.path}: {each.state.value}")
-    place = f" --sources {folder}" if arguments.to else ""
-    console.write_note(f"now make a variant: `tinyv quantize{place} --bits 4`")
+    sources = f" --sources {folder}" if arguments.to else ""
+    console.write_note(f"now make a variant: `tinyv quantize{sources} --bits 4`")
     console.write_line(str(folder))
 
 
@@ -80,7 +99,7 @@ def _pull_variant(
         if is_given:
             raise UsageError(
                 f"{flag} goes with the public weights, not with a variant",
-                f"leave {flag} away, or '{origin}'",
+                f"leave {flag} away, or '{to_shown(origin)}'",
             )
     name = name_variant(origin)
     target = variants_dir() / name if arguments.to is None else resolve_folder(arguments.to)
@@ -89,34 +108,6 @@ def _pull_variant(
     )
     variant = pull_variant(options, console.progress, console.write_note)
     console.write_line(str(variant.folder))
-
-
-def _show_plan(
-    arguments: PullArguments, catalog: "Catalog", folder: Path, console: Console
-) -> None:
-    """Prints which files are there and which are not; `--verify` hashes all of them.
-
-    Raises:
-        WeightsError: `--verify` found files wrong or missing.
-    """
-    from weights.pulling.folder import SourcesFolder, State
-    from weights.pulling.plan import plan_pull
-
-    plans = plan_pull(
-        catalog, arguments.stage, SourcesFolder(folder), console.progress, anew=arguments.verify
-    )
-    console.write_line(to_pull_table(plans))
-    bad = [each for plan in plans for each in plan.files if not each.is_there]
-    if arguments.verify and bad:
-        names = ", ".join(
-            f"{each.file.path} ({'wrong' if each.state is State.WRONG else 'missing'})"
-            for each in bad
-        )
-        place = f" --to {arguments.to}" if arguments.to else ""
-        raise WeightsError(
-            f"{folder} is not complete: {names}",
-            f"fetch what is missing or wrong: `tinyv pull --stage {arguments.stage}{place}`",
-        )
 
 
 def to_pull_table(plans: "list[PartPlan]") -> str:

@@ -1,5 +1,6 @@
 """A folder of sources becomes a variant; folders, name and bits are chosen here."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from tinyv_cli.variants.miniature import NAME, find_sources, is_miniature_folder
 if TYPE_CHECKING:
     from quantize.plan import VariantPlan
 
-HEAVY_PACKAGES = frozenset({"torch", "transformers", "onnx", "safetensors", "bitsandbytes"})
+PACKAGES = ("torch", "transformers", "onnx", "safetensors")
 
 
 def quantize_sources(arguments: QuantizeArguments) -> None:
@@ -29,39 +30,37 @@ def quantize_sources(arguments: QuantizeArguments) -> None:
             is too far from them.
         DeviceError: memory or disk do not suffice.
     """
-    try:
-        from quantize import pipeline
-        from weights.reading.sources import resolve_sources
+    from quantize.request import QuantizeOptions, check_address_space, check_output, check_recipe
+    from weights.reading.sources import resolve_sources
 
-        if arguments.target != "cpu" and not arguments.dry_run:
-            import tinyv_cli.backends.cuda.quiet_bitsandbytes  # noqa: F401 - is it installed?
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in HEAVY_PACKAGES:
-            raise
-        extras = "quantize" if arguments.target == "cpu" else "quantize,cuda"
-        raise UsageError(
-            f"quantising needs {package}, which is not installed",
-            f"install what quantising needs: `pip install 'tinyv[{extras}]'`",
-        ) from error
     console = Console(quiet=arguments.quiet)
     vision_bits = _resolve_vision_bits(arguments, console)
+    check_recipe(arguments.bits, arguments.target, vision_bits)
+    _check_packages(arguments)
     sources = _resolve_sources(arguments.sources, console)
+    stage = resolve_sources(sources, arguments.stage).stage
     name = arguments.output
     if name is None:
-        stage = resolve_sources(sources, arguments.stage).stage
         # The miniature's stage says nothing about it; and a variant for the GPU alone is not to
         # stand in the way of the CPU's.
         origin = NAME if is_miniature_folder(sources) else f"stage{stage}"
         name = f"{origin}-{arguments.bits}bit{'-cuda' if arguments.target == 'cuda' else ''}"
-    options = pipeline.QuantizeOptions(
+    output = resolve_folder(name)
+    if not arguments.dry_run:
+        check_output(output.absolute(), arguments.force)
+    check_address_space()
+    # With these comes torch, seconds for which nothing that is refused above has to wait.
+    from quantize import pipeline
+    from tinyv_cli.backends.backend import resolve_threads
+
+    options = QuantizeOptions(
         sources=sources,
-        output=resolve_folder(name),
+        output=output,
         bits=arguments.bits,
         stage=arguments.stage,
         force=arguments.force,
         max_error=arguments.max_error,
-        threads=arguments.threads,
+        threads=resolve_threads(arguments.threads, console.write_note),
         target=arguments.target,
         vision_bits=vision_bits,
     )
@@ -70,11 +69,29 @@ def quantize_sources(arguments: QuantizeArguments) -> None:
         return
     result = pipeline.make_variant(options, console.progress)
     console.write_report(to_parts_table(result.variant, result.plan))
+    console.write_report(f"smoke picture: {result.smoke_picture}")
     console.write_report(f"smoke question: {result.smoke_question}")
     console.write_report(f"smoke answer: {result.smoke_answer}")
     if len(result.variant.devices) > 1:
         console.write_report(f"smoke answer of the files for the GPU: {result.cuda_answer}")
     console.write_line(str(result.variant.folder))
+
+
+def _check_packages(arguments: QuantizeArguments) -> None:
+    """Checks that the packages for quantising are installed, without loading them.
+
+    Raises:
+        UsageError: one is not.
+    """
+    only_cpu = arguments.target == "cpu"
+    needed = PACKAGES if only_cpu or arguments.dry_run else (*PACKAGES, "bitsandbytes")
+    missing = next((each for each in needed if find_spec(each) is None), None)
+    if missing is not None:
+        extras = "quantize" if only_cpu else "quantize,cuda"
+        raise UsageError(
+            f"quantising needs {missing}, which is not installed",
+            f"install what quantising needs: `pip install 'tinyv[{extras}]'`",
+        )
 
 
 def to_plan_table(plan: "VariantPlan") -> str:

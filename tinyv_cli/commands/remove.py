@@ -78,7 +78,7 @@ def _resolve(name: str) -> Path:
     folder = variants_dir() / name
     if is_bare_name(name) and not name.startswith(".") and (folder.is_dir() or folder.is_symlink()):
         return folder
-    if name == miniature.NAME and miniature.find_variant() is not None:
+    if name == miniature.NAME and miniature.find_ready_variant() is not None:
         raise WeightsError(
             "the miniature comes with tinyv and cannot be removed alone",
             "remove tinyv itself: `pip uninstall tinyv`",

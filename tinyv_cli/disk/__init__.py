@@ -1,1 +1,1 @@
-"""Files written whole or not at all, lines of JSON, checked JSON."""
+"""Files written whole or not at all, read whatever they are, locks, lines of JSON, checked JSON."""

@@ -1,21 +1,30 @@
 """JSON objects become entries of a file, a line each, that are read again after a kill.
 
 A killed run leaves whole lines and at most one broken one at the end, which the next line replaces.
+A power cut can take the lines of the last second too.
 """
 
 import json
+import math
 import os
+import shlex
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from tinyv_cli.disk.paths import exists
 from tinyv_cli.disk.typed_json import read_object
-from tinyv_cli.disk.whole_file import write_whole
-from tinyv_cli.errors import describe_os_error
+from tinyv_cli.disk.whole_file import sync_folder, write_whole
+from tinyv_cli.disk.writing import writing
+from tinyv_cli.errors import DeviceError, describe_os_error
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+_SYNC_EVERY_S = 1.0
+_WAY_OUT = "make room or allow it; the same command then goes on from there"
 
 
 class JsonLines(Generic[K, V]):
@@ -24,6 +33,9 @@ class JsonLines(Generic[K, V]):
     Args:
         path: the file; it is made with its first entry.
         to_entry: makes key and value of a line's object; raises ValueError where it is no entry.
+
+    Raises:
+        DeviceError: the file is there and cannot be read.
 
     Attributes:
         entries: of the whole lines.
@@ -38,16 +50,17 @@ class JsonLines(Generic[K, V]):
         self.rest = b""
         self._to_entry = to_entry
         self._n_sound_bytes = 0
+        self._synced_s = -math.inf
+        self._is_synced = True
         self._read()
 
     def append(self, line: dict[str, Any]) -> None:
         """Adds an entry; once this returns, killing the process does not lose it.
 
         Raises:
-            OSError: it cannot be written, as when the disk is full; nothing of it is left then.
+            DeviceError: it cannot be written, as when the disk is full; nothing of it is left then.
         """
-        # No fsync: a kill loses nothing, and what a power cut may take is computed again.
-        with self.path.open("ab", buffering=0) as file:
+        with writing(self.path, _WAY_OUT), self.path.open("ab", buffering=0) as file:
             if self.rest:
                 file.truncate(self._n_sound_bytes)
                 self.rest = b""
@@ -60,33 +73,70 @@ class JsonLines(Generic[K, V]):
                 with suppress(OSError):
                     file.truncate(start)
                 raise
+            self._is_synced = False
+            if time.monotonic() - self._synced_s >= _SYNC_EVERY_S:  # a sync takes milliseconds
+                self._sync(file.fileno())
         key, value = self._to_entry(line)
         self.entries[key] = value
+
+    def sync(self) -> None:
+        """Makes every entry survive a power cut.
+
+        Raises:
+            DeviceError: the disk refuses.
+        """
+        if not self._is_synced:
+            with writing(self.path, _WAY_OUT), self.path.open("ab") as file:
+                self._sync(file.fileno())
 
     def drop(self, is_dropped: Callable[[V], bool]) -> None:
         """Rewrites the file without some of its entries.
 
         Raises:
-            OSError: it cannot be written; the file is as it was.
+            DeviceError: it cannot be written; the file is as it was.
         """
         lines = self._read()
         kept = [line for line, value in lines if not is_dropped(value)]
         if len(kept) < len(lines):
-            write_whole(self.path, b"".join(kept))
+            with writing(self.path, _WAY_OUT):
+                write_whole(self.path, b"".join(kept))
             self._read()
 
     def clear(self) -> None:
-        """Removes the file and forgets every entry."""
-        self.path.unlink(missing_ok=True)
+        """Removes the file and forgets every entry.
+
+        Raises:
+            DeviceError: it cannot be removed.
+        """
+        with writing(self.path, _WAY_OUT):
+            self.path.unlink(missing_ok=True)
         self._read()
 
+    def _sync(self, opened: int) -> None:
+        """Waits until the open file is on the disk, the first time its name as well."""
+        os.fsync(opened)
+        if self._synced_s == -math.inf:
+            sync_folder(self.path.parent)
+        self._synced_s, self._is_synced = time.monotonic(), True
+
     def _read(self) -> list[tuple[bytes, V]]:
-        """Reads the entries anew; returns their lines with their values."""
+        """Reads the entries anew; returns their lines with their values.
+
+        Raises:
+            DeviceError: the file is there and cannot be read.
+        """
         self.entries.clear()
         lines: list[tuple[bytes, V]] = []
         content = b""
-        with suppress(FileNotFoundError):
+        try:
             content = self.path.read_bytes()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise DeviceError(
+                f"{self.path} cannot be read: {describe_os_error(error)}",
+                f"allow it: `chmod u+rw {shlex.quote(str(self.path))}`",
+            ) from error
         self._n_sound_bytes = 0
         for line in content.splitlines(keepends=True):
             if not line.endswith(b"\n"):
@@ -113,7 +163,7 @@ def to_line(document: object) -> bytes:
 
 def explain_unwritable(path: Path) -> str | None:
     """Returns why a file cannot be appended to, None where it can; leaves no new file behind."""
-    is_new = not path.exists()
+    is_new = not exists(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab"):

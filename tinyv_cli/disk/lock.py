@@ -10,8 +10,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from tinyv_cli.disk.places import locks_dir
+from tinyv_cli.disk.writing import make_folder, writing
 
 _LOOK_EVERY_S = 0.2
+_ALLOW_LOCKS = "name a folder that can be written: `export TINYV_HOME=DIR`"
 
 
 @contextmanager
@@ -26,14 +28,16 @@ def hold(place: Path, wait: Callable[[], None]) -> Iterator[None]:
         wait: is called once where another process holds it, and may raise instead of waiting.
 
     Raises:
-        OSError: no lock file can be made.
+        DeviceError: no lock file can be made.
     """
-    lock = FileLock(_find_lock_file(place))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        wait()
-        lock.acquire(poll_interval=_LOOK_EVERY_S)
+    file = _find_lock_file(place)
+    lock = FileLock(file)
+    with writing(file, _ALLOW_LOCKS):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            wait()
+            lock.acquire(poll_interval=_LOOK_EVERY_S)
     try:
         yield
     finally:
@@ -53,5 +57,5 @@ def _find_lock_file(place: Path) -> Path:
         # By number, since a folder shared by users without a name would be the first one's alone.
         user = os.getuid() if hasattr(os, "getuid") else "locks"
         folder = Path(tempfile.gettempdir()) / f"tinyv-locks-{user}"
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder, _ALLOW_LOCKS)
     return folder / name

@@ -13,7 +13,10 @@ from pathlib import Path
 
 from tinyv_cli.disk.lock import hold
 from tinyv_cli.disk.whole_file import sync_folder
+from tinyv_cli.disk.writing import make_folder, writing
 from tinyv_cli.errors import WeightsError
+
+_WAY_OUT = "make room or allow it, or name another place: `-o DIR`"
 
 
 @contextmanager
@@ -25,7 +28,7 @@ def build_beside(target: Path) -> Iterator[Path]:
 
     Raises:
         WeightsError: another process is building it.
-        OSError: it cannot be made.
+        DeviceError: it, or a file in it, cannot be written.
     """
 
     def refuse() -> None:
@@ -33,10 +36,11 @@ def build_beside(target: Path) -> Iterator[Path]:
             f"another tinyv is making {target}", "wait for it, or name another: `-o NAME`"
         )
 
-    with hold(target, refuse):
+    building = _beside(target, "building")
+    with hold(target, refuse), writing(target, _WAY_OUT), writing(building, _WAY_OUT):
         clean_up(target)
-        building = _beside(target, "building")
-        building.mkdir(parents=True)
+        make_folder(building.parent, _WAY_OUT)
+        building.mkdir()
         try:
             yield building
         finally:
@@ -64,7 +68,7 @@ def move_in(building: Path, target: Path, *, replace: bool) -> None:
         if path.is_dir():
             sync_folder(path)
         else:
-            with path.open("rb") as file:
+            with writing(path), path.open("rb") as file:
                 os.fsync(file.fileno())
     sync_folder(building)
     try:

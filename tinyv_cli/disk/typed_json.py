@@ -1,17 +1,19 @@
 """JSON becomes frozen dataclasses whose values have the declared types, whatever they mean."""
 
 import json
+import math
 from dataclasses import fields, is_dataclass
 from types import UnionType
 from typing import Any, TypeVar, cast, get_args, get_origin
 
 T = TypeVar("T")
+_SHOWN_DIGITS = 20
 
 _KIND_NAMES = {int: "a whole number", float: "a number", str: "a text", dict: "an object"}
 
 
 def read_object(text: str | bytes) -> dict[str, Any]:
-    """Parses a JSON object; NaN and infinity are refused.
+    """Parses a JSON object; NaN, infinity and numbers too large for a float are refused.
 
     Args:
         text: UTF-8 where it is bytes.
@@ -24,9 +26,13 @@ def read_object(text: str | bytes) -> dict[str, Any]:
     def refuse(constant: str) -> float:
         raise ValueError(f"{constant} is not a number")
 
+    def read_float(digits: str) -> float:
+        number = float(digits)
+        return number if math.isfinite(number) else refuse(digits[:_SHOWN_DIGITS])
+
     try:
         text = text.decode("utf-8") if isinstance(text, bytes) else text
-        values = json.loads(text, parse_constant=refuse)
+        values = json.loads(text, parse_constant=refuse, parse_float=read_float)
     except UnicodeDecodeError as error:
         raise ValueError("it is not UTF-8 text") from error
     except json.JSONDecodeError as error:
@@ -72,7 +78,10 @@ def _to_typed(kind: object, value: object, where: str) -> object:
         return to_dataclass(kind, value, where)
     plain = cast("type", origin or kind)
     if plain is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ValueError(f"{where} has more digits than a number holds") from error
     if type(value) is not plain:  # isinstance would take True for a number
         raise ValueError(f"{where} is not {_KIND_NAMES[plain]}")
     return value

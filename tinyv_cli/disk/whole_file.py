@@ -4,6 +4,7 @@ Whatever moment the process is killed at, the place holds what it held before or
 beside it may lie a file of a random name, `.tinyv-….tmp`, which the killed process left.
 """
 
+import errno
 import os
 import secrets
 import stat
@@ -22,7 +23,7 @@ def open_whole(path: Path, *, is_durable: bool = True) -> Iterator[IO[bytes]]:
     It is written under a random name in the same folder, so that nothing there is touched. Where
     `path` is a link, the file that it leads to is replaced. Permissions stay those of the file
     that was there; a new file has what the process's umask allows. A pipe or a device, which holds
-    nothing that could be kept, is written as it comes.
+    nothing that could be kept, is written as it comes; a pipe that nobody reads is refused.
 
     Args:
         path: the place; its folder exists.
@@ -30,11 +31,14 @@ def open_whole(path: Path, *, is_durable: bool = True) -> Iterator[IO[bytes]]:
             What can be computed again does without: it costs milliseconds a file.
 
     Raises:
-        OSError: it cannot be written; the place is as it was.
+        OSError: it cannot be written, and its name says so; the place is as it was.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
+    kind = None
+    with suppress(FileNotFoundError):
+        kind = stat.S_IFMT(path.stat().st_mode)
+    if kind not in (None, stat.S_IFREG, stat.S_IFDIR):
         # Moving a file there would put a file in the place of /dev/null, for everybody.
-        with path.open("wb") as file:
+        with _open_as_it_is(path) as file:
             yield file
         return
     place = Path(os.path.realpath(path))
@@ -51,9 +55,26 @@ def open_whole(path: Path, *, is_durable: bool = True) -> Iterator[IO[bytes]]:
         fresh.replace(place)
         if is_durable:
             sync_folder(place.parent)
+    except OSError as error:
+        # The system says a name that is nobody's, or none at all where the file is open.
+        if error.filename is None or Path(os.fsdecode(error.filename)) == fresh:
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         with suppress(OSError):
             fresh.unlink()
+
+
+def _open_as_it_is(path: Path) -> IO[bytes]:
+    """Opens a pipe or a device, without waiting for somebody to read a pipe."""
+    try:
+        opened = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        if error.errno == errno.ENXIO and path.is_fifo():
+            raise OSError(errno.ENXIO, "nobody reads from this pipe", str(path)) from error
+        raise
+    os.set_blocking(opened, True)
+    return os.fdopen(opened, "wb")
 
 
 def write_whole(path: Path, content: bytes | str, *, is_durable: bool = True) -> None:

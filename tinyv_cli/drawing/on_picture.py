@@ -10,11 +10,13 @@ import os
 import shlex
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from tinyv_cli.disk.paths import is_file
 from tinyv_cli.disk.whole_file import open_whole
 from tinyv_cli.drawing.label_positions import Rectangle, place_labels, touches
 from tinyv_cli.drawing.lettering import Font, resolve_lettering
@@ -129,16 +131,20 @@ def find_unwritable(boxes: Sequence[Box]) -> list[str]:
     return [each for each in labels if not resolve_lettering(each, _LEAST_LETTERS_PX).is_whole]
 
 
-def check_drawing_path(path: Path, source: Path | None = None) -> None:
+def check_drawing_path(
+    path: Path, source: Path | int | None = None, *, replaces: bool = False
+) -> None:
     """Checks, before the model is asked, that a drawing can and may be written to a file.
 
     Args:
         path: where the drawing goes.
-        source: the picture's own file, if it came from one.
+        source: the picture's own file, by its name or as it is open, if it came from one; it is
+            never replaced.
+        replaces: whether any other file that is there may be.
 
     Raises:
         UsageError: the suffix is none of `SUFFIXES`, the folder is missing or the path is one, or
-            the path is the picture itself, also by another name.
+            the path is the picture itself, also by another name, or another file that is there.
         DeviceError: the folder may not be written to.
     """
     if path.suffix.lower() not in SUFFIXES:
@@ -154,29 +160,45 @@ def check_drawing_path(path: Path, source: Path | None = None) -> None:
             f"there is no folder {path.parent}",
             f"make it: `mkdir -p {shlex.quote(str(path.parent))}`",
         )
-    if source is not None and path.exists() and source.exists() and path.samefile(source):
+    is_source = False
+    with suppress(OSError, ValueError):  # one of the two is not there
+        is_source = source is not None and os.path.samestat(path.stat(), os.stat(source))  # noqa: PTH116
+    if is_source:
         other = path.with_name(f"{path.stem}-drawn{path.suffix}")
         raise UsageError(
             f"{path} is the picture itself and would be lost",
             f"name another file: `--draw {shlex.quote(str(other))}`",
         )
+    if not replaces and is_file(path):  # a pipe or device holds nothing that could be lost
+        other = path.with_name(f"{path.stem}-drawn{path.suffix}")
+        raise UsageError(
+            f"{path} is there already",
+            f"name another file: `--draw {shlex.quote(str(other))}`, or replace it: `--force`",
+        )
     if not os.access(path.parent, os.W_OK):
         raise _make_write_error(path, "the folder may not be written to")
 
 
-def write_drawing(path: Path, drawing: Image.Image, source: Path | None = None) -> None:
-    """Writes a drawing in the format its suffix names; a file that is there is replaced as a whole.
+def write_drawing(
+    path: Path,
+    drawing: Image.Image,
+    source: Path | int | None = None,
+    *,
+    replaces: bool = False,
+) -> None:
+    """Writes a drawing in the format its suffix names, as a whole or not at all.
 
     Args:
         path: with one of `SUFFIXES`.
         drawing: mode RGB.
-        source: the picture's own file, which is never replaced.
+        source: see `check_drawing_path`.
+        replaces: likewise.
 
     Raises:
         UsageError: see `check_drawing_path`.
         DeviceError: it cannot be written, or the format cannot hold so many pixels.
     """
-    check_drawing_path(path, source)
+    check_drawing_path(path, source, replaces=replaces)
     kind = Image.registered_extensions()[path.suffix.lower()]
     try:
         with open_whole(path) as file:

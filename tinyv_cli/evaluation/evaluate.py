@@ -6,7 +6,8 @@ full vocabulary takes 0.2 MB a position, so blocks bound the file, not the memor
 tokens alone would be a hundred times smaller, but no exact divergence can be had of them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 
 from tinyv_cli.answers.generate import Decoder
 from tinyv_cli.answers.tokenizer import Tokenizer
+from tinyv_cli.disk.writing import writing
 from tinyv_cli.engine import Engine
 from tinyv_cli.errors import InputError
 from tinyv_cli.evaluation.divergence import compute_divergences
@@ -96,37 +98,30 @@ def evaluate(
 
     Raises:
         InputError: a picture cannot be read, or a question does not fit the context.
-        OSError: the disk is full.
+        DeviceError: answers or logits cannot be written, as when the disk is full.
     """
     pictures: dict[Path, list[Question]] = {}
     for question in questions:
         pictures.setdefault(question.picture, []).append(question)
-    if comparison is None:
-        everything = [each for group in pictures.values() for each in group]
-        _examine(candidate, _list_unanswered(candidate, everything), options, progress)
-        return
-    for block in _split_blocks(pictures.values(), comparison):
+    with ExitStack() as ledgers:  # kept on disk whatever ends this
+        ledgers.callback(candidate.answers.sync)
+        if comparison is None:
+            by_picture = [each for group in pictures.values() for each in group]
+            pending = [each for each in by_picture if each.index not in candidate.answers.entries]
+            _examine(candidate, pending, options, progress)
+            return
+        ledgers.callback(comparison.candidate.answers.sync)
+        ledgers.callback(comparison.results.sync)
+        # Pictures' questions stand together while their logits have room; no picture is split.
+        block: list[Question] = []
+        n_bytes = 0
+        for group in pictures.values():
+            more_bytes = comparison.count_bytes(group)
+            if block and n_bytes + more_bytes > comparison.block_bytes:
+                _compare_block(candidate, comparison, block, options, progress)
+                block, n_bytes = [], 0
+            block, n_bytes = [*block, *group], n_bytes + more_bytes
         _compare_block(candidate, comparison, block, options, progress)
-
-
-def _split_blocks(
-    groups: Iterable[list[Question]], comparison: Comparison
-) -> Iterator[list[Question]]:
-    """Puts pictures' questions together while their logits have room; no picture is split."""
-    block: list[Question] = []
-    n_bytes = 0
-    for group in groups:
-        more_bytes = comparison.count_bytes(group)
-        if block and n_bytes + more_bytes > comparison.block_bytes:
-            yield block
-            block, n_bytes = [], 0
-        block, n_bytes = [*block, *group], n_bytes + more_bytes
-    yield block
-
-
-def _list_unanswered(candidate: Candidate, questions: Iterable[Question]) -> list[Question]:
-    """Questions that a variant has not answered yet."""
-    return [each for each in questions if each.index not in candidate.answers.entries]
 
 
 def _compare_block(
@@ -136,17 +131,21 @@ def _compare_block(
     options: AnswerOptions,
     progress: Progress,
 ) -> None:
-    """Lets the one compared with answer, then the variant to judge, and compares their logits."""
+    """Asks the one compared with, then the variant to judge, and compares their logits."""
     undone = {each.index for each in block if not comparison.is_done(each)}
 
     def list_pending(each: Candidate) -> list[Question]:
         return [q for q in block if q.index in undone or q.index not in each.answers.entries]
 
-    with TemporaryFile(dir=comparison.folder) as file:
+    folder = comparison.folder
+    with writing(folder), TemporaryFile(dir=folder) as file:
         kept = _LogitsFile(file)
 
         def compare(question: Question, logits: np.ndarray) -> None:
-            comparison.results.add(_compare(question, kept.read(question), logits))
+            exact = kept.read(question)  # (T, V), as the variant's own
+            kl_sum = float(compute_divergences(exact, logits).sum())
+            n_same = int((exact.argmax(-1) == logits.argmax(-1)).sum())
+            comparison.results.add(Compared(question.index, len(exact), kl_sum, n_same))
 
         passes = ((comparison.candidate, kept.write), (candidate, compare))
         for each, take in passes:
@@ -154,28 +153,21 @@ def _compare_block(
             _examine(each, list_pending(each), options, progress, wanted)
 
 
-def _compare(question: Question, exact: np.ndarray, logits: np.ndarray) -> Compared:
-    """KL(exact ‖ logits) and the best tokens of two variants' logits (T, V)."""
-    kl_sum = float(compute_divergences(exact, logits).sum())
-    n_same = int((exact.argmax(-1) == logits.argmax(-1)).sum())
-    return Compared(question.index, len(exact), kl_sum, n_same)
-
-
 class _LogitsFile:
     """Logits of questions, on disk."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._places: dict[int, tuple[int, tuple[int, ...]]] = {}
+        self._positions: dict[int, tuple[int, tuple[int, ...]]] = {}
 
     def write(self, question: Question, logits: np.ndarray) -> None:
         """Keeps float32 logits (T, V)."""
-        self._places[question.index] = (self._file.tell(), logits.shape)
+        self._positions[question.index] = (self._file.tell(), logits.shape)
         self._file.write(logits.tobytes())
 
     def read(self, question: Question) -> np.ndarray:
-        """Gives them back."""
-        start, (n_positions, vocab_size) = self._places[question.index]
+        """Reads them back, (T, V)."""
+        start, (n_positions, vocab_size) = self._positions[question.index]
         self._file.seek(start)
         content = self._file.read(n_positions * vocab_size * _FLOAT_BYTES)
         return np.frombuffer(content, np.float32).reshape(n_positions, vocab_size)
@@ -216,7 +208,7 @@ def _examine(
                         prompt = make_prompt(engine.template, (), question.text)
                         last = opened.tokenizer.encode(prompt.pieces[-1])[-1]
                         ids = opened.tokenizer.encode(question.reference)
-                        logits = compute_logits(opened.decoder, n_prompt, [last, *ids])
+                        logits = compute_answer_logits(opened.decoder, n_prompt, [last, *ids])
                         wanted.take(question, logits)
                 except InputError as error:
                     problem = f"{question.place} cannot be asked: {error.problem}"
@@ -236,8 +228,8 @@ def _ask(candidate: Candidate, session: Session, question: Question, options: An
     return answer.usage.prompt_tokens
 
 
-def compute_logits(decoder: Decoder, n_prompt: int, ids: Sequence[int]) -> np.ndarray:
-    """Logits along a given answer, at each of its tokens and at its end.
+def compute_answer_logits(decoder: Decoder, n_prompt: int, ids: Sequence[int]) -> np.ndarray:
+    """Computes the logits along a given answer, at each of its tokens and at its end.
 
     Args:
         decoder: holds a prompt of `n_prompt` positions and what a session has put behind it. It is

@@ -67,7 +67,7 @@ class Ledger(JsonLines[int, E]):
         """Keeps an entry; once this returns, killing the process does not lose it.
 
         Raises:
-            OSError: the disk is full.
+            DeviceError: it cannot be written, as when the disk is full.
         """
         self.append(asdict(entry))
 

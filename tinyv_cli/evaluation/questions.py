@@ -2,14 +2,17 @@
 
 import codecs
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinyv_cli.addresses import is_address, is_malformed
 from tinyv_cli.disk.paths import is_file
 from tinyv_cli.disk.typed_json import read_object, to_dataclass
 from tinyv_cli.errors import InputError, describe_os_error
 from tinyv_cli.evaluation.scoring import TASKS, check_reference
+from tinyv_cli.pictures.names import find_meant, has_picture_suffix
 from tinyv_cli.prompts.prompt import check_question
 
 FORM = '{"picture": "cat.png", "task": "what", "question": "[vqa] what is this?", "answer": "cat"}'
@@ -74,12 +77,16 @@ def read_question_file(path: Path) -> bytes:
     Raises:
         InputError: there is no such file, or it cannot be read.
     """
-    hint = "name a file of questions: `tinyv eval questions.jsonl`"
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
+        hint = f"write a question a line into it: `{FORM}`"
+        meant = find_meant(path)
+        if meant and not has_picture_suffix(meant):
+            hint = f"did you mean {shlex.quote(meant)}?"
         raise InputError(f"there is no file {path}", hint) from error
     except OSError as error:
+        hint = f"name a file that holds a question a line: `{FORM}`"
         raise InputError(f"{path} cannot be read: {describe_os_error(error)}", hint) from error
 
 
@@ -103,6 +110,8 @@ def _read_line(line: bytes, index: int, place: str, folder: Path) -> Question:
     """Checks one line."""
     try:
         fields = to_dataclass(QuestionLine, read_object(line))
+        if is_address(fields.picture) or is_malformed(fields.picture):
+            raise ValueError("its picture is a URL, and only files are read")
         if fields.task not in TASKS:
             raise ValueError(f"there is no task '{fields.task}', there are {', '.join(TASKS)}")
         check_question(fields.question)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tinyv_cli.options.declare import option
+from tinyv_cli.options.declare import option, split_paths
 from tinyv_cli.options.shared import (
     AllowPrivate,
     AnswerArguments,
@@ -22,7 +22,14 @@ Words = Annotated[
 ]
 
 Images = Annotated[
-    list[str] | None, option("-i", "--image", metavar="PICTURE", help="A picture; may stand again")
+    list[str] | None,
+    option(
+        "-i",
+        "--image",
+        metavar="PICTURE",
+        help="A picture; may stand again",
+        splits=split_paths,
+    ),
 ]
 
 Prompt = Annotated[
@@ -66,6 +73,8 @@ Together = Annotated[bool, option("--together", help="Ask once about all picture
 
 Draw = Annotated[Path | None, option("--draw", metavar="FILE.png", help="Draw the answer's boxes")]
 
+Overwrite = Annotated[bool, option("--force", help="Let --draw replace a file that is there")]
+
 Show = Annotated[bool, option("--show", help="Show them in the terminal, where it can")]
 
 ShowPrompt = Annotated[bool, option("--show-prompt", help="The exact prompt on stderr")]
@@ -76,8 +85,17 @@ Verbose = Annotated[bool, option("-v", "--verbose", help="Prompt, times and coun
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskArguments(AnswerArguments):
-    """What `tinyv ask` was given."""
+class DrawingArguments(AnswerArguments):
+    """Where the boxes of an answer are drawn."""
+
+    draw: Draw = None
+    force: Overwrite = False
+    show: Show = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskArguments(DrawingArguments):
+    """The words and flags of `tinyv ask`."""
 
     words: Words = None
     images: Images = None
@@ -91,8 +109,6 @@ class AskArguments(AnswerArguments):
     stop: Stop = None
     system: System = None
     together: Together = False
-    draw: Draw = None
-    show: Show = False
     allow_private: AllowPrivate = False
     offline: Offline = False
     json: Json = False

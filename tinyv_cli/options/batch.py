@@ -39,7 +39,7 @@ FreshOutput = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class BatchArguments(AnswerArguments):
-    """What `tinyv batch` was given."""
+    """The words and flags of `tinyv batch`."""
 
     paths: Pictures
     prompt: BatchPrompt

@@ -21,7 +21,7 @@ FirstPictureName = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class ChatArguments(AnswerArguments):
-    """What `tinyv chat` was given."""
+    """The words and flags of `tinyv chat`."""
 
     picture: FirstPictureName = None
     stop: Stop = None

@@ -5,6 +5,7 @@ A flag's variable is called after it: `--max-tokens` is also `TINYV_MAX_TOKENS`;
 
 import inspect
 import math
+import os
 import re
 from collections.abc import Callable
 from functools import wraps
@@ -12,7 +13,12 @@ from typing import TypeVar
 
 import typer
 
+from tinyv_cli.addresses import is_data_url
+from tinyv_cli.disk import paths
 from tinyv_cli.errors import UsageError
+
+_TOO_MANY_BYTES = 2**63  # no memory has
+_LEAST_BARE_BYTES = 1_000_000  # of a size without a unit: below, the unit was forgotten
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -40,13 +46,33 @@ def option(
     help: str,
     metavar: str | None = None,
     reads: Callable[[str], object] | None = None,
+    splits: Callable[[str], list[str]] | None = None,
 ) -> object:
-    """Declares an option, with a variable that is called after its last flag, the long one."""
+    """Declares an option, with a variable that is called after its last flag, the long one.
+
+    Args:
+        flags: as they are typed.
+        help: of one line.
+        metavar: what stands for its value in the help.
+        reads: makes the value of a text, and raises where it is none.
+        splits: makes the values of an option that may stand again of its variable; typer would
+            split that at each blank.
+    """
+
+    def split_variable(
+        context: typer.Context, parameter: typer.CallbackParam, value: list[str] | None
+    ) -> list[str] | None:
+        source = context.get_parameter_source(parameter.name or "")
+        if splits is None or source is None or source.name != "ENVIRONMENT":
+            return value
+        return splits(os.environ[to_variable(flags[-1])])
+
     return typer.Option(
         *flags,
         help=help,
         metavar=metavar,
         parser=reads,
+        callback=None if splits is None else split_variable,
         envvar=to_variable(flags[-1]),
         show_envvar=False,
     )
@@ -55,6 +81,22 @@ def option(
 def to_variable(flag: str) -> str:
     """Returns the variable of a flag: `--max-tokens` → `TINYV_MAX_TOKENS`."""
     return "TINYV_" + flag.removeprefix("--").replace("-", "_").upper()
+
+
+def split_lines(text: str) -> list[str]:
+    """Splits a variable's value into its lines; empty ones are passed over."""
+    return [line for line in text.replace("\r\n", "\n").split("\n") if line]
+
+
+def split_paths(text: str) -> list[str]:
+    """Splits a variable's value as `PATH` is split; with a URL or a line's end in it, into lines.
+
+    The colon that separates paths also stands in every URL, and may stand in a file's name.
+    """
+    if paths.exists(text):
+        return [text]
+    is_path_list = "\n" not in text and "://" not in text and not is_data_url(text)
+    return [each for each in text.split(os.pathsep) if each] if is_path_list else split_lines(text)
 
 
 def whole(flag: str, at_least: float = -math.inf) -> Callable[[str], int]:
@@ -93,8 +135,15 @@ def size(flag: str) -> Callable[[str], int]:
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
         if found is None or not float(found[1]):
             raise _make_value_error(flag, text, "a size, such as 6GB or 900MiB")
+        number, has_unit = float(found[1]), text.strip()[-1].isalpha()
+        if number < _LEAST_BARE_BYTES and not has_unit:
+            unit = f"a unit, such as {found[1]}GB or {found[1]}MB; without one it is bytes"
+            raise _make_value_error(flag, text, unit)
         exponent = " kmgt".index(found[2] or " ")
-        return int(float(found[1]) * (1024 if found[3] else 1000) ** exponent)
+        size_bytes = number * (1024 if found[3] else 1000) ** exponent
+        if size_bytes >= _TOO_MANY_BYTES:
+            raise _make_value_error(flag, text, "a size, such as 6GB or 900MiB")
+        return int(size_bytes)
 
     return read_bytes
 

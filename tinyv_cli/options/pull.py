@@ -43,7 +43,7 @@ Yes = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask")]
 
 @dataclass(frozen=True)
 class PullArguments:
-    """What `tinyv pull` was given."""
+    """The words and flags of `tinyv pull`."""
 
     variant: VariantOrigin = None
     stage: SourceStage = 4
@@ -58,7 +58,7 @@ class PullArguments:
 
 @dataclass(frozen=True)
 class RemoveArguments:
-    """What `tinyv rm` was given."""
+    """The words and flags of `tinyv rm`."""
 
     names: VariantNames = None
     sources: RemoveSources = False

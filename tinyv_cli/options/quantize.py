@@ -56,7 +56,7 @@ MaxError = Annotated[
 
 @dataclass(frozen=True)
 class QuantizeArguments:
-    """What `tinyv quantize` was given."""
+    """The words and flags of `tinyv quantize`."""
 
     sources: Sources = None
     bits: Bits = 4

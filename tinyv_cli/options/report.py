@@ -49,10 +49,12 @@ Chart = Annotated[
     Path | None, option("--chart", metavar="FILE.png", help="Draw the rates, by length and depth")
 ]
 
+ReplaceChart = Annotated[bool, option("--force", help="Let --chart replace a file that is there")]
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalArguments(EngineArguments):
-    """What `tinyv eval` was given."""
+    """The words and flags of `tinyv eval`."""
 
     questions: QuestionFile
     against: Against = None
@@ -66,25 +68,26 @@ class EvalArguments(EngineArguments):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchArguments(EngineArguments):
-    """What `tinyv bench` was given."""
+    """The words and flags of `tinyv bench`."""
 
     repeats: Repeats = None
     against: EarlierRun = None
     chart: Chart = None
+    force: ReplaceChart = False
     json: Json = False
     quiet: Quiet = False
 
 
 @dataclass(frozen=True)
 class ListArguments:
-    """What `tinyv list` was given."""
+    """The words and flags of `tinyv list`."""
 
     json: Json = False
 
 
 @dataclass(frozen=True)
 class DoctorArguments:
-    """What `tinyv doctor` was given."""
+    """The words and flags of `tinyv doctor`."""
 
     device: Device = "auto"
     json: Json = False

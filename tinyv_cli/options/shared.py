@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tinyv_cli.devices.names import read_device
 from tinyv_cli.errors import UsageError
-from tinyv_cli.options.declare import option, real, size, to_variable, whole
+from tinyv_cli.options.declare import option, real, size, split_lines, to_variable, whole
 
 if TYPE_CHECKING:
     from tinyv_cli.backends.backend import BackendOptions
@@ -98,7 +98,8 @@ MemoryBudget = Annotated[
 NoCache = Annotated[bool, option("--no-cache", help="Encode the picture anew, keep nothing")]
 
 Stop = Annotated[
-    list[str] | None, option("--stop", metavar="TEXT", help="Ends the answer; may stand again")
+    list[str] | None,
+    option("--stop", metavar="TEXT", help="Ends the answer; may stand again", splits=split_lines),
 ]
 
 AllowPrivate = Annotated[
@@ -113,7 +114,9 @@ DryRun = Annotated[bool, option("--dry-run", help="Show what would be made, make
 
 Json = Annotated[bool, option("--json", help="One JSON document on stdout")]
 
-Quiet = Annotated[bool, option("-q", "--quiet", help="Only errors on stderr")]
+Quiet = Annotated[
+    bool, option("-q", "--quiet", help="Only errors on stderr, and what is asked for")
+]
 
 
 @dataclass(frozen=True, kw_only=True)

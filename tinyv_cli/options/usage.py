@@ -1,5 +1,6 @@
 """Complaints of typer about a command line become usage errors."""
 
+import shlex
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -7,11 +8,49 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from tinyv_cli.disk.paths import is_file
+from tinyv_cli.addresses import to_shown
+from tinyv_cli.disk.paths import exists
 from tinyv_cli.errors import UsageError
+from tinyv_cli.pictures.names import names_picture
 
 # All complaints derive from the parent of this one, wherever a release of typer keeps it.
 CommandLineError: type[Exception] = typer.BadParameter.__mro__[1]
+
+# What other programs of this kind call it: ollama, llama.cpp, mlx-vlm, llm, docker.
+_VERBS_ELSEWHERE = {
+    "run": "did you mean `tinyv ask PICTURE PROMPT`, or `tinyv chat PICTURE`?",
+    "generate": "did you mean `tinyv ask PICTURE PROMPT`?",
+    "caption": "did you mean `tinyv ask PICTURE --task caption`?",
+    "describe": "did you mean `tinyv ask PICTURE --task caption`?",
+    "help": "`tinyv --help` lists the commands, `tinyv ask --help` the options of one",
+    "version": "did you mean `tinyv --version`?",
+    "show": "`tinyv list` shows the variants, `tinyv doctor` what fits this computer",
+    "ps": "nothing runs between two commands; `tinyv list` shows the variants",
+    "stop": "nothing runs between two commands; Ctrl-C ends one that runs",
+    "serve": "there is no server; `tinyv batch PATHS PROMPT -o FILE.jsonl` takes many pictures",
+    "ls": "did you mean `tinyv list`?",
+    "models": "did you mean `tinyv list`?",
+    "create": "did you mean `tinyv quantize`?",
+    "convert": "did you mean `tinyv quantize`?",
+    "download": "did you mean `tinyv pull`?",
+    "install": "did you mean `tinyv pull`?",
+    "remove": "did you mean `tinyv rm NAME`?",
+    "delete": "did you mean `tinyv rm NAME`?",
+}
+_OPTIONS_ELSEWHERE = {
+    "--ctx": "--ctx-size",
+    "--num-ctx": "--ctx-size",
+    "--context": "--ctx-size",
+    "--predict": "--max-tokens",
+    "--n-predict": "--max-tokens",
+    "--file": "--prompt-file",
+    "--mmproj": "--model",
+    "--picture": "--image",
+    "--cpu": "--device cpu",
+    "--gpu": "--device cuda",
+    "--cuda": "--device cuda",
+    "--top": "--top-p",
+}
 
 
 class Verbs(TyperGroup):
@@ -28,11 +67,14 @@ class Verbs(TyperGroup):
         if self.get_command(ctx, word) is not None or word.startswith("-"):
             return super().resolve_command(ctx, args)
         hint = "`tinyv --help` lists the commands"
-        if close := get_close_matches(word, self.commands, n=1):
+        if names_picture(word):
+            shown = shlex.quote(to_shown(word))
+            hint = f"ask about a picture with `tinyv ask {shown} PROMPT`"
+        elif word.lower() in _VERBS_ELSEWHERE:
+            hint = _VERBS_ELSEWHERE[word.lower()]
+        elif close := get_close_matches(word, self.commands, n=1):
             hint = f"did you mean `tinyv {close[0]}`?"
-        elif is_file(word):
-            hint = f"ask about a picture with `tinyv ask {word} PROMPT`"
-        raise UsageError(f"there is no command '{word}'", hint)
+        raise UsageError(f"there is no command '{to_shown(word)}'", hint)
 
 
 def to_usage_error(complaint: Exception, words: Sequence[str]) -> UsageError:
@@ -46,14 +88,72 @@ def to_usage_error(complaint: Exception, words: Sequence[str]) -> UsageError:
     context = getattr(complaint, "ctx", None)
     verb = " ".join(words[:1])
     help_command = f"{context.command_path if context else f'tinyv {verb}'} --help"
-    option, similar = (getattr(complaint, name, None) for name in ("option_name", "possibilities"))
-    if similar:
-        nearest = get_close_matches(str(option), similar, n=1, cutoff=0)[0]
-        return UsageError(f"there is no option {option}", f"did you mean {nearest}?")
+    option = getattr(complaint, "option_name", None)
     if option and hasattr(complaint, "possibilities"):
-        return UsageError(f"there is no option {option}", f"`{help_command}` lists the options")
+        meant = _find_option(option, context)
+        hint = f"did you mean {meant}?" if meant else f"`{help_command}` lists the options"
+        return UsageError(f"there is no option {option}", hint)
+    parameter = getattr(complaint, "param", None)
+    if context is not None and getattr(parameter, "name", None) == "paths":
+        loose = _list_loose(words[1:], context)
+        if loose:
+            return _make_half_error(loose[0])
     message = " ".join(complaint.format_message().split())  # type: ignore[attr-defined]
     problem = message[:1].lower() + message[1:].rstrip(".")
-    variable = getattr(getattr(complaint, "param", None), "envvar", None)
+    variable = getattr(parameter, "envvar", None)
     extra = f"; the variable {variable} sets it too" if variable else ""
     return UsageError(problem, f"`{help_command}` shows what can be typed{extra}")
+
+
+def _find_option(typed: str, context: Any) -> str | None:  # noqa: ANN401
+    """Returns the option that was probably meant, None where no one comes near.
+
+    One whose whole name the typed one begins with goes before one that is merely alike: of
+    `--temp` and `--template`, `--temperature` is the first.
+    """
+    params = context.command.params if context else ()
+    known: list[str] = [flag for each in params for flag in each.opts]
+    name = typed.lower().replace("_", "-")
+    if name == "-v" and "-v" not in known:
+        return "--version" if context and context.parent is None else None
+    for meant in (name, _OPTIONS_ELSEWHERE.get(name, "")):
+        if meant.partition(" ")[0] in known:
+            return meant
+    cut_short = [flag for flag in known if flag.startswith(name)]
+    begun = [flag for flag in known if len(flag) > 2 and name.startswith(flag)]
+    longest = [max(begun, key=len)] if begun else []
+    return next(iter([*cut_short, *longest, *get_close_matches(name, known, 1)]), None)
+
+
+def _list_loose(words: Sequence[str], context: Any) -> list[str]:  # noqa: ANN401
+    """Lists the words of a verb's command line that are neither options nor their values."""
+    takes_value = {
+        flag: not each.is_flag
+        for each in context.command.params
+        if each.param_type_name == "option"
+        for flag in each.opts
+    }
+    loose: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            return [*loose, *rest]
+        if not word.startswith("-") or word == "-":
+            loose.append(word)
+        elif takes_value.get(word):
+            next(rest, None)
+    return loose
+
+
+def _make_half_error(word: str) -> UsageError:
+    """Makes the error of a batch that has only a prompt, or only pictures."""
+    quoted = shlex.quote(to_shown(word))
+    if word == "-" or exists(word) or names_picture(word):
+        return UsageError(
+            "the prompt is missing, which comes last",
+            f'ask something: `tinyv batch {quoted} "what is it?" -o FILE.jsonl`',
+        )
+    return UsageError(
+        f"the pictures are missing: {quoted} is no file or folder",
+        f"name them before the prompt: `tinyv batch FOLDER {quoted} -o FILE.jsonl`",
+    )

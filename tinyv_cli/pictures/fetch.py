@@ -7,7 +7,6 @@ to would be theirs.
 """
 
 import queue
-import shlex
 import socket
 import ssl
 import threading
@@ -19,6 +18,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urljoin
 
+from tinyv_cli.addresses import quote_whole, to_shown
 from tinyv_cli.errors import InputError
 
 if TYPE_CHECKING:
@@ -73,8 +73,13 @@ def fetch(url: str, limits: FetchLimits = DEFAULT_LIMITS) -> bytes:
         content = _fetch_once(url, limits, deadline)
         if isinstance(content, bytes):
             return content
-        url = urljoin(url, content)
-    raise InputError(f"{first} was redirected more than {limits.max_redirects} times", _DOWNLOAD)
+        try:
+            url = urljoin(url, content)
+        except ValueError as error:
+            problem = f"{to_shown(url)} redirects to {to_shown(content)}, which is not a URL"
+            raise InputError(problem, _DOWNLOAD) from error
+    problem = f"{to_shown(first)} was redirected more than {limits.max_redirects} times"
+    raise InputError(problem, _DOWNLOAD)
 
 
 def is_public(address: Address) -> bool:
@@ -104,15 +109,15 @@ def _fetch_once(url: str, limits: FetchLimits, deadline: float) -> bytes | str:
     try:
         parts = parse_url(url)
     except (LocationParseError, ValueError) as error:
-        raise InputError(f"{url} is not a URL", "give one as https://host/picture.png") from error
+        problem = f"{to_shown(url)} is not a URL"
+        raise InputError(problem, "give one as https://host/picture.png") from error
     if parts.scheme not in ("http", "https") or not parts.host:
         raise InputError(
-            f"{url} is not a URL of http or https",
+            f"{to_shown(url)} is not a URL of http or https",
             "name a file by its path: `tinyv ask PICTURE …`",
         )
-    # Messages show neither a name and password nor a query.
-    where = f"{parts.scheme}://{parts.netloc}{parts.path or '/'}"
-    way_out = f"look at what it sends: `curl -IL {shlex.quote(where)}`"
+    where = to_shown(url)
+    way_out = f"look at what it sends: `curl -IL {quote_whole(url)}`"
     try:
         with _open_response(parts, limits, deadline) as response:
             if response.status in _REDIRECTS and "Location" in response.headers:
@@ -132,7 +137,8 @@ def _fetch_once(url: str, limits: FetchLimits, deadline: float) -> bytes | str:
                 n_bytes = len(content)
             raise InputError(
                 f"{where} sends more than {limits.max_bytes >> 20} MiB",
-                "download it and make it smaller: `magick PICTURE -resize 2048x2048 small.png`",
+                f"make it smaller: `curl -L {quote_whole(url)} | magick - -resize 2048x2048 "
+                "small.png`, then name small.png",
             )
     except (HTTPError, HTTPException, OSError) as error:
         if time.monotonic() >= deadline:

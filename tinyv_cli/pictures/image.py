@@ -19,6 +19,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from tinyv_cli.errors import DeviceError, InputError, describe_os_error
+from tinyv_cli.pictures.names import hint_at_name
 
 # Source: CLIP's `preprocess`, as arXiv 2312.16862's code uses it.
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
@@ -138,7 +139,7 @@ def _open_stream(source: Path | bytes) -> BinaryIO:
             raise InputError(f"{source} is not a file", f"name a picture: `ls {folder}`")
         return source.open("rb")
     except FileNotFoundError as error:
-        raise InputError(f"there is no file {source}", f"check its name: `ls {folder}`") from error
+        raise InputError(f"there is no file {source}", hint_at_name(source)) from error
     except PermissionError as error:
         raise InputError(
             f"{source} may not be read", f"allow it: `chmod u+r {shlex.quote(str(source))}`"
@@ -219,13 +220,17 @@ def _name(source: Path | bytes) -> str:
 
 def _hint_to_convert(source: Path | bytes) -> str:
     """Returns a hint with a command that converts the picture to PNG."""
-    name = source if isinstance(source, Path) else Path("picture")
-    target = shlex.quote(f"{name.stem}-converted.png")
-    return f"convert it to JPEG or PNG: `magick {shlex.quote(str(name))} {target}`"
+    return f"convert it to JPEG or PNG: {_make_command(source, 'converted')}"
 
 
 def _hint_to_shrink(source: Path | bytes) -> str:
     """Returns a hint with a command that makes the picture smaller."""
-    name = source if isinstance(source, Path) else Path("picture")
-    target = shlex.quote(f"{name.stem}-small.png")
-    return f"make it smaller: `magick {shlex.quote(str(name))} -resize 2048x2048 {target}`"
+    return f"make it smaller: {_make_command(source, 'small', '-resize 2048x2048 ')}"
+
+
+def _make_command(source: Path | bytes, ending: str, how: str = "") -> str:
+    """Makes a command that writes a picture anew; one that was piped has no name and stays so."""
+    if isinstance(source, bytes):
+        return f"`magick - {how}png:- < PICTURE | tinyv ask - QUESTION`"
+    target = shlex.quote(f"{source.stem}-{ending}.png")
+    return f"`magick {shlex.quote(str(source))} {how}{target}`"

@@ -4,8 +4,10 @@ Libraries for URLs, PDF and video are loaded when a word needs them. A file that
 `a.pdf#2` is that file.
 """
 
+import os
 import re
 import shlex
+import stat
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
@@ -14,13 +16,15 @@ from pathlib import Path
 
 from PIL import Image
 
+from tinyv_cli.addresses import is_address, is_data_url, is_malformed, quote_whole, to_shown
 from tinyv_cli.disk import paths
 from tinyv_cli.errors import InputError, TinyvError, UsageError
+from tinyv_cli.pictures.data_url import read_data_url
 from tinyv_cli.pictures.fetch import FetchLimits, fetch
 from tinyv_cli.pictures.image import MAX_PIXELS, read_picture
+from tinyv_cli.pictures.names import VIDEO_SUFFIXES, hint_at_name
 
 STDIN = "-"
-VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 PAGE_PX = 1600  # the longer side of a page: more than the model sees, enough to draw boxes on
 
 _SEEK_UNITS = 1_000_000  # a second; FFmpeg's AV_TIME_BASE
@@ -29,6 +33,14 @@ _SEEK_UNITS = 1_000_000  # a second; FFmpeg's AV_TIME_BASE
 def read_stdin() -> bytes:
     """Reads stdin to its end; returns nothing where stdin is closed."""
     return sys.stdin.buffer.read() if sys.stdin is not None else b""
+
+
+def is_piped() -> bool:
+    """Returns whether stdin is a pipe or a file, which may hold something to be read."""
+    with suppress(OSError, ValueError, AttributeError):
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+        return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
+    return False
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,7 @@ def check_words(words: Sequence[str], access: Access = EVERYWHERE) -> None:
     if list(words).count(STDIN) > 1:
         raise UsageError("stdin can be one picture, - was given twice", "name the other one's file")
     for word in words:
-        if _is_url(word):
+        if is_address(word) and not is_data_url(word):
             _check_url(word, access)
 
 
@@ -67,8 +79,9 @@ def open_picture(word: str, access: Access = EVERYWHERE) -> Image.Image:
     """Reads the picture that a word names.
 
     Args:
-        word: a path, `-`, an http(s) URL, `file.pdf#3` (the third page; `file.pdf` is the first)
-            or `video.mp4@12.5` (the frame shown at 12.5 seconds; `video.mp4` is the first).
+        word: a path, `-`, an http(s) or `data:` URL, `file.pdf#3` (the third page; `file.pdf` is
+            the first) or `video.mp4@12.5` (the frame shown at 12.5 seconds; `video.mp4` is the
+            first).
         access: sources that it may come from.
 
     Returns:
@@ -81,17 +94,24 @@ def open_picture(word: str, access: Access = EVERYWHERE) -> Image.Image:
     """
     if word == STDIN:
         return read_picture(access.stdin())
-    if _is_url(word):
-        _check_url(word, access)
-        content = fetch(word, FetchLimits(allow_private=access.allow_private))
-        name = _shorten(word)
-        way_out = f"look at what it is: `curl -L {shlex.quote(name)} | file -`"
+    if is_address(word):
+        name = to_shown(word)
+        if is_data_url(word):
+            content = read_data_url(word)
+            way_out = "look at what it is: `base64 -d picture.txt | file -`"
+        else:
+            _check_url(word, access)
+            content = fetch(word, FetchLimits(allow_private=access.allow_private))
+            way_out = f"look at what it is: `curl -L {quote_whole(word)} | file -`"
         if not content:
             raise InputError(f"{name} is empty", way_out)
         try:
             return read_picture(content)
         except TinyvError as error:
             raise type(error)(f"{name}: {error.problem}", way_out) from error
+    if is_malformed(word) and not paths.exists(word):
+        problem = f"{to_shown(word)} is not a URL"
+        raise InputError(problem, "give one as https://host/picture.png")
     path, page = _split(word, "#", r"\d{1,9}")
     if path.suffix.lower() == ".pdf":
         return read_page(path, int(page or 1))
@@ -201,11 +221,6 @@ def read_frame(path: Path, moment_s: float) -> Image.Image:
         raise InputError(f"{path} is not a video that can be read: {reason}", way_out) from error
 
 
-def _is_url(word: str) -> bool:
-    """Returns whether a word names a scheme."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", word) is not None
-
-
 def _check_url(word: str, access: Access) -> None:
     """Raises an `InputError` for a URL that may not be fetched."""
     scheme = word.partition("://")[0].lower()
@@ -216,16 +231,9 @@ def _check_url(word: str, access: Access) -> None:
         )
     if access.offline:
         raise InputError(
-            f"{_shorten(word)} is not fetched, since --offline was asked for",
+            f"{to_shown(word)} is not fetched, since --offline was asked for",
             "leave out `--offline` (or unset TINYV_OFFLINE), or name a file",
         )
-
-
-def _shorten(url: str) -> str:
-    """Returns a URL for messages, without password or query, which may be secret."""
-    scheme, _, rest = url.partition("://")
-    authority, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
-    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
 
 
 def _split(word: str, mark: str, number: str) -> tuple[Path, str | None]:
@@ -239,5 +247,4 @@ def _split(word: str, mark: str, number: str) -> tuple[Path, str | None]:
 def _check_file(path: Path) -> None:
     """Raises an `InputError` unless there is such a file."""
     if not paths.is_file(path):
-        folder = shlex.quote(str(path.parent))
-        raise InputError(f"there is no file {path}", f"check its name: `ls {folder}`")
+        raise InputError(f"there is no file {path}", hint_at_name(path))

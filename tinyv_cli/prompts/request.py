@@ -1,12 +1,15 @@
 """The words typed after `tinyv ask` become pictures and one question; opens no picture."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinyv_cli.addresses import to_shown
 from tinyv_cli.disk import paths
 from tinyv_cli.errors import InputError, UsageError, describe_os_error
-from tinyv_cli.pictures.opening import STDIN, read_stdin
+from tinyv_cli.pictures.names import drop_page, has_picture_suffix, names_picture
+from tinyv_cli.pictures.opening import STDIN, is_piped, read_stdin
 
 _HELP = "`tinyv ask --help` shows what can be typed"
 
@@ -53,8 +56,8 @@ def read_request(words: Words, read: Callable[[], bytes] = read_stdin) -> AskReq
         read: returns the content of stdin.
 
     Raises:
-        UsageError: a picture or the question is missing, the question is given twice, or several
-            things are to come from stdin.
+        UsageError: a picture or the question is missing, the question is given twice or is the
+            name of a picture, or several things are to come from stdin.
         InputError: the question's file cannot be read, or is not text.
     """
     loose, question = list(words.loose), words.prompt
@@ -75,14 +78,17 @@ def read_request(words: Words, read: Callable[[], bytes] = read_stdin) -> AskReq
         and loose
         and len(words.images) + len(loose) > 1
         # With `--task` or `--at` the last word may be one more picture.
-        and not (words.asks_by_itself and paths.is_file(loose[-1]))
+        and not (words.asks_by_itself and names_picture(loose[-1]))
     ):
         question = loose.pop()
+        # Where the only other word is no picture, the two were exchanged, which is told later.
+        if names_picture(question) and (words.images or loose[1:] or names_picture(loose[0])):
+            raise _make_picture_error([*words.images, *loose], question)
     pictures = (*words.images, *loose)
     if not pictures:
         raise UsageError("missing argument 'PICTURE'", _HELP)
     if question is None and not words.asks_by_itself:
-        raise UsageError("missing argument 'PROMPT'", _HELP)
+        raise _make_half_error(pictures)
     n_from_stdin = [*pictures, question].count(STDIN) + words.takes_stdin
     if n_from_stdin > 1:
         raise UsageError(
@@ -95,6 +101,48 @@ def read_request(words: Words, read: Callable[[], bytes] = read_stdin) -> AskReq
         text = to_text(read(), "the text on stdin")
         question = text if question is None else f"{text}\n{question}"
     return AskRequest(pictures, question)
+
+
+def describe_picture(word: str) -> str:
+    """Names a picture that stands where a question belongs: `the picture b.jpg`."""
+    file = drop_page(word)
+    is_other = paths.exists(file) and not has_picture_suffix(file)
+    return f"the {'file' if is_other else 'picture'} {to_shown(word)}"
+
+
+def _make_half_error(pictures: Sequence[str]) -> UsageError:
+    """Makes the error of a question without a picture, or of pictures without a question.
+
+    Args:
+        pictures: what was given; where it is one word, it may be the question.
+    """
+    shown = " ".join(shlex.quote(to_shown(each)) for each in pictures[:3])
+    [first, *others] = pictures
+    if not others and first != STDIN and not paths.exists(first) and not names_picture(first):
+        return UsageError(
+            f"the picture is missing: {shown} is no file",
+            f"name it before the question: `tinyv ask PICTURE {shown}`",
+        )
+    hint = f'ask something: `tinyv ask {shown} "what is it?"`'
+    if STDIN not in pictures and is_piped():
+        hint += f"; if it is in the pipe: `tinyv ask {shown} -`"
+    return UsageError("the question is missing, which comes last", hint)
+
+
+def _make_picture_error(pictures: Sequence[str], question: str) -> UsageError:
+    """Makes the error of a question that is the name of a picture, or of another file."""
+    named = describe_picture(question)
+    quoted = shlex.quote(to_shown(question))
+    if named.startswith("the file"):
+        hint = f"if the question is in that file: `--prompt-file {quoted}`"
+    else:
+        shown = [shlex.quote(to_shown(each)) for each in [*pictures, question]]
+        all_ = " ".join(shown if len(shown) < 5 else [*shown[:2], "…", quoted])
+        hint = f'ask something behind it: `tinyv ask {all_} "what is it?"`'
+    return UsageError(
+        f"the question, which comes last, is {named}",
+        f"{hint}; if it is meant as the question: `-p {quoted}`",
+    )
 
 
 def to_text(content: bytes, name: str) -> str:

@@ -76,21 +76,22 @@ def list_variants() -> list[Variant | DamagedVariant]:
     Raises:
         WeightsError: the folder of variants itself cannot be read.
     """
-    try:
-        folders = sorted(each for each in variants_dir().iterdir() if each.is_dir())
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise make_read_error(variants_dir(), error) from error
     found: list[Variant | DamagedVariant] = []
-    for folder in folders:
-        if folder.name.startswith("."):  # it is still being written
-            continue
+    for folder in _list_folders():
         try:
             found.append(read_variant(folder))
         except WeightsError as error:
             found.append(DamagedVariant(folder, folder.name, error))
     return found
+
+
+def count_variants() -> int:
+    """Counts the variants of the user's own, without reading any.
+
+    Raises:
+        WeightsError: the folder of variants itself cannot be read.
+    """
+    return len(_list_folders())
 
 
 def list_named_variants() -> list[Variant | DamagedVariant]:
@@ -100,7 +101,7 @@ def list_named_variants() -> list[Variant | DamagedVariant]:
         WeightsError: the folder of variants itself cannot be read.
     """
     own = list_variants()
-    folder = miniature.find_variant()
+    folder = miniature.find_ready_variant()
     if folder is None or miniature.NAME in {each.name for each in own}:
         return own
     try:
@@ -111,15 +112,39 @@ def list_named_variants() -> list[Variant | DamagedVariant]:
 
 
 def _read_newest() -> Variant:
-    """Reads the variant made last, a damaged one if there is no other; else the miniature."""
-    found = list_variants()
-    sound = [each for each in found if isinstance(each, Variant)]
-    if sound:
-        return max(sound, key=lambda variant: (variant.folder / MANIFEST_NAME).stat().st_mtime_ns)
-    for each in found:
-        if isinstance(each, DamagedVariant):
-            raise each.error
+    """Reads the variant made last that is not damaged; where there is none, the miniature.
+
+    Raises:
+        WeightsError: all there are are damaged; what is wrong with the one made last.
+    """
+    damage: WeightsError | None = None
+    for folder in sorted(_list_folders(), key=_find_made_ns, reverse=True):
+        try:
+            return read_variant(folder)
+        except WeightsError as error:
+            damage = damage or error
+    if damage is not None:
+        raise damage
     own = miniature.read_miniature()
     if own is None:
         raise WeightsError(f"there is no variant in {variants_dir()}", HOW_TO_MAKE_ONE)
     return own
+
+
+def _list_folders() -> list[Path]:
+    """Lists the folders of the user's own variants by name, without those still being written."""
+    try:
+        folders = sorted(each for each in variants_dir().iterdir() if each.is_dir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise make_read_error(variants_dir(), error) from error
+    return [folder for folder in folders if not folder.name.startswith(".")]
+
+
+def _find_made_ns(folder: Path) -> int:
+    """Returns when a variant was made; 0 where it has no manifest."""
+    try:
+        return (folder / MANIFEST_NAME).stat().st_mtime_ns
+    except OSError:
+        return 0

@@ -1,11 +1,12 @@
-"""manifest.json becomes a checked description of a variant, and back; reads no other file.
+"""manifest.json becomes a checked description of a variant, and back.
 
-A manifest is untrusted: every value's type, every number's sign and every path is validated before
-anything else uses it.
+A manifest is untrusted: every value's type, every number's range and every path is validated before
+anything else uses it, and the numbers are compared with what the files hold.
 """
 
 import json
 import re
+import shlex
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from itertools import takewhile
@@ -15,6 +16,7 @@ from typing import Any
 from tinyv_cli.disk.typed_json import read_object, to_dataclass
 from tinyv_cli.errors import WeightsError, describe_os_error
 from tinyv_cli.spec import ModelSpec
+from tinyv_cli.variants.contents import check_contents
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -22,6 +24,13 @@ MAKE_AGAIN = "make the variant again: `tinyv quantize --sources DIR --force`"
 
 _DEVICE_ROLES = {"cpu": "decoder", "cuda": "cuda-language"}  # whatever else it needs comes with it
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+# What numbers of the model may be at most; the others a million.
+_LARGEST = {"stage": 4, "n_layers": 1000, "image_px": 4096, "rope_base": 1e12}
+_LARGEST_EPSILON = 1.0
+_LARGEST_BITS = 32
+_LARGEST_FIGURES = {"logits_kl_nats": 1e3}  # of what was measured; cosines and shares end at 1
+_SLACK = 1e-3  # for a cosine of rounded numbers
+_SHOWN_DIGITS = 20
 
 
 @dataclass(frozen=True)
@@ -108,14 +117,17 @@ class Manifest:
             # Before any other key, so that a newer format is told apart from a damaged file.
             if isinstance(version, int) and version > FORMAT_VERSION:
                 raise WeightsError(
-                    f"{name} has format {version}, made by a newer tinyv; "
+                    f"{name} has format {_shorten(version)}, made by a newer tinyv; "
                     f"this one reads {FORMAT_VERSION}",
                     "update tinyv: `pip install --upgrade tinyv`",
                 )
             if isinstance(version, int) and version < FORMAT_VERSION:
-                raise ValueError(f"format_version is {version}, the first one is {FORMAT_VERSION}")
+                raise ValueError(
+                    f"format_version is {_shorten(version)}, the first one is {FORMAT_VERSION}"
+                )
             manifest = to_dataclass(cls, values)
             _check_values(manifest)
+            manifest.to_json()  # what is nested too deep to be written could not be compared later
         except (ValueError, RecursionError) as error:
             raise WeightsError(f"{name} is not a valid manifest: {error}", MAKE_AGAIN) from error
         return manifest
@@ -211,11 +223,43 @@ def read_variant(folder: Path) -> Variant:
         if not path.is_file():
             raise WeightsError(f"{path} is not a file", MAKE_AGAIN)
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise WeightsError(f"{path} is a link that leads out of its folder", MAKE_AGAIN)
+            # As the hub's cache has them. A variant is checked once and stays as it is; what a link
+            # leads to may change.
+            raise WeightsError(
+                f"{path} is a link that leads out of its folder",
+                f"copy and check the variant: `tinyv pull {shlex.quote(str(folder))}`",
+            )
         if size_bytes != entry.size_bytes:
-            problem = f"{path} has {size_bytes} bytes, its manifest says {entry.size_bytes}"
+            problem = (
+                f"{path} has {size_bytes} bytes, its manifest says {_shorten(entry.size_bytes)}"
+            )
             raise WeightsError(problem, MAKE_AGAIN)
-    return Variant(folder.absolute(), folder.absolute().name, manifest)
+    variant = Variant(folder.absolute(), folder.absolute().name, manifest)
+    _check_files(variant)
+    return variant
+
+
+def _check_files(variant: Variant) -> None:
+    """Compares the manifest's numbers with its files.
+
+    Raises:
+        WeightsError: they differ, or a file cannot be read.
+    """
+    by_role = {entry.role: variant.folder / entry.path for entry in variant.manifest.files}
+    roles = {part: list_graph_roles(part, by_role) for part in ("vision", "decoder")}
+    roles |= {role: [role] for role in ("cuda-vision", "cuda-language") if role in by_role}
+    roles["data"] = [role for role in ("vision-data", "decoder-data") if role in by_role]
+    if "embeddings" in by_role:
+        scales = [role for role in ("embeddings-scales",) if role in by_role]
+        roles["embeddings"] = ["embeddings", *scales]
+    parts = {part: [by_role[role] for role in found] for part, found in roles.items()}
+    try:
+        check_contents(variant.manifest.spec, parts)
+    except OSError as error:
+        raise make_read_error(Path(error.filename or variant.folder), error) from error
+    except ValueError as error:
+        problem = f"{variant.folder / MANIFEST_NAME} does not fit its files: {error}"
+        raise WeightsError(problem, MAKE_AGAIN) from error
 
 
 def make_read_error(path: Path, error: OSError) -> WeightsError:
@@ -226,12 +270,17 @@ def make_read_error(path: Path, error: OSError) -> WeightsError:
 
 def _check_values(manifest: Manifest) -> None:
     """Raises ValueError for values that have the right type and are impossible all the same."""
-    _check_positive(asdict(manifest.spec), "spec.")
-    if manifest.bits < 1:
-        raise ValueError(f"bits is {manifest.bits}")
+    _check_spec(manifest.spec)
+    if not 1 <= manifest.bits <= _LARGEST_BITS:
+        raise ValueError(f"bits is {_shorten(manifest.bits)}")
+    errors = manifest.errors
+    if errors is not None:
+        for name, figure in asdict(errors).items():
+            if abs(figure) > _LARGEST_FIGURES.get(name, 1 + _SLACK):
+                raise ValueError(f"errors.{name} is {figure:g}")
     for stop_id in manifest.stop_ids:
         if not 0 <= stop_id < manifest.spec.language.vocab_size:
-            raise ValueError(f"stop id {stop_id} is not in the vocabulary")
+            raise ValueError(f"stop id {_shorten(stop_id)} is not in the vocabulary")
     for entry in (*manifest.files, *manifest.sources):
         path = PurePosixPath(entry.path)
         # A colon is a Windows drive or a second stream of a file; a backslash is a separator there.
@@ -241,7 +290,7 @@ def _check_values(manifest: Manifest) -> None:
         if entry.path in (".", MANIFEST_NAME):
             raise ValueError(f"path {entry.path!r} cannot be a file of it")
         if entry.size_bytes < 0:
-            raise ValueError(f"size of {entry.path} is {entry.size_bytes}")
+            raise ValueError(f"size of {entry.path} is {_shorten(entry.size_bytes)}")
         if not _SHA256.fullmatch(entry.sha256):
             raise ValueError(f"sha256 of {entry.path} is not 64 hexadecimal digits")
     # Some file systems take `A` and `a` for one file.
@@ -249,13 +298,37 @@ def _check_values(manifest: Manifest) -> None:
     _check_once((entry.role for entry in manifest.files), "role")
 
 
-def _check_positive(numbers: dict[str, Any], prefix: str) -> None:
-    """Raises ValueError for a number of the model that is zero or less."""
-    for name, number in numbers.items():
-        if isinstance(number, dict):
-            _check_positive(number, f"{prefix}{name}.")
-        elif number <= 0:
-            raise ValueError(f"{prefix}{name} is {number}")
+def _check_spec(spec: ModelSpec) -> None:
+    """Raises ValueError for a number of the model that no network has."""
+
+    def check_range(numbers: dict[str, Any], prefix: str) -> None:
+        for name, number in numbers.items():
+            if isinstance(number, dict):
+                check_range(number, f"{prefix}{name}.")
+                continue
+            usual = _LARGEST_EPSILON if name.endswith("eps") else 1_000_000
+            if not 0 < number <= _LARGEST.get(name, usual):
+                raise ValueError(f"{prefix}{name} is {_shorten(number)}")
+
+    check_range(asdict(spec), "spec.")
+    vision, qformer, language = spec.vision, spec.qformer, spec.language
+    for name, side in (("vision", vision), ("qformer", qformer), ("language", language)):
+        if side.width % side.n_heads:
+            raise ValueError(f"spec.{name} has {side.n_heads} heads for a width of {side.width}")
+    if vision.image_px % vision.patch_px:
+        raise ValueError(f"spec.vision has patches of {vision.patch_px} in {vision.image_px} px")
+    if language.rotary_width % 2 or language.rotary_width > language.head_width:
+        raise ValueError(
+            f"spec.language rotates {language.rotary_width} of {language.head_width} channels"
+        )
+    if qformer.n_queries >= language.context_length:
+        raise ValueError(f"spec.qformer.n_queries is {qformer.n_queries}, more than the context")
+
+
+def _shorten(number: float) -> str:
+    """Writes a number for a message: one out of range may have hundreds of digits."""
+    text = str(number)
+    return text if len(text) <= _SHOWN_DIGITS else f"{text[:_SHOWN_DIGITS]}…"
 
 
 def _check_once(names: Iterable[str], what: str) -> None:

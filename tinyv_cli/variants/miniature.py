@@ -31,7 +31,7 @@ def find_sources() -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def find_variant() -> Path | None:
+def find_ready_variant() -> Path | None:
     """Returns the folder of the miniature's variant; None where tinyv came without it."""
     folder = miniature_dir() / "variant"
     return folder if (folder / MANIFEST_NAME).exists() else None
@@ -43,7 +43,7 @@ def read_miniature() -> Variant | None:
     Raises:
         WeightsError: it is damaged.
     """
-    folder = find_variant()
+    folder = find_ready_variant()
     if folder is None:
         return None
     try:

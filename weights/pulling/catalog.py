@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
-from tinyv_cli.errors import WeightsError
+from tinyv_cli.addresses import to_shown
+from tinyv_cli.errors import UsageError, WeightsError
 
 T = TypeVar("T")
 CATALOG_PATH = Path(__file__).resolve().parents[1] / "sources.toml"
@@ -40,7 +41,7 @@ class FileOrigin:
     @property
     def label(self) -> str:
         """Its name in messages."""
-        return self.url or f"{self.repository} @ {self.revision[:12]}"
+        return to_shown(self.url) or f"{self.repository} @ {self.revision[:12]}"
 
     @property
     def short_label(self) -> str:
@@ -131,6 +132,27 @@ class Catalog:
 def is_url(text: str) -> bool:
     """Returns whether something is an address of the web."""
     return text.startswith(("https://", "http://"))
+
+
+def check_url(url: str) -> None:
+    """Checks that a URL has a host and, if any, a number as its port.
+
+    Raises:
+        UsageError: it has not.
+    """
+    try:
+        parts = urlsplit(url)
+        is_whole = bool(parts.hostname) and parts.port != -1  # asked for, since it may raise
+    except ValueError:
+        is_whole = False
+    if not is_whole:
+        raise UsageError(f"{to_shown(url)} is not a URL", "give one as https://host/folder")
+
+
+def extend_url(folder: str, path: str) -> str:
+    """Returns the URL of a file below a folder's; a query, such as a token, stays behind it."""
+    parts = urlsplit(folder)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(path)}"))
 
 
 def read_catalog(path: Path = CATALOG_PATH) -> Catalog:

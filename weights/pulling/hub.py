@@ -26,6 +26,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented
 
+from tinyv_cli.addresses import to_shown
 from weights.pulling.catalog import FileOrigin, PublicFile
 from weights.pulling.failures import Cause, FetchError, RetryPolicy
 
@@ -159,7 +160,7 @@ def check_status(status: int, headers: Mapping[str, str]) -> None:
 def _translated(url: str) -> Iterator[None]:
     """Turns what the hub's library and its transport raise into `FetchError`."""
     transport = _find_transport(get_session())
-    host = urlsplit(url).hostname or url
+    host = urlsplit(url).hostname or to_shown(url)
     try:
         yield
     except OfflineModeIsEnabled as error:
@@ -168,7 +169,9 @@ def _translated(url: str) -> Iterator[None]:
         reason = f"cannot be reached: {_shorten(error)} ({host})"
         raise FetchError(Cause.UNREACHABLE, reason) from error
     except (transport.InvalidURL, transport.UnsupportedProtocol) as error:
-        raise FetchError(Cause.MISSING, f"is not a URL: {_shorten(error)}") from error
+        # The reason may quote a part of a password.
+        reason = "" if "@" in url else f": {_shorten(error)}"
+        raise FetchError(Cause.MISSING, f"is not a URL{reason}") from error
     except transport.TooManyRedirects as error:
         raise FetchError(Cause.MISSING, "leads in circles") from error
     except transport.TimeoutException as error:

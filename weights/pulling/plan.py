@@ -1,5 +1,6 @@
 """A list of parts and a folder become what is there and what is still to be fetched."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,9 +8,11 @@ from pathlib import Path
 from tinyv_cli.console import to_size
 from tinyv_cli.errors import DeviceError, WeightsError
 from tinyv_cli.progress import Progress
-from weights.pulling.catalog import Catalog, PublicFile, SourceForm, SourcePart
+from weights.pulling.catalog import Catalog, PublicFile, SourceForm, SourcePart, extend_url
 from weights.pulling.folder import SourcesFolder, State, measure_free
 from weights.reading.sources import PHI_FOLDER, find_phi_weights, is_weight_file, read_weight_map
+
+_FILE_OF_URL = re.compile(r"/[^/?]*(?=\?|$)")
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def list_form_files(form: SourceForm, folder: SourcesFolder) -> Iterator[PublicF
             for origin in file.origins:
                 there = file.name_at(origin).rpartition("/")[0]
                 origins.append(
-                    replace(origin, url=f"{origin.url.rpartition('/')[0]}/{name}")
+                    replace(origin, url=extend_url(_FILE_OF_URL.sub("", origin.url, 1), name))
                     if origin.url
                     else replace(origin, name=f"{there}/{name}" if there else "")
                 )

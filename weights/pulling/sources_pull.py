@@ -7,10 +7,9 @@ user has.
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import quote
 
 from tinyv_cli.progress import Progress
-from weights.pulling.catalog import Catalog, FileOrigin, SourceForm, SourcePart, is_url
+from weights.pulling.catalog import Catalog, FileOrigin, SourceForm, SourcePart, extend_url, is_url
 from weights.pulling.failures import NotFetchedError, RetryPolicy, to_weights_error
 from weights.pulling.fetch import Fetcher
 from weights.pulling.folder import SourcesFolder, hold_place
@@ -92,7 +91,7 @@ def _fetch_part(part: SourcePart, fetcher: Fetcher, wanted: str | None) -> None:
             if wanted == HUB:
                 origins = tuple(origin for origin in origins if origin.repository)
             elif wanted is not None:
-                origins = (FileOrigin(url=f"{wanted.rstrip('/')}/{quote(file.path)}"),)
+                origins = (FileOrigin(url=extend_url(wanted, file.path)),)
             files.append(replace(file, origins=origins))
         limited = SourceForm(tuple(files))
         try:

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
+from tinyv_cli.addresses import to_shown
 from tinyv_cli.console import to_size
 from tinyv_cli.disk.paths import is_folder
 from tinyv_cli.disk.staging import clean_up, move_in
@@ -20,7 +21,7 @@ from tinyv_cli.errors import DeviceError, UsageError, WeightsError
 from tinyv_cli.progress import Progress
 from tinyv_cli.variants.hashes import check_hashes
 from tinyv_cli.variants.manifest import MANIFEST_NAME, FileEntry, Manifest, Variant, read_variant
-from weights.pulling.catalog import FileOrigin, PublicFile, is_url
+from weights.pulling.catalog import FileOrigin, PublicFile, extend_url, is_url
 from weights.pulling.failures import NotFetchedError, RetryPolicy, to_weights_error
 from weights.pulling.fetch import Fetcher
 from weights.pulling.folder import (
@@ -68,7 +69,9 @@ def name_variant(origin: str) -> str:
         name = _split_repository(origin)[0].rpartition("/")[2]
     name = re.sub(r"[^\w.-]+", "-", name).strip(".-")
     if not name:
-        raise UsageError(f"'{origin}' gives the variant no name", "name it with `--to NAME`")
+        raise UsageError(
+            f"'{to_shown(origin)}' gives the variant no name", "name it with `--to NAME`"
+        )
     return name
 
 
@@ -184,7 +187,7 @@ class _RemoteVariant:
 
     def _locate(self, path: str) -> FileOrigin:
         if self._origin.url:
-            return replace(self._origin, url=f"{self._origin.url.rstrip('/')}/{quote(path)}")
+            return replace(self._origin, url=extend_url(self._origin.url, path))
         return replace(self._origin, name=path)
 
     def _fetch(self, file: PublicFile) -> None:
@@ -218,7 +221,7 @@ def _split_repository(text: str) -> tuple[str, str]:
     found = _REPOSITORY.fullmatch(text)
     if found is None:
         raise UsageError(
-            f"'{text}' is not a repository, a URL or a folder of a variant",
+            f"'{to_shown(text)}' is not a repository, a URL or a folder of a variant",
             "give `owner/name` on the hub, `https://…`, or a folder; alone, `tinyv pull` fetches "
             "the public weights",
         )

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import torch
 from safetensors import SafetensorError, safe_open
 
-from tinyv_cli.errors import WeightsError, describe_os_error
+from tinyv_cli.errors import WeightsError, check_memory, describe_os_error
 
 FETCH_HINT = "fetch it again and compare its size and SHA-256 with the published ones"
 _LEGACY_HINT = (
@@ -54,6 +54,7 @@ _TORCH_ERRORS = (
     AssertionError,
     struct.error,
     SyntaxError,
+    MemoryError,
 )
 
 
@@ -150,7 +151,7 @@ class SafetensorsFile:
                     self.shapes[name] = tuple(entry.get_shape())
                     word = entry.get_dtype()
                     self.dtypes[name] = _SAFETENSORS_DTYPES.get(word, word)
-        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
             raise _refuse_safetensors(label, error) from error
 
     def read(self, name: str) -> torch.Tensor:
@@ -162,7 +163,7 @@ class SafetensorsFile:
         try:
             with safe_open(self._path, framework="pt") as file:
                 tensor: torch.Tensor = file.get_tensor(name)
-        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
             raise _refuse_safetensors(self.label, error) from error
         return tensor
 
@@ -189,6 +190,7 @@ def open_tensor_file(path: Path, label: str) -> WeightsFile:
 
 
 def _refuse_safetensors(label: str, error: Exception) -> WeightsError:
+    check_memory(error, label)
     return WeightsError(f"{label} is not a whole safetensors file: {error}", FETCH_HINT)
 
 
@@ -258,6 +260,7 @@ def _read_torch(path: Path, label: str) -> tuple[dict[Any, Any], dict[int, zipfi
             f"do not use this file: opening it elsewhere could run its code; {FETCH_HINT}",
         ) from error
     except _TORCH_ERRORS as error:
+        check_memory(error, label)
         reason = str(error).partition("\n")[0].partition(". ")[0][:200]
         raise WeightsError(f"{label} is damaged: {reason}", FETCH_HINT) from error
     if not isinstance(content, dict):

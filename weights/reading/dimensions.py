@@ -136,7 +136,7 @@ def make_architecture(spec: ModelSpec) -> dict[str, dict[str, int]]:
     }
 
 
-def make_phi_config(language: LanguageSpec, dtype: str, layout: str = "fused") -> dict[str, Any]:
+def make_phi_json(language: LanguageSpec, dtype: str, layout: str = "fused") -> dict[str, Any]:
     """Makes the content of Phi-2's config.json, under the names of its layout's time.
 
     Args:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tinyv_cli.errors import UsageError
 from tinyv_cli.spec import ModelSpec
-from weights.reading.dimensions import make_architecture, make_phi_config
+from weights.reading.dimensions import make_architecture, make_phi_json
 from weights.reading.naming import PHI_LAYOUTS
 from weights.reading.sources import (
     ARCHITECTURE_FILE,
@@ -70,9 +70,7 @@ def write_sources(folder: Path, spec: ModelSpec, options: SyntheticOptions) -> N
             f"a vocabulary of {spec.language.vocab_size} is too small for the tokenizer",
             "use 512 or more",
         )
-    write_json(
-        phi / "config.json", make_phi_config(spec.language, options.dtype, options.phi_layout)
-    )
+    write_json(phi / "config.json", make_phi_json(spec.language, options.dtype, options.phi_layout))
     architecture = make_architecture(spec)
     if architecture != make_architecture(ModelSpec()):
         write_json(folder / ARCHITECTURE_FILE, architecture)

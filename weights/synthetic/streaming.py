@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from quantize.cuda.safetensors_writer import SafetensorsWriter
-from quantize.cuda_recipe import count_header_bytes
+from weights.safetensors_writer import SafetensorsWriter
+
+_ENTRY_BYTES = 160  # of a header, for a tensor's type, shape and place beside its name, at most
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,6 @@ def _write_checksums(path: Path, checksums: Mapping[str, int]) -> None:
 
 def write_safetensors_file(path: Path, plan: TensorPlan) -> None:
     """Writes a safetensors file, as a GPU's files are written."""
-    with SafetensorsWriter(path, count_header_bytes(plan)) as writer:
+    with SafetensorsWriter(path, sum(len(name) + _ENTRY_BYTES for name in plan)) as writer:
         for name, tensor in plan.items():
             writer.append(name, tensor.make())

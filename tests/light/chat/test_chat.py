@@ -7,37 +7,11 @@ from PIL import Image
 
 from tests.light.chat.toy_chat import BOX, EchoDecoder
 from tests.light.toy_variant import write_variant
-from tinyv_cli.chat import terminal
 from tinyv_cli.chat.prefetch import SessionPrefetcher
 from tinyv_cli.chat.slash import COMMANDS
 from tinyv_cli.chat.talk import is_open, to_question
-from tinyv_cli.commands import chat as chat_module
 from tinyv_cli.disk import places
 from tinyv_cli.errors import DeviceError, InputError, UsageError, WeightsError
-from tinyv_cli.options.chat import ChatArguments
-
-
-@pytest.fixture
-def hold(place, toys, monkeypatch, capsys):
-    """Holds a conversation of these entries, then leaves by Ctrl-D; returns stdout and stderr."""
-    monkeypatch.setattr(chat_module, "is_terminal", lambda _: True)
-    monkeypatch.setenv("TERM", "xterm")
-
-    def hold(*entries, picture="cat.png", **arguments):
-        waiting = iter(entries)
-
-        def read():
-            entry = next(waiting, EOFError())
-            if isinstance(entry, BaseException):
-                raise entry
-            return entry
-
-        monkeypatch.setattr(terminal, "make_reader", lambda: read)
-        defaults = {"model": "bits4", "device": "cpu"}
-        chat_module.hold_conversation(ChatArguments(picture=picture, **defaults | arguments))
-        return capsys.readouterr()
-
-    return hold
 
 
 def list_errors(err):
@@ -291,11 +265,6 @@ def test_a_mistyped_command_is_told_with_the_way_out(hold, typed, problem, hint)
     assert out == ""
     assert list_errors(err) == [problem]
     assert hint in err
-
-
-def test_a_picture_typed_alone_is_told_how_to_show_it(hold, place):
-    picture = place / "cat.png"
-    assert f"show a picture with `/image {picture}`" in hold(str(picture)).err
 
 
 def test_help_names_every_command(hold):

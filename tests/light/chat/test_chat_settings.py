@@ -3,9 +3,9 @@ import pytest
 from tinyv_cli.chat.settings import (
     NAMES,
     change_settings,
+    format_settings,
     list_settings,
     restore_settings,
-    to_text,
 )
 from tinyv_cli.errors import UsageError
 from tinyv_cli.session import AnswerOptions
@@ -38,9 +38,9 @@ def test_a_setting_can_be_typed_as_elsewhere(words):
 
 def test_a_seed_can_be_taken_away():
     seeded = change_settings(OPTIONS, "seed 4")
-    assert "seed            4" in to_text(list_settings(seeded))
+    assert "seed            4" in format_settings(list_settings(seeded))
     assert change_settings(seeded, "seed off") == OPTIONS
-    assert "seed            off" in to_text(list_settings(OPTIONS))
+    assert "seed            off" in format_settings(list_settings(OPTIONS))
 
 
 @pytest.mark.parametrize(

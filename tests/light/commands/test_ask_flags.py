@@ -90,7 +90,7 @@ def test_boxes_are_drawn_into_a_file(ask, tmp_path):
     drawn = Image.open(tmp_path / "out.png").convert("RGB")
     assert drawn.getpixel((39, 160)) != (255, 255, 255)
     assert drawn.getpixel((300, 350)) == (255, 255, 255)
-    _, _, err = ask("white.png", "where?", "--draw", "out.png", says=["nowhere"])
+    _, _, err = ask("white.png", "where?", "--draw", "no.png", says=["nowhere"])
     assert "the answer holds no box" in err
 
 

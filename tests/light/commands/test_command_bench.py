@@ -144,11 +144,11 @@ def test_a_context_that_the_question_does_not_fit_is_told(toy, capsys):
 
 
 def test_options_reach_backend_and_plan(toy, capsys):
-    document, _ = run(capsys, "--repeats", "2", "-t", "3", "--device", "cpu")
+    document, _ = run(capsys, "--repeats", "2", "-t", "1", "--device", "cpu")
     assert document["details"]["load_s"]["repeats"] == 2
     assert document["details"]["decode_tok_s"]["512"]["repeats"] == 2
-    assert document["machine"]["threads"] == 3
-    assert [(each.device, each.threads) for each in toy.options] == [("cpu", 3)] * 2
+    assert document["machine"]["threads"] == 1
+    assert [(each.device, each.threads) for each in toy.options] == [("cpu", 1)] * 2
     assert main(["bench", "--repeats", "0"]) == ExitCode.USAGE
     assert "'0' is no value for --repeats" in capsys.readouterr().err
 

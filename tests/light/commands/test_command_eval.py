@@ -110,14 +110,14 @@ def test_logits_along_an_answer_leave_the_prompt_alone_in_the_cache():
     prompt, answer = (1, 2, 3), (4, 5)
     decoder = ToyDecoder(context_length=5)
     decoder.extend([(*prompt, 9)])  # what a session leaves: a prompt and its own answer
-    logits = evaluation.compute_logits(decoder, 3, [3, *answer])
+    logits = evaluation.compute_answer_logits(decoder, 3, [3, *answer])
     assert decoder.held == [*prompt]
     fresh = ToyDecoder()
     assert (logits[0] == fresh.extend([prompt])).all()
     assert (logits[1] == fresh.extend([(4,)])).all()
     assert (logits[2] == fresh.extend([(5,)])).all()
     with pytest.raises(InputError, match="need 6 positions, the context has 5"):
-        evaluation.compute_logits(decoder, 3, [3, *answer, 6])
+        evaluation.compute_answer_logits(decoder, 3, [3, *answer, 6])
 
 
 @pytest.mark.parametrize("block_bytes", [1, 10_000, 1 << 30])

@@ -1,5 +1,5 @@
-import builtins
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -25,7 +25,7 @@ def toy():
 
 @pytest.mark.parametrize("package", ["torch", "transformers", "onnx", "safetensors"])
 def test_quantising_without_its_packages_says_how_to_install_them(capsys, monkeypatch, package):
-    hide_pipeline(monkeypatch, package)
+    monkeypatch.setitem(sys.modules, package, None)
     assert main(["quantize", "--sources", "."]) == ExitCode.USAGE
     out, err = capsys.readouterr()
     assert out == ""
@@ -33,24 +33,6 @@ def test_quantising_without_its_packages_says_how_to_install_them(capsys, monkey
         f"error: quantising needs {package}, which is not installed\n"
         "hint:  install what quantising needs: `pip install 'tinyv[quantize]'`\n"
     )
-
-
-def test_any_other_package_that_is_missing_is_a_bug(monkeypatch):
-    hide_pipeline(monkeypatch, "quantize.nothing")
-    with pytest.raises(ModuleNotFoundError):
-        main(["quantize", "--sources", "."])
-
-
-def hide_pipeline(monkeypatch, missing):
-    """Makes the import of the quantiser fail for want of a package."""
-    really = builtins.__import__
-
-    def import_most(name, *rest):
-        if name == "quantize":
-            raise ModuleNotFoundError(f"No module named '{missing}'", name=missing)
-        return really(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", import_most)
 
 
 @pytest.fixture
@@ -77,25 +59,44 @@ def pipeline(monkeypatch, toy):
         return SimpleNamespace(
             variant=read_variant(toy),
             plan=plan,
+            smoke_picture="a wall",
             smoke_question="what?",
             smoke_answer="a [red] wall",
         )
 
     fake = SimpleNamespace(
-        QuantizeOptions=SimpleNamespace,
-        make_variant=make_variant,
-        plan_variant=lambda options: asked.append(options) or plan,
+        make_variant=make_variant, plan_variant=lambda options: asked.append(options) or plan
     )
+    monkeypatch.setattr("tinyv_cli.commands.quantize.find_spec", lambda _: fake)
     monkeypatch.setattr(quantize, "pipeline", fake, raising=False)
     monkeypatch.setitem(sys.modules, "quantize.pipeline", fake)
+    write_sources(Path("s"), stages=(3, 4))
     return asked
+
+
+def write_sources(folder, stages):
+    """Writes files of the right names, without a byte in them."""
+    (folder / "phi-2").mkdir(parents=True)
+    for name in ("phi-2/config.json", "phi-2/tokenizer.json", "phi-2/pytorch_model.bin"):
+        (folder / name).touch()
+    for name in ("eva_vit_g.pth", "blip2_pretrained_flant5xxl.pth"):
+        (folder / name).touch()
+    for stage in stages:
+        (folder / f"TinyGPT-V_for_Stage{stage}.pth").touch()
 
 
 def test_a_new_variants_folder_is_the_one_line_on_stdout(pipeline, toy, capsys):
     assert main(["quantize", "--sources", "s", "-o", "mine"]) == ExitCode.OK
     out, err = capsys.readouterr()
     assert out == f"{toy}\n"
-    for shown in ("decoder.data", "16 bytes", "0.0123", "97.5 %", "smoke answer: a [red] wall"):
+    for shown in (
+        "decoder.data",
+        "16 bytes",
+        "0.0123",
+        "97.5 %",
+        "smoke picture: a wall",
+        "smoke answer: a [red] wall",
+    ):
         assert shown in err
 
 
@@ -123,12 +124,20 @@ def test_a_dry_run_prints_what_would_be_made_on_stdout_and_makes_nothing(pipelin
 
 def test_every_option_reaches_the_quantiser(pipeline, tmp_path):
     flags = ["--bits", "8", "-o", "./mine", "--stage", "3", "--force", "--max-error", "0.05"]
-    assert main(["quantize", "--sources", "s", *flags, "-t", "2"]) == ExitCode.OK
+    assert main(["quantize", "--sources", "s", *flags, "-t", "1"]) == ExitCode.OK
     [options] = pipeline
     assert str(options.sources) == "s"
     assert str(options.output) == "mine"
     rest = (options.bits, options.stage, options.force, options.max_error, options.threads)
-    assert rest == (8, 3, True, 0.05, 2)
+    assert rest == (8, 3, True, 0.05, 1)
+
+
+def test_threads_are_limited_to_the_cores_with_a_note(pipeline, monkeypatch, capsys):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    assert main(["quantize", "--sources", "s", "-o", "mine", "-t", "1000"]) == ExitCode.OK
+    note = "note: --threads is 1000: limited to 3, the cores that there are\n"
+    assert capsys.readouterr().err.startswith(note)
+    assert pipeline[0].threads == 3
 
 
 def test_a_variant_without_a_name_is_called_after_stage_and_bits(pipeline, monkeypatch):

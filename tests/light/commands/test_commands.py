@@ -175,9 +175,9 @@ def test_times_are_told_when_asked_for(toy, say, capsys):
 
 def test_device_threads_and_context_reach_the_runtime(toy, say):
     seen = say("yes")
-    main(["ask", "cat.png", "what?", "--device", "cpu", "-t", "3", "-c", "99"])
+    main(["ask", "cat.png", "what?", "--device", "cpu", "-t", "1", "-c", "99"])
     options = seen["options"]
-    assert (options.device, options.threads, options.context_length) == ("cpu", 3, 99)
+    assert (options.device, options.threads, options.context_length) == ("cpu", 1, 99)
 
 
 def test_sampling_reaches_the_answer_and_a_seed_repeats_it(toy, say, capsys):

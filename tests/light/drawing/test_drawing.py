@@ -254,7 +254,7 @@ def test_a_drawing_is_written_in_the_format_of_its_suffix(tmp_path, suffix):
 def test_a_drawing_replaces_an_older_one_and_follows_a_link(tmp_path):
     (tmp_path / "old.png").write_bytes(b"old")
     (tmp_path / "link.png").symlink_to(tmp_path / "old.png")
-    write_drawing(tmp_path / "link.png", Image.new("RGB", (4, 3)))
+    write_drawing(tmp_path / "link.png", Image.new("RGB", (4, 3)), replaces=True)
     assert (tmp_path / "link.png").is_symlink()
     with Image.open(tmp_path / "old.png") as found:
         assert found.size == (4, 3)
@@ -313,6 +313,6 @@ def test_a_drawing_that_a_format_cannot_hold_leaves_the_old_file_alone(tmp_path)
     path = tmp_path / "a.webp"
     path.write_bytes(b"old")
     with pytest.raises(DeviceError, match=r"a\.webp cannot be written"):
-        write_drawing(path, Image.new("RGB", (17000, 2)))
+        write_drawing(path, Image.new("RGB", (17000, 2)), replaces=True)
     assert path.read_bytes() == b"old"
     assert [each.name for each in tmp_path.iterdir()] == ["a.webp"]

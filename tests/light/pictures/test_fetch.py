@@ -220,6 +220,24 @@ def test_a_loop_of_redirects_ends(serve):
     assert len(server.requests) == 6
 
 
+@pytest.mark.parametrize(
+    "to",
+    [
+        "/cat.png?token=hidden",
+        "http://me:secret@[bad/?token=hidden",
+        "http://me:secret@host:port/?token=hidden",
+        "file://me:secret@host/?token=hidden",
+    ],
+)
+def test_no_redirect_that_fails_shows_a_password_or_a_query(serve, to):
+    # Source: `ask http://user:secret@host/a.png?token=…` on a redirect loop printed both.
+    server = serve(redirect(to))
+    error = fails(f"http://me:secret@127.0.0.1:{server.port}/cat.png?token=hidden")
+    text = error.problem + error.hint
+    assert "secret" not in text
+    assert "hidden" not in text
+
+
 def test_a_redirect_to_a_file_is_refused(serve):
     assert "not a URL of http" in fails(serve(redirect("file:///etc/passwd")).url).problem
 

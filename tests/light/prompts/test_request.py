@@ -36,7 +36,9 @@ def test_with_a_task_a_last_word_that_is_a_file_is_a_picture(tmp_path):
         "a.png",
         last,
     )
-    assert read_request(Words(["a.png", last]), never).question == last
+    with pytest.raises(UsageError, match=r"which comes last, is the picture .*b\.png"):
+        read_request(Words(["a.png", last]), never)
+    assert read_request(Words(["a.png"], prompt=last), never).question == last
 
 
 @pytest.mark.parametrize(
@@ -44,8 +46,9 @@ def test_with_a_task_a_last_word_that_is_a_file_is_a_picture(tmp_path):
     [
         (Words([]), "missing argument 'PICTURE'"),
         (Words([], prompt="what?"), "missing argument 'PICTURE'"),
-        (Words(["a.png"]), "missing argument 'PROMPT'"),
-        (Words([], images=["a.png"]), "missing argument 'PROMPT'"),
+        (Words(["a.png"]), "the question is missing"),
+        (Words([], images=["a.png"]), "the question is missing"),
+        (Words(["what is this?"]), "the picture is missing: 'what is this[?]' is no file"),
         (Words([], asks_by_itself=True), "missing argument 'PICTURE'"),
         (Words(["-", "-"]), "cannot both come from stdin"),
         (Words(["-", "what?"], takes_stdin=True), "cannot both come from stdin"),

@@ -22,7 +22,12 @@ from tinyv_cli.variants.home import (
     resolve_variant,
 )
 from tinyv_cli.variants.manifest import FileEntry, read_variant
-from tinyv_cli.variants.miniature import find_sources, find_variant, is_miniature, read_miniature
+from tinyv_cli.variants.miniature import (
+    find_ready_variant,
+    find_sources,
+    is_miniature,
+    read_miniature,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 REALLY_DEMO_DIR = ROOT / "weights" / "demo"
@@ -141,7 +146,7 @@ def test_damaged_variants_of_ones_own_are_an_error_and_no_reason_for_the_miniatu
 
 @pytest.mark.parametrize("name", [None, "miniature"])
 def test_an_installation_without_the_miniature_has_the_errors_it_had(name):
-    assert (find_sources(), find_variant(), read_miniature()) == (None, None, None)
+    assert (find_sources(), find_ready_variant(), read_miniature()) == (None, None, None)
     with pytest.raises(WeightsError, match="there is no variant") as caught:
         resolve_variant(name)
     assert caught.value.hint == home.HOW_TO_MAKE_ONE
@@ -328,14 +333,17 @@ def made(monkeypatch, tmp_path):
     def make_variant(options, progress):
         asked.append(options)
         return SimpleNamespace(
-            variant=read_variant(folder), plan=plan, smoke_question="what?", smoke_answer="yes"
+            variant=read_variant(folder),
+            plan=plan,
+            smoke_picture="a wall",
+            smoke_question="what?",
+            smoke_answer="yes",
         )
 
     fake = SimpleNamespace(
-        QuantizeOptions=SimpleNamespace,
-        make_variant=make_variant,
-        plan_variant=lambda options: asked.append(options) or plan,
+        make_variant=make_variant, plan_variant=lambda options: asked.append(options) or plan
     )
+    monkeypatch.setattr("tinyv_cli.commands.quantize.find_spec", lambda _: fake)
     monkeypatch.setattr(quantize, "pipeline", fake, raising=False)
     monkeypatch.setitem(sys.modules, "quantize.pipeline", fake)
     return asked

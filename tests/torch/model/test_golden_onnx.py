@@ -2,7 +2,6 @@
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
@@ -10,6 +9,7 @@ from tests.golden import CASES, needs_golden
 from tests.torch.conftest import GoldenCase, OpenVariant, open_variant, read_golden_case
 from tinyv_cli.answers.generate import ImageTokens
 from tinyv_cli.answers.sampling import SamplingOptions
+from tinyv_cli.backends.cpu.quiet_onnxruntime import ort
 from tinyv_cli.pictures.image import to_pixels
 from tinyv_cli.prompts.prompt import TEMPLATES
 from tinyv_cli.session import AnswerOptions, Session

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 
 from quantize.channelwise import LARGEST_CODE
 from quantize.cuda.parts import StoredTensors, to_arrays, write_cuda_parts
-from quantize.cuda.safetensors_writer import SafetensorsWriter
 from quantize.cuda_recipe import NF4_BLOCK, StorageKind
 from quantize.measure.compare import ProbeIds, run_layers, step_through
 from quantize.measure.trial import open_cuda
@@ -33,6 +32,7 @@ from tinyv_cli.spec import make_tiny_spec
 from tinyv_cli.variants.manifest import Variant
 from weights.reading.checkpoint import open_weights
 from weights.reading.sources import resolve_sources
+from weights.safetensors_writer import SafetensorsWriter
 
 Tensors = dict[str, torch.Tensor]
 EMBEDDINGS, HEAD = "language.embed_tokens.weight", "language.lm_head.weight"

@@ -1,7 +1,6 @@
 """Packed bytes mean to onnxruntime what the codes mean here."""
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -9,6 +8,7 @@ from onnx import TensorProto, helper
 from quantize.cpu.graph import DataFile, GraphWriter, to_matmul_nbits
 from quantize.groupwise import round_matrix
 from quantize.recipe import RECIPES, Recipe, Rounding
+from tinyv_cli.backends.cpu.quiet_onnxruntime import ort
 
 
 def from_nibbles(packed: np.ndarray) -> np.ndarray:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from quantize.cuda.safetensors_writer import SafetensorsWriter
 from tinyv_cli.app import main
 from tinyv_cli.devices.driver import Driver, Gpu
 from tinyv_cli.errors import ExitCode
 from tinyv_cli.variants.manifest import read_variant
+from weights.safetensors_writer import SafetensorsWriter
 
 
 def run_quantize(sources: Path, output: Path, *flags: str) -> int:

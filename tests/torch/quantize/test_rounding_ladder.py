@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
@@ -13,6 +12,7 @@ from quantize.groupwise import round_matrix
 from quantize.recipe import RECIPES
 from tests.golden import CASES, GOLDEN, needs_golden
 from tests.torch.conftest import GoldenCase, read_golden_case
+from tinyv_cli.backends.cpu.quiet_onnxruntime import ort
 from tinyv_cli.variants.manifest import Variant
 from weights.reading.checkpoint import open_weights
 from weights.reading.sources import resolve_sources

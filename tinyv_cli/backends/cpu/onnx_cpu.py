@@ -7,9 +7,9 @@ import math
 import mmap
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
 from tinyv_cli.answers.generate import ImageTokens, Segment
 from tinyv_cli.backends.backend import (
@@ -19,11 +19,15 @@ from tinyv_cli.backends.backend import (
     resolve_context_length,
     resolve_threads,
 )
-from tinyv_cli.backends.cpu.onnx_sessions import open_graphs
+from tinyv_cli.backends.cpu.onnx_sessions import open_graphs, translate_failures
+from tinyv_cli.backends.cpu.quiet_onnxruntime import ort
 from tinyv_cli.backends.cpu.token_embeddings import TokenEmbeddings, open_token_embeddings
+from tinyv_cli.errors import DeviceError, WeightsError
 from tinyv_cli.spec import LanguageSpec
-from tinyv_cli.variants.manifest import Variant
+from tinyv_cli.variants.manifest import MAKE_AGAIN, Variant
 from tinyv_cli.variants.memory import CHUNK_POSITIONS
+
+_LENGTHS = ("last_positions", "total_length")  # inputs of each of the decoder's graphs
 
 
 class OnnxEncoder:
@@ -48,14 +52,16 @@ class OnnxEncoder:
             (B, Q, D) float32.
 
         Raises:
-            WeightsError: the runtime cannot read a graph.
+            WeightsError: the runtime cannot read or run a graph.
+            DeviceError: memory does not suffice.
         """
         run_options = self._run_options
         sessions = self._sessions or self._open_graphs()
         self._sessions = sessions
         states = pixels
-        for session in sessions:
-            states = session.run(None, {session.get_inputs()[0].name: states}, run_options)[0]
+        with translate_failures("cannot run the vision side"):
+            for session in sessions:
+                states = session.run(None, {session.get_inputs()[0].name: states}, run_options)[0]
         return states
 
     def close(self) -> None:
@@ -115,6 +121,10 @@ class OnnxDecoder:
 
         Returns:
             (V,) float32 logits after the last position.
+
+        Raises:
+            WeightsError: the runtime cannot run a graph.
+            DeviceError: memory does not suffice.
         """
         embeddings = np.concatenate(
             [
@@ -161,15 +171,18 @@ class _BoundGraph:
 
     def bind_input(self, name: str, array: np.ndarray) -> None:
         """Binds an input to an array's memory."""
-        self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        with translate_failures("cannot run the decoder"):
+            self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
     def bind_output(self, name: str, array: np.ndarray) -> None:
         """Binds an output to an array's memory."""
-        self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        with translate_failures("cannot run the decoder"):
+            self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
     def run(self) -> None:
         """Computes the outputs."""
-        self._session.run_with_iobinding(self._binding)
+        with translate_failures("cannot run the decoder"):
+            self._session.run_with_iobinding(self._binding)
 
 
 def make_cache(spec: LanguageSpec, context_length: int) -> dict[str, np.ndarray]:
@@ -180,10 +193,19 @@ def make_cache(spec: LanguageSpec, context_length: int) -> dict[str, np.ndarray]
 
     Returns:
         `key.0`, `value.0`, `key.1`, …: (1, H, C, d) float32 each.
+
+    Raises:
+        DeviceError: there is no room for them.
     """
-    names = [f"{kind}.{layer}" for layer in range(spec.n_layers) for kind in ("key", "value")]
+    names = _name_caches(spec)
     shape = (len(names), 1, spec.n_heads, context_length, spec.head_width)
-    memory = mmap.mmap(-1, 4 * math.prod(shape))
+    try:
+        memory = mmap.mmap(-1, 4 * math.prod(shape))
+    except (OSError, OverflowError) as error:
+        raise DeviceError(
+            f"memory does not suffice for a context of {context_length} positions",
+            "use a shorter one: `--ctx-size 512`",
+        ) from error
     return dict(zip(names, np.frombuffer(memory, np.float32).reshape(shape), strict=True))
 
 
@@ -197,23 +219,67 @@ def open_cpu(variant: Variant, options: BackendOptions, on_encoder: OnEncoder) -
 
     Raises:
         UsageError: the context is longer than the model's, or threads make no sense.
-        WeightsError: the runtime cannot read the variant's files.
+        WeightsError: the runtime cannot read the variant's files, or they are not what its
+            manifest says.
+        DeviceError: memory does not suffice.
     """
     started = time.perf_counter()
     spec = variant.manifest.spec.language
     context_length = resolve_context_length(options.context_length, spec)
-    threads = resolve_threads(options.threads)
-    embeddings = open_token_embeddings(
-        variant.path("embeddings"),
-        variant.path("embeddings-scales") if variant.has("embeddings-scales") else None,
-        spec.width,
-    )
+    threads = resolve_threads(options.threads, options.notify)
+    scales = variant.path("embeddings-scales") if variant.has("embeddings-scales") else None
+    embeddings = open_token_embeddings(variant.path("embeddings"), scales, spec.width)
     encoder = OnnxEncoder(lambda: open_graphs(variant.graphs("vision"), threads))
     on_encoder(encoder, "cpu")
     try:
         sessions = open_graphs(variant.graphs("decoder"), threads)
+        _check_decoder(sessions, spec, variant.path("decoder"))
         decoder = OnnxDecoder(sessions, embeddings, spec, context_length)
     except BaseException:
         encoder.close()
         raise
     return Backend(encoder, decoder, "cpu", time.perf_counter() - started, encoder.close)
+
+
+def _check_decoder(
+    sessions: Sequence[ort.InferenceSession], spec: LanguageSpec, path: Path
+) -> None:
+    """Compares what the decoder's graphs read and compute with the model's numbers.
+
+    Args:
+        sessions: of the graphs, in the order in which they run.
+        spec: the numbers.
+        path: of the first graph, for messages.
+
+    Raises:
+        WeightsError: a name, a type or a shape differs.
+    """
+    floats = "tensor(float)"
+    found: set[tuple[str, str, tuple[int, ...]]] = set()
+    expected: set[tuple[str, str, tuple[int, ...]]]
+    expected = {(name, "tensor(int32)", ()) for name in _LENGTHS}
+    for session in sessions:
+        values = [*session.get_inputs(), *session.get_outputs()]
+        found |= {(each.name, each.type, _list_known(each.shape)) for each in values}
+        ends = (session.get_inputs()[0].name, session.get_outputs()[0].name)
+        expected |= {(name, floats, (spec.width,)) for name in ends if name != "logits"}
+    expected.add(("logits", floats, (spec.vocab_size,)))
+    for side in ("past", "present"):
+        names = _name_caches(spec)
+        expected |= {(f"{side}_{name}", floats, (spec.n_heads, spec.head_width)) for name in names}
+    if found != expected:
+        name, kind, shape = min(found ^ expected)
+        raise WeightsError(
+            f"{path} is not the decoder that its manifest describes: see {name}, {kind} {shape}",
+            MAKE_AGAIN,
+        )
+
+
+def _list_known(shape: Sequence[int | str | None]) -> tuple[int, ...]:
+    """Lists the dimensions that are fixed."""
+    return tuple(size for size in shape if isinstance(size, int))
+
+
+def _name_caches(spec: LanguageSpec) -> list[str]:
+    """Names the keys and values of each layer."""
+    return [f"{kind}.{layer}" for layer in range(spec.n_layers) for kind in ("key", "value")]

@@ -1,28 +1,23 @@
 """`.onnx` files and a number of threads become onnxruntime sessions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from tinyv_cli.errors import WeightsError
+from tinyv_cli.backends.cpu.quiet_onnxruntime import ort
+from tinyv_cli.errors import DeviceError, WeightsError
 
-_UNREADABLE = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoSuchFile,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
+_MAKE_AGAIN = (
+    "make the variant again with `tinyv quantize --force`, or `pip install -U onnxruntime`"
 )
 _SATURATION = Path(__file__).with_name("saturation.onnx")  # weights of 127 only, in int8
 _LARGEST_ACTIVATION, _LARGEST_WEIGHT = 255, 127
-_ERRORS_ONLY = 3  # ORT_LOGGING_LEVEL_ERROR: warnings of the runtime are not for the user
+_FATAL_ONLY = 4  # ORT_LOGGING_LEVEL_FATAL: what goes wrong is raised too, and told in one place
+_OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory")
 
 
 def open_graphs(paths: Sequence[Path], threads: int) -> list[ort.InferenceSession]:
@@ -52,19 +47,43 @@ def open_graph(path: Path, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY
     options.enable_mem_pattern = False  # lengths change from call to call
     # After a run, threads that spin in wait of the next would take cores from the next session.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if adds_wrongly():
         options.add_session_config_entry("session.x64quantprecision", "1")
+    with translate_failures(f"cannot open {path}"):
+        # Without its fallback, which tells of failures on stdout.
+        return ort.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
+
+
+@contextmanager
+def translate_failures(what: str) -> Iterator[None]:
+    """Makes planned errors of what the runtime raises.
+
+    Args:
+        what: of it went wrong: `cannot open decoder.onnx`.
+
+    Raises:
+        DeviceError: memory does not suffice.
+        WeightsError: anything else: a graph or its data is damaged, or unknown to this runtime.
+    """
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except _UNREADABLE as error:
-        reason = str(error).strip().splitlines()[0]
+        yield
+    except Exception as error:  # its classes have no other base, and messages may be no UTF-8
+        undecoded = error.object if isinstance(error, UnicodeDecodeError) else b""
+        text = undecoded.decode("utf-8", "replace") or str(error)
+        reason = next(iter(text.strip().splitlines()), type(error).__name__)
+        if isinstance(error, MemoryError) or any(each in text for each in _OUT_OF_MEMORY):
+            raise DeviceError(
+                f"memory does not suffice: onnxruntime {what}",
+                "close other programs, or use a shorter context: `--ctx-size 512`",
+            ) from error
         raise WeightsError(
-            f"onnxruntime {ort.__version__} cannot open {path}: {reason}",
-            "make the variant again with `tinyv quantize --force`, or `pip install -U onnxruntime`",
+            f"onnxruntime {ort.__version__} {what}: {reason}", _MAKE_AGAIN
         ) from error
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from tinyv_cli.errors import WeightsError
+from tinyv_cli.variants.manifest import MAKE_AGAIN
 
 
 class TokenEmbeddings:
@@ -16,21 +17,12 @@ class TokenEmbeddings:
         scales: for codes, (V, G, 2) float32: a group's scale and offset, so that a weight is
             code · scale + offset. Groups are runs of columns.
         width: D.
-
-    Raises:
-        WeightsError: the tables do not fit each other or the width.
     """
 
     def __init__(self, table: np.ndarray, scales: np.ndarray | None, width: int) -> None:
         self._table = table
         self._scales = scales
         self._width = width
-        if scales is None:
-            fits = table.shape[1:] == (width,)
-        else:
-            fits = scales.shape[::2] == (len(table), 2) and table.shape[1] % scales.shape[1] == 0
-        if not fits:
-            raise _damaged(f"the token embeddings {table.shape} do not fit a width of {width}")
 
     def rows(self, ids: Sequence[int]) -> np.ndarray:
         """Looks tokens up.
@@ -52,7 +44,7 @@ class TokenEmbeddings:
 
 
 def open_token_embeddings(codes: Path, scales: Path | None, width: int) -> TokenEmbeddings:
-    """Maps the table's files.
+    """Maps the table's files, whose types and shapes were checked with their variant's manifest.
 
     Args:
         codes: `.npy` of rows or codes.
@@ -60,15 +52,19 @@ def open_token_embeddings(codes: Path, scales: Path | None, width: int) -> Token
         width: D.
 
     Raises:
-        WeightsError: a file is not a NumPy array, or the two do not fit.
+        WeightsError: a file is not a NumPy array.
+    """
+    table = _map_array(codes)
+    return TokenEmbeddings(table, None if scales is None else _map_array(scales), width)
+
+
+def _map_array(path: Path) -> np.ndarray:
+    """Maps a `.npy` file.
+
+    Raises:
+        WeightsError: it is none, or cannot be read.
     """
     try:
-        table = np.load(codes, mmap_mode="r")
-        scale_table = None if scales is None else np.load(scales, mmap_mode="r")
-    except ValueError as error:
-        raise _damaged(f"{codes} is not a NumPy array") from error
-    return TokenEmbeddings(table, scale_table, width)
-
-
-def _damaged(problem: str) -> WeightsError:
-    return WeightsError(problem, "make the variant again with `tinyv quantize --force`")
+        return np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # a header is read as Python, and fails in as many ways
+        raise WeightsError(f"{path} is not a NumPy array: {error}", MAKE_AGAIN) from error

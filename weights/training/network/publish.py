@@ -12,7 +12,7 @@ from torch import Tensor
 from tinyv_cli.disk.whole_file import open_whole
 from tinyv_cli.model.tinygptv import TinyGptV
 from tinyv_cli.spec import ModelSpec
-from weights.reading.dimensions import make_architecture, make_phi_config
+from weights.reading.dimensions import make_architecture, make_phi_json
 from weights.reading.naming import (
     LORA_PREFIX,
     PLAIN_PREFIX,
@@ -66,7 +66,7 @@ def write_network(folder: Path, model: TinyGptV, spec: ModelSpec) -> None:
         folder / QFORMER_FILE,
         {"model": {foreign: _find_tensor(tensors, t, spec) for foreign, t in qformer.items()}},
     )
-    config = make_phi_config(spec.language, "float16")
+    config = make_phi_json(spec.language, "float16")
     write_json(folder / PHI_FOLDER / "config.json", config)
     write_json(folder / ARCHITECTURE_FILE, make_architecture(spec))
     write_checkpoint(folder / make_checkpoint_name(spec.stage), model, spec, _LORA_ALPHA)

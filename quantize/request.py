@@ -1,0 +1,122 @@
+"""What is asked of the quantiser is held against recipes and disk, before torch is loaded."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantize.cuda_recipe import CUDA_BITS, VISION_BITS
+from quantize.plan import TARGETS
+from quantize.recipe import FLOAT16_BITS, RECIPES
+from tinyv_cli.errors import MEMORY_HINT, DeviceError, UsageError, WeightsError
+from tinyv_cli.variants.manifest import MANIFEST_NAME
+
+# Of address space, before a source is opened. With two cores 1.06 GB ended in the middle of it, and
+# with 1.28 the miniature was made; each core's threads have stacks of their own.
+_LIBRARY_BYTES, _CORE_BYTES = 1_100_000_000, 50_000_000
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """The user's wishes.
+
+    Attributes:
+        sources: the folder of public files.
+        output: the variant's folder.
+        bits: 4, 8 or 32.
+        stage: which checkpoint, None for the highest.
+        force: whether a variant that stands there is replaced.
+        max_error: largest mean divergence of the logits that is accepted, in nats; None for any.
+        threads: to work with, None for the physical cores.
+        target: that the variant is for: `cpu`, `cuda` or `all`.
+        vision_bits: of the vision side's matrices on a GPU: 8 or 16.
+    """
+
+    sources: Path
+    output: Path
+    bits: int = 4
+    stage: int | None = None
+    force: bool = False
+    max_error: float | None = None
+    threads: int | None = None
+    target: str = "cpu"
+    vision_bits: int = FLOAT16_BITS
+
+
+def check_recipe(bits: int, target: str, vision_bits: int) -> None:
+    """Checks that there is such a target, and a recipe for it.
+
+    Args:
+        bits: of a weight.
+        target: that the variant is for.
+        vision_bits: of the vision side on a GPU.
+
+    Raises:
+        UsageError: there is none; the hint lists those there are.
+    """
+    if target not in TARGETS:
+        raise UsageError(
+            f"there is no target {target}", f"use `--target` with {', '.join(TARGETS)}"
+        )
+    if vision_bits not in VISION_BITS:
+        raise UsageError(
+            f"there is no vision side with {vision_bits} bits",
+            f"use `--vision-bits` with {', '.join(map(str, VISION_BITS))}",
+        )
+    on_cuda = "cuda" in TARGETS[target]
+    possible = [each for each in RECIPES if each in CUDA_BITS or not on_cuda]
+    if bits in possible:
+        return
+    known = ", ".join(map(str, possible))
+    if bits in RECIPES:
+        raise UsageError(
+            f"there is no recipe for {bits} bits with `--target {target}`",
+            f"use `--bits` with {known}, or `--target cpu`",
+        )
+    raise UsageError(f"there is no recipe for {bits} bits", f"use `--bits` with {known}")
+
+
+def check_address_space() -> None:
+    """Checks that a limit on this process (`ulimit -v`) leaves room for the libraries.
+
+    They raise errors for what they cannot map, but their threads, where one cannot be started, end
+    the process or wait for ever.
+
+    Raises:
+        DeviceError: it does not.
+    """
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows has no such limits
+        return
+    limit, needed = resource.getrlimit(resource.RLIMIT_AS)[0], _LIBRARY_BYTES
+    needed += _CORE_BYTES * (os.cpu_count() or 1)
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        raise DeviceError(
+            f"this process may have {limit / 1e9:.2f} GB of memory, quantising takes "
+            f"{needed / 1e9:.2f} GB",
+            MEMORY_HINT,
+        )
+
+
+def check_output(folder: Path, force: bool) -> None:
+    """Checks that a new variant can be moved in at the end.
+
+    Args:
+        folder: of the variant.
+        force: whether a variant that stands there is replaced.
+
+    Raises:
+        WeightsError: it exists already.
+        UsageError: it is something else than a variant, which is never replaced.
+    """
+    if not folder.exists():
+        return
+    if not force:
+        raise WeightsError(
+            f"{folder} exists already", "use `--force` to replace it, or `-o` with another name"
+        )
+    if not (folder / MANIFEST_NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(
+            f"{folder} is not a variant, `--force` does not replace it",
+            "name another folder with `-o`",
+        )

@@ -1,0 +1,71 @@
+"""The system's refusal to write becomes an error that names the file; bugs keep their traceback."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tinyv_cli.errors import DeviceError, describe_os_error
+
+WAY_OUT = "make room or allow it, or name another place; then run the same command again"
+
+# What a full, broken, locked or read-only disk answers. A file that is not there, a closed file and
+# the like are not among them: there the program is wrong, or somebody has removed what it made.
+_REFUSALS = frozenset(
+    number
+    for name in (
+        *("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "ESTALE", "EBUSY"),
+        *("ENAMETOOLONG", "ELOOP", "ENOTDIR", "EISDIR", "EMFILE", "ENFILE", "ENXIO", "EEXIST"),
+    )
+    if (number := getattr(errno, name, None)) is not None
+)
+
+
+@contextmanager
+def writing(place: Path, way_out: str = WAY_OUT) -> Iterator[None]:
+    """Turns a refusal while a file, or a folder's files, are written into an error that names it.
+
+    Errors about files elsewhere, as those that are only read, are let through. The system gives no
+    name where it refuses an open file: then it is the place that is named.
+
+    Args:
+        place: the file, or the folder.
+        way_out: the hint.
+
+    Raises:
+        DeviceError: the system refuses.
+    """
+    try:
+        yield
+    except OSError as error:
+        # A number is that of an open file.
+        named = [each for each in (error.filename2, error.filename) if each is not None]
+        names = [os.fsdecode(each) for each in named if not isinstance(each, int)]
+        name = next((each for each in names if _is_within(each, place)), None)
+        if error.errno not in _REFUSALS or (names and name is None):
+            raise
+        raise make_write_error(name or place, error, way_out) from error
+
+
+def make_folder(folder: Path, way_out: str = WAY_OUT) -> None:
+    """Makes a folder and its parents where they are missing.
+
+    Raises:
+        DeviceError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        failed = folder if error.filename is None else os.fsdecode(error.filename)
+        raise make_write_error(failed, error, way_out) from error
+
+
+def make_write_error(place: str | Path, error: OSError, way_out: str = WAY_OUT) -> DeviceError:
+    """Makes the error of a file or folder that the system refuses to write."""
+    return DeviceError(f"{place} cannot be written: {describe_os_error(error)}", way_out)
+
+
+def _is_within(name: str, place: Path) -> bool:
+    """Returns whether a file is the place itself, or lies below it."""
+    return Path(os.path.realpath(name)).is_relative_to(os.path.realpath(place))
