@@ -240,7 +240,7 @@ def _read_torch(path: Path, label: str) -> tuple[dict[Any, Any], dict[int, zipfi
     records = _list_records(path, label)
     addresses: set[int] = set()
 
-    def note(storage: torch.UntypedStorage, _: str) -> torch.UntypedStorage:
+    def note(storage: Any, _: str) -> Any:  # noqa: ANN401 - torch's stubs say another class
         if storage.nbytes():
             addresses.add(storage.data_ptr())
         return storage
