@@ -2,6 +2,7 @@ import ast
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -325,28 +326,27 @@ def count_lines(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> 
 
 
 def find_single_callers(tree: ast.Module) -> tuple[int, list[str]]:
-    """Counts a file's functions, and lists the private ones that it names once."""
-    functions = [
-        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    ]
-    found = []
-    for function in functions:
-        inside = {id(node) for node in ast.walk(function)}
-        named = [
-            node
-            for node in ast.walk(tree)
-            if id(node) not in inside
-            and function.name in (getattr(node, "id", None), getattr(node, "attr", None))
-        ]
-        is_private = function.name.startswith("_") and not function.name.startswith("__")
-        if is_private and len(named) == 1:
-            found.append(function.name)
-    return len(functions), found
+    """Counts a file's functions, and lists the private ones that are called once.
+
+    One that calls itself has two callers, one that is handed on to be called later has none.
+    """
+    nodes = list(ast.walk(tree))
+    functions = [each for each in nodes if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]
+    named, called = (
+        Counter(getattr(each, "id", None) or getattr(each, "attr", None) for each in chosen)
+        for chosen in (
+            [each for each in nodes if isinstance(each, ast.Name | ast.Attribute)],
+            [each.func for each in nodes if isinstance(each, ast.Call)],
+        )
+    )
+    private = (f.name for f in functions if f.name.startswith("_") and not f.name.startswith("__"))
+    return len(functions), [name for name in private if named[name] == called[name] == 1]
 
 
 def test_helpers_with_one_caller_are_found():
-    code = "def _a(): pass\ndef _b(): _a()\ndef c(): _b(); _b()\ndef _d(): _d()"
-    assert find_single_callers(ast.parse(code)) == (4, ["_a"])
+    code = "def _a(): _d()\ndef _b(): _a()\ndef c(): _b(); _b(); run(_e)\n"
+    code += "def _d(): _d()\ndef _e(): pass"
+    assert find_single_callers(ast.parse(code)) == (5, ["_a"])
 
 
 def test_few_functions_are_helpers_with_one_caller():

@@ -182,7 +182,11 @@ class Session:
 
     def _write(self, draft: Draft, options: AnswerOptions) -> Generator[str, None, FinishReason]:
         """Yields the answer's text as it becomes sure; returns why it ends."""
-        images = self._encode_images(draft)
+        if len(self._images) < len(self._pixels):
+            started = perf_counter()
+            self.look()
+            draft.encode_s = perf_counter() - started
+        images = [self._images[key] for key in self._shown]
         rest = self._lay_out(draft, images, options.max_new_tokens)
         ids = generate(
             self._decoder,
@@ -193,14 +197,6 @@ class Session:
             None if options.grammar is None else options.grammar.start(),
         )
         return (yield from write_answer(ids, self._tokenizer.make_stream(), draft))
-
-    def _encode_images(self, draft: Draft) -> list[ImageTokens]:
-        """The image tokens of what is shown, computed the first time."""
-        if len(self._images) < len(self._pixels):
-            started = perf_counter()
-            self.look()
-            draft.encode_s = perf_counter() - started
-        return [self._images[key] for key in self._shown]
 
     def _lay_out(
         self, draft: Draft, images: Sequence[ImageTokens], max_new_tokens: int

@@ -112,11 +112,8 @@ class StopText:
         """Where the text may be the beginning of a stop text; its length if nowhere."""
         n = len(self._text)
         candidates = range(max(0, n - self._n_longest + 1), n)
-        return next((i for i in candidates if self._may_become_stop(self._text[i:])), n)
-
-    def _may_become_stop(self, tail: str) -> bool:
-        """Whether a stop text begins with `tail`."""
-        return any(stop.startswith(tail) for stop in self._stops)
+        tails = ((i, self._text[i:]) for i in candidates)
+        return next((i for i, tail in tails if any(s.startswith(tail) for s in self._stops)), n)
 
     def _release(self, end: int) -> str:
         """Returns the text up to `end`, white space before the answer and at `end` left out."""

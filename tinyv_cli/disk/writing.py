@@ -39,10 +39,12 @@ def writing(place: Path, way_out: str = WAY_OUT) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        whole = os.path.realpath(place)
         # A number is that of an open file.
         named = [each for each in (error.filename2, error.filename) if each is not None]
         names = [os.fsdecode(each) for each in named if not isinstance(each, int)]
-        name = next((each for each in names if _is_within(each, place)), None)
+        below = (each for each in names if Path(os.path.realpath(each)).is_relative_to(whole))
+        name = next(below, None)
         if error.errno not in _REFUSALS or (names and name is None):
             raise
         raise make_write_error(name or place, error, way_out) from error
@@ -64,8 +66,3 @@ def make_folder(folder: Path, way_out: str = WAY_OUT) -> None:
 def make_write_error(place: str | Path, error: OSError, way_out: str = WAY_OUT) -> DeviceError:
     """Makes the error of a file or folder that the system refuses to write."""
     return DeviceError(f"{place} cannot be written: {describe_os_error(error)}", way_out)
-
-
-def _is_within(name: str, place: Path) -> bool:
-    """Returns whether a file is the place itself, or lies below it."""
-    return Path(os.path.realpath(name)).is_relative_to(os.path.realpath(place))

@@ -28,7 +28,7 @@ from tinyv_cli.evaluation.scoring import is_right
 from tinyv_cli.pictures.image import read_picture
 from tinyv_cli.progress import Progress
 from tinyv_cli.prompts.prompt import make_prompt
-from tinyv_cli.session import AnswerOptions, Session
+from tinyv_cli.session import AnswerOptions
 
 BLOCK_BYTES = 1 << 30  # of logits on disk: some 700 short answers at the full vocabulary
 
@@ -203,7 +203,14 @@ def _examine(
             for question in group:
                 session.show(picture, engine.image_px)
                 try:
-                    n_prompt = _ask(candidate, session, question, options)
+                    is_new = question.index not in candidate.answers.entries
+                    reply = session.ask(question.text, options if is_new else _FILL_PROMPT)
+                    answer = reply.finish()
+                    n_prompt = answer.usage.prompt_tokens  # which are cached now
+                    if is_new:
+                        right = is_right(question.task, answer.text, question.reference)
+                        about = (answer.text, question.text, question.reference, right)
+                        candidate.answers.add(Answered(question.index, *about))
                     if wanted and question.index in wanted.indices:
                         prompt = make_prompt(engine.template, (), question.text)
                         last = opened.tokenizer.encode(prompt.pieces[-1])[-1]
@@ -214,18 +221,6 @@ def _examine(
                     problem = f"{question.place} cannot be asked: {error.problem}"
                     raise InputError(problem, error.hint) from error
                 bar.advance()
-
-
-def _ask(candidate: Candidate, session: Session, question: Question, options: AnswerOptions) -> int:
-    """Asks what was not answered before; returns positions of the prompt, which is then cached."""
-    if question.index in candidate.answers.entries:
-        return session.ask(question.text, _FILL_PROMPT).finish().usage.prompt_tokens
-    answer = session.ask(question.text, options).finish()
-    right = is_right(question.task, answer.text, question.reference)
-    candidate.answers.add(
-        Answered(question.index, answer.text, question.text, question.reference, right)
-    )
-    return answer.usage.prompt_tokens
 
 
 def compute_answer_logits(decoder: Decoder, n_prompt: int, ids: Sequence[int]) -> np.ndarray:

@@ -102,7 +102,12 @@ def resolve_sources(folder: Path, stage: int | None = None) -> SourceFiles:
     phi = folder / PHI_FOLDER
     checkpoint = folder / make_checkpoint_name(stage)
     index, weights = _resolve_phi_weights(phi)
-    tokenizer_files = _list_tokenizer_files(phi)
+    # Those that are missing stand here too, for the message.
+    tokenizer_files = tuple(phi / name for name in TOKENIZER_PARTS)
+    if (phi / TOKENIZER_FILE).is_file() or not any(map(Path.is_file, tokenizer_files)):
+        tokenizer_files = (phi / TOKENIZER_FILE,)
+    elif (phi / ADDED_TOKENS_FILE).is_file():
+        tokenizer_files = (*tokenizer_files, phi / ADDED_TOKENS_FILE)
     single = (phi / "config.json", folder / VISION_FILE, folder / QFORMER_FILE, checkpoint)
     needed = (*single, *weights, *tokenizer_files)
     missing = [path.relative_to(folder).as_posix() for path in needed if not path.is_file()]
@@ -163,15 +168,6 @@ def is_weight_file(name: str) -> bool:
 def make_checkpoint_name(stage: int) -> str:
     """Returns the published name of a stage's checkpoint."""
     return f"TinyGPT-V_for_Stage{stage}.pth"
-
-
-def _list_tokenizer_files(phi: Path) -> tuple[Path, ...]:
-    """Lists the files of the tokenizer; those that are missing too, for the message."""
-    parts = tuple(phi / name for name in TOKENIZER_PARTS)
-    if (phi / TOKENIZER_FILE).is_file() or not any(path.is_file() for path in parts):
-        return (phi / TOKENIZER_FILE,)
-    added = phi / ADDED_TOKENS_FILE
-    return (*parts, added) if added.is_file() else parts
 
 
 def _resolve_phi_weights(phi: Path) -> tuple[Path | None, tuple[Path, ...]]:

@@ -260,7 +260,9 @@ def _check_decoder(
     expected = {(name, "tensor(int32)", ()) for name in _LENGTHS}
     for session in sessions:
         values = [*session.get_inputs(), *session.get_outputs()]
-        found |= {(each.name, each.type, _list_known(each.shape)) for each in values}
+        for each in values:
+            fixed = tuple(size for size in each.shape if isinstance(size, int))
+            found.add((each.name, each.type, fixed))
         ends = (session.get_inputs()[0].name, session.get_outputs()[0].name)
         expected |= {(name, floats, (spec.width,)) for name in ends if name != "logits"}
     expected.add(("logits", floats, (spec.vocab_size,)))
@@ -273,11 +275,6 @@ def _check_decoder(
             f"{path} is not the decoder that its manifest describes: see {name}, {kind} {shape}",
             MAKE_AGAIN,
         )
-
-
-def _list_known(shape: Sequence[int | str | None]) -> tuple[int, ...]:
-    """Lists the dimensions that are fixed."""
-    return tuple(size for size in shape if isinstance(size, int))
 
 
 def _name_caches(spec: LanguageSpec) -> list[str]:
