@@ -43,6 +43,10 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+# Pillow runs Ghostscript on EPS when its pixels are wanted; an IPTC file holds a picture of any
+# kind, EPS too, which Pillow opens by itself.
+_RUN_PROGRAMS = frozenset({"EPS", "IPTC"})
+
 
 def read_picture(source: Path | bytes) -> Image.Image:
     """Decodes a picture to RGB, upright; of an animation the first frame.
@@ -155,9 +159,10 @@ def _decode(stream: BinaryIO, source: Path | bytes) -> Image.Image:
     """Reads the header, checks it, then decodes, turns and converts to RGB."""
     with Image.open(stream) as picture:
         width, height = picture.size
-        if picture.format == "EPS":  # Pillow would run Ghostscript on it
+        if picture.format in _RUN_PROGRAMS:
             raise InputError(
-                f"{_name(source)} is EPS, a program rather than a picture", _hint_to_convert(source)
+                f"{_name(source)} is {picture.format}, whose reading could start a program",
+                _hint_to_convert(source),
             )
         if min(width, height) < 2:
             raise InputError(
