@@ -194,7 +194,7 @@ def test_every_flag_reaches_the_command(asked):
     words = "-m NAME --template human -n 7 --temp 0.5 --top-p 0.9 --top-k 50 --min-p 0.1"
     more = "--repeat-penalty 1.05 --seed 3 --device cpu -t 2 -c 512 --memory-budget 6GB"
     asks = "-i dog.jpg -i - -p TEXT --prompt-file FILE --task vqa --at 0,0,1,1 --stop a --stop b"
-    limits = "--choices yes,no --schema {} --system no --draw out.png"
+    limits = "--choices yes,no --schema {} --system no --draw out.png --force"
     switches = "--no-cache --json --show-prompt --stats --stdin --show --allow-private --offline"
     given = f"{words} {more} {asks} {limits} {switches} --together -q -v".split()
     assert main(["ask", "cat.jpg", "what?", *given]) == ExitCode.OK
@@ -212,6 +212,7 @@ def test_every_flag_reaches_the_command(asked):
         "stop": ["a", "b"],
         "system": "no",
         "draw": Path("out.png"),
+        "force": True,
         "show": True,
         "together": True,
         "allow_private": True,
