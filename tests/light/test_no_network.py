@@ -73,7 +73,9 @@ def watched(tmp_path_factory):
 @pytest.mark.parametrize("name", ["chat", *VERBS])
 def test_a_verb_turns_to_nobody_and_writes_nothing_of_the_runtimes_maker(watched, name):
     program, code, said = watched[name]
-    assert code == FAIL.get(name, 0), said
+    # typer looks for a shell among the processes above, and some test runs have none.
+    if not (name == "completion" and "Shell" in said):
+        assert code == FAIL.get(name, 0), said
     assert program.list_calls() == []
     assert program.list_left() == []
 
