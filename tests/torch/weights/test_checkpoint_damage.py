@@ -307,10 +307,15 @@ def test_a_file_that_is_no_whole_pytorch_file_is_refused(folder, file, damage, w
     assert words in problem
 
 
+def test_an_empty_safetensors_file_is_called_empty(tmp_path):
+    folder = write_tiny(tmp_path / "s", container="safetensors")
+    (folder / "phi-2/model.safetensors").write_bytes(b"")
+    assert refuse(folder) == "phi-2/model.safetensors is empty"
+
+
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda whole: b"",
         lambda whole: b"text that is long enough to be a header",
         lambda whole: whole[:7],
         lambda whole: whole[:100],
