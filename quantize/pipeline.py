@@ -119,7 +119,11 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
 
 
 def _check_known_hashes(files: SourceFiles, progress: Progress) -> None:
-    """Compares files of a published name and length with their published SHA-256, once."""
+    """Compares files of a published name and length with their published SHA-256, once.
+
+    Where only a rounded length is published, a file of that name may be another one; a `.pth` is
+    then held to its own checksums alone.
+    """
     known = {each.path: each for each in read_catalog().list_files() if each.sha256}
     entries = []
     for path in files.all_files:
@@ -127,9 +131,7 @@ def _check_known_hashes(files: SourceFiles, progress: Progress) -> None:
         published = known.get(name)
         if published is None or published.sha256 is None:
             continue
-        # Of some only the rounded size is known; a miniature's files have the same names.
-        is_near = abs(size_bytes - published.about_bytes) < published.about_bytes / 100
-        if size_bytes == published.size_bytes or (published.size_bytes is None and is_near):
+        if size_bytes == published.size_bytes:
             entries.append(FileEntry(name, size_bytes, published.sha256, "source"))
     check_hashes(files.folder, entries, progress, FETCH_HINT)
 
