@@ -9,9 +9,10 @@ import jsonschema
 
 from tests.demo import DEMO
 from tinyv_cli.answers.constrained import make_choice_grammar, make_schema_grammar
-from tinyv_cli.answers.generate import ImageTokens, TrackedDecoder, generate
+from tinyv_cli.answers.generate import ImageTokens, Rules, generate
 from tinyv_cli.answers.sampling import Sampler, SamplingOptions
 from tinyv_cli.answers.tokenizer import Tokenizer
+from tinyv_cli.answers.tracked import TrackedDecoder
 from tinyv_cli.backends.backend import BackendOptions
 from tinyv_cli.backends.opening import open_backend
 from tinyv_cli.pictures.image import read_picture, to_pixels
@@ -109,7 +110,7 @@ class Miniature:
         rest, _ = self._decoder.rewind_to_common(segments)
         constraint = None if grammar is None else grammar.start()
         stop_ids = self.tokenizer.stop_ids
-        steps = generate(self._decoder, rest, sampler, stop_ids, max_new_tokens, constraint)
+        steps = generate(self._decoder, rest, Rules(sampler, stop_ids, max_new_tokens, constraint))
         ids, started = [], None
         while True:
             try:

@@ -18,15 +18,17 @@ from tinyv_cli.prompts.prompt import TEMPLATES, Template
 from tinyv_cli.variants.hashes import check_hashes
 from tinyv_cli.variants.home import count_variants, resolve_variant
 from tinyv_cli.variants.manifest import MAKE_AGAIN, Variant
-from tinyv_cli.variants.memory import CUDA_CONTEXT_BYTES, MemoryPlan, plan_memory
+from tinyv_cli.variants.memory import CUDA_CONTEXT_BYTES, MemoryPlan, Room, plan_memory
 from tinyv_cli.variants.miniature import is_miniature_folder, note_miniature, to_damage
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from tinyv_cli.answers.generate import ImageEncoder, TrackedDecoder
+    from tinyv_cli.answers.generate import ImageEncoder
     from tinyv_cli.answers.report import Origin
+    from tinyv_cli.answers.slots import Slots
     from tinyv_cli.answers.tokenizer import Tokenizer
+    from tinyv_cli.answers.tracked import TrackedDecoder
     from tinyv_cli.backends.backend import Backend, BackendEncoder, BackendOptions
     from tinyv_cli.session import Session
 
@@ -84,12 +86,14 @@ class Demand:
         encodes: tells whether a picture must be encoded on a kind of device, `cpu` or `cuda`.
         may_offload: whether the vision side may be given back before the decoder is opened.
         way_out: the hint where memory does not suffice; None for the one that fits `ask`.
+        n_slots: answers at once that are wanted; None for one conversation alone.
     """
 
     n_positions: int | None = None
     encodes: Callable[[str], bool] = lambda _: True
     may_offload: bool = False
     way_out: str | None = None
+    n_slots: int | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ class Engine(FoundVariant):
         Raises:
             TinyvError: the device or the runtime cannot open the variant.
         """
-        from tinyv_cli.answers.generate import TrackedDecoder
+        from tinyv_cli.answers.slots import Slots
         from tinyv_cli.answers.tokenizer import open_tokenizer
         from tinyv_cli.backends.image_cache import wrap_encoder
         from tinyv_cli.backends.opening import open_backend
@@ -159,9 +163,9 @@ class Engine(FoundVariant):
         try:
             with closing(open_backend(self.variant, self.options, begin)) as backend:
                 encoder = begun[0] if begun else backend.encoder
-                decoder = TrackedDecoder(backend.decoder)
+                slots = Slots(backend.slots, are_shared=self.options.n_slots is not None)
                 try:
-                    yield OpenEngine(self, backend, tokenizer, encoder, decoder)
+                    yield OpenEngine(self, backend, tokenizer, encoder, slots)
                 finally:
                     for each in begun:
                         each.cancel()  # closing the backend then ends what is under way
@@ -174,30 +178,36 @@ class Engine(FoundVariant):
 class OpenEngine:
     """A variant in memory.
 
-    Any number of sessions may be held over it, one answer at a time: the decoder's cache is one,
-    and what it holds is known, so that a session which takes over computes only what differs.
+    Any number of sessions may be held over each slot, one answer at a time: what a slot's cache
+    holds is known, so that a session which takes over computes only what differs.
 
     Attributes:
         engine: that was opened.
         backend: what runs it.
         tokenizer: of the variant.
         encoder: the backend's, or what prefetches with it.
-        decoder: the backend's, with the record of what its cache holds.
+        slots: the backend's, with the record of what each holds.
     """
 
     engine: Engine
     backend: "Backend"
     tokenizer: "Tokenizer"
     encoder: "ImageEncoder"
-    decoder: "TrackedDecoder"
+    slots: "Slots"
 
-    def start_session(self) -> "Session":
-        """Begins a conversation."""
+    @property
+    def decoder(self) -> "TrackedDecoder":
+        """The decoder of the first slot."""
+        return self.slots.decoders[0]
+
+    def start_session(self, slot: int = 0) -> "Session":
+        """Begins a conversation in a slot."""
         from tinyv_cli.session import Session
 
         engine = self.engine
         return Session(
-            self,
+            self.encoder,
+            self.slots.decoders[slot],
             self.tokenizer,
             engine.template,
             notify=engine.notify,
@@ -266,14 +276,17 @@ def plan_engine(
     """
     from tinyv_cli.backends.backend import resolve_threads
 
-    variant = found.variant
+    variant, n_slots = found.variant, demand.n_slots
     for note in found.notes:
         notify(note)
+    n_positions = _limit_positions(variant, demand.n_positions, wanted.context_length)
+    if n_slots is not None:  # each has a cache of its own, with no more room than it needs
+        wanted = replace(wanted, context_length=n_positions)
     choice = choose_device(
         variant,
         wanted.device,
         wanted.memory_budget_bytes,
-        context_length=wanted.context_length,
+        room=Room(_limit_positions(variant, None, wanted.context_length), n_slots),
         encodes=lambda: demand.encodes("cuda"),
         may_offload=demand.may_offload,
     )
@@ -291,7 +304,7 @@ def plan_engine(
     try:
         memory = choice.memory or plan_memory(
             variant,
-            _limit_positions(variant, demand.n_positions, wanted.context_length),
+            Room(n_positions, n_slots),
             budget_bytes,
             encodes=demand.encodes(choice.device),
             may_offload=demand.may_offload,
@@ -300,7 +313,15 @@ def plan_engine(
         if demand.way_out is None:
             raise
         raise DeviceError(error.problem, demand.way_out) from error
-    options = replace(wanted, device=choice.device, memory_budget_bytes=budget_bytes, notify=notify)
+    if memory.n_slots != n_slots:
+        notify(f"memory suffices for {memory.n_slots} answers at once, not {n_slots}")
+    options = replace(
+        wanted,
+        device=choice.device,
+        memory_budget_bytes=budget_bytes,
+        n_slots=memory.n_slots,
+        notify=notify,
+    )
     return Engine(variant, found.template, options, memory, notify)
 
 

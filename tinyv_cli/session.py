@@ -18,14 +18,15 @@ from tinyv_cli.answers.generate import (
     FinishReason,
     ImageEncoder,
     ImageTokens,
+    Rules,
     Segment,
-    TrackedDecoder,
     count_positions,
     generate,
 )
 from tinyv_cli.answers.reply import Answer, Draft, Reply, StopText, write_answer
 from tinyv_cli.answers.sampling import Sampler, SamplingOptions
 from tinyv_cli.answers.tokenizer import STOP_MARK, Tokenizer
+from tinyv_cli.answers.tracked import TrackedDecoder
 from tinyv_cli.errors import InputError, UsageError
 from tinyv_cli.pictures.image import hash_pixels, to_pixels
 from tinyv_cli.prompts.prompt import Prompt, Template, Turn, check_question, make_prompt
@@ -36,18 +37,6 @@ class Grammar(Protocol):
 
     def start(self) -> Constraint:
         """Begins an answer."""
-
-
-class Runtime(Protocol):
-    """The part of a backend that a session uses."""
-
-    @property
-    def encoder(self) -> ImageEncoder:
-        """Turns pixels into image tokens."""
-
-    @property
-    def decoder(self) -> Decoder:
-        """Turns positions into logits."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +76,8 @@ class Session:
 
     def __init__(
         self,
-        runtime: Runtime,
+        encoder: ImageEncoder,
+        decoder: Decoder,
         tokenizer: Tokenizer,
         template: Template,
         *,
@@ -97,14 +87,15 @@ class Session:
         """Starts a conversation in which nothing was said.
 
         Args:
-            runtime: may serve other sessions too, one answer at a time.
+            encoder: may serve other sessions too.
+            decoder: likewise, one answer at a time.
             tokenizer: of the same variant.
             template: how prompts are laid out.
             notify: takes one line for the user.
             stop_ids: end an answer; None takes those of the tokenizer.
         """
-        self._encoder = runtime.encoder
-        self._decoder = TrackedDecoder.of(runtime.decoder)
+        self._encoder = encoder
+        self._decoder = TrackedDecoder.of(decoder)
         self._tokenizer = tokenizer
         self._template = template
         self._notify = notify
@@ -145,6 +136,15 @@ class Session:
         self._turns.clear()
         self._n_left_out = 0
 
+    def show_images(self, *images: ImageTokens) -> None:
+        """Does what `show` does, with pictures that were encoded already."""
+        self._close_reply()
+        self._shown = tuple(each.key for each in images)
+        self._pixels = {}
+        self._images = {each.key: each for each in images}
+        self._turns.clear()
+        self._n_left_out = 0
+
     def recall(self, turns: Sequence[Turn]) -> None:
         """Makes other turns what was said, oldest first; the picture stays.
 
@@ -170,33 +170,59 @@ class Session:
             InputError: the question is blank or not text; and from the reply's first step, the
                 prompt needs more positions than the context has.
         """
+        # What a grammar asks for may hold the mark, as a JSON document's text can.
+        marks = () if options.grammar else (STOP_MARK, *options.stop)
+        rules = Rules(
+            Sampler(options.sampling),
+            self._stop_ids,
+            options.max_new_tokens,
+            None if options.grammar is None else options.grammar.start(),
+            self._decoder.in_pieces,
+        )
+        return self._begin(question, marks, rules, self._record)
+
+    def recite(
+        self, question: str, ids: Sequence[int], take: Callable[[np.ndarray], None]
+    ) -> Reply:
+        """Begins an answer whose tokens are given; it does not become part of the conversation.
+
+        Args:
+            question: as in `ask`.
+            ids: of the answer.
+            take: is given the logits (V,) float32 after the prompt, and after each token.
+
+        Raises:
+            InputError: as `ask`; from the reply's first step also where the answer does not fit.
+        """
+        rules = Rules(_Reciter(ids, take), (), len(ids) + 1, in_pieces=self._decoder.in_pieces)
+        return self._begin(question, (), rules, lambda *_: None)
+
+    def _begin(
+        self,
+        question: str,
+        marks: Sequence[str],
+        rules: Rules,
+        record: Callable[[Draft, Answer], None],
+    ) -> Reply:
+        """Begins a reply, after closing an earlier one."""
         started = perf_counter()
         check_question(question)
         self._close_reply()
-        # What a grammar asks for may hold the mark, as a JSON document's text can.
-        marks = () if options.grammar else (STOP_MARK, *options.stop)
         draft = Draft(question, StopText(marks), started)
-        reply = Reply(self._write(draft, options), draft, self._record)
+        reply = Reply(self._write(draft, rules), draft, record)
         self._reply = weakref.ref(reply)
         return reply
 
-    def _write(self, draft: Draft, options: AnswerOptions) -> Generator[str, None, FinishReason]:
+    def _write(self, draft: Draft, rules: Rules) -> Generator[str, None, FinishReason]:
         """Yields the answer's text as it becomes sure; returns why it ends."""
         if len(self._images) < len(self._pixels):
             started = perf_counter()
             self.look()
             draft.encode_s = perf_counter() - started
         images = [self._images[key] for key in self._shown]
-        rest = self._lay_out(draft, images, options.max_new_tokens)
-        ids = generate(
-            self._decoder,
-            rest,
-            Sampler(options.sampling),
-            self._stop_ids,
-            options.max_new_tokens,
-            None if options.grammar is None else options.grammar.start(),
-        )
-        return (yield from write_answer(ids, self._tokenizer.make_stream(), draft))
+        rest = self._lay_out(draft, images, rules.max_new_tokens)
+        steps = generate(self._decoder, rest, rules)
+        return (yield from write_answer(steps, self._tokenizer.make_stream(), draft))
 
     def _lay_out(
         self, draft: Draft, images: Sequence[ImageTokens], max_new_tokens: int
@@ -254,3 +280,16 @@ class Session:
         reply = self._reply() if self._reply else None
         if reply is not None:
             reply.close()
+
+
+@dataclass(frozen=True)
+class _Reciter:
+    """Chooses the tokens that it was given, and hands on the logits that it is shown."""
+
+    ids: Sequence[int]
+    take: Callable[[np.ndarray], None]
+
+    def choose(self, logits: np.ndarray, generated: Sequence[int]) -> int:
+        """Returns the next of the ids; behind the last any, as the answer ends there."""
+        self.take(logits)
+        return [*self.ids, 0][len(generated)]

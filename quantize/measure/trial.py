@@ -16,7 +16,7 @@ from quantize.cuda_recipe import LANGUAGE_ROLE, VISION_ROLE
 from quantize.measure.compare import ComputeLogits, measure_errors, run_layers, step_through
 from quantize.measure.probes import PROBES, EncodedProbes, make_pictures
 from quantize.measure.reference import compute_image_tokens
-from tinyv_cli.answers.generate import TrackedDecoder
+from tinyv_cli.answers.slots import Slots
 from tinyv_cli.answers.tokenizer import Tokenizer, open_tokenizer
 from tinyv_cli.backends.backend import (
     Backend,
@@ -133,8 +133,8 @@ class Trial:
         """Answers the first probe, greedily, from the image tokens (P, Q, D) of all."""
         engine, probe = self._engine, PROBES[0]
         encoder = _ReadyEncoder(image_tokens[[probe.picture]])
-        decoder = TrackedDecoder(backend.decoder)
-        opened = OpenEngine(engine, backend, self._tokenizer, encoder, decoder)
+        slots = Slots(backend.slots, are_shared=False)
+        opened = OpenEngine(engine, backend, self._tokenizer, encoder, slots)
         with self.progress("answering a question"):
             session = opened.start_session()
             session.show(make_pictures()[probe.picture], engine.image_px)

@@ -28,7 +28,7 @@ import torch
 
 from tests.bench.random_networks import make_phi_of_transformers, write_files
 from tests.torch.cuda.cuda_files import make_small_spec
-from tinyv_cli.answers.generate import ImageTokens, generate
+from tinyv_cli.answers.generate import ImageTokens, Rules, generate
 from tinyv_cli.answers.sampling import Sampler, SamplingOptions
 from tinyv_cli.backends.cuda.torch_cuda import TorchEncoder
 from tinyv_cli.backends.cuda.torch_decoder import StepDecoder
@@ -192,7 +192,7 @@ def measure_decoding(decoder: StepDecoder, n_prompt: int, n_tokens: int) -> tupl
     sampler = Sampler(SamplingOptions())
     prompt = tuple(np.random.default_rng(0).integers(0, 500, n_prompt).tolist())
     started = time.perf_counter()
-    tokens = generate(decoder, [prompt], sampler, (), n_tokens + 1)
+    tokens = generate(decoder, [prompt], Rules(sampler, (), n_tokens + 1))
     next(tokens)
     read = time.perf_counter()
     n_decoded = sum(1 for _ in tokens)

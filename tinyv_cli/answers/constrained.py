@@ -270,6 +270,33 @@ class GrammarConstraint:
         self._way = way
         return token
 
+    def force(self, n_left: int) -> Sequence[int]:
+        """Appends the tokens that alone can follow, as the tokenizer divides their text.
+
+        Args:
+            n_left: tokens there is room for.
+
+        Returns:
+            The tokens; none where there is a choice, or no room for them and for what has to
+            follow.
+
+        Raises:
+            InputError: the grammar has become too large to follow.
+        """
+        forced = [] if self._is_cut else self._matcher.compute_ff_tokens()
+        if not forced or len(forced) > n_left:
+            return ()
+        self._matcher.consume_tokens(forced)
+        self._check()
+        said, self._said = self._said, self._said + b"".join(map(self._tokenizer.to_bytes, forced))
+        way = self._find_way()
+        if self._way is not None and (way is None or len(way) > n_left - len(forced)):
+            self._matcher.rollback(len(forced))
+            self._said = said
+            return ()
+        self._way = way
+        return forced
+
     def _follow_way(self) -> int | None:
         """Takes the next token of the way that was found, if there is one."""
         if not self._way:

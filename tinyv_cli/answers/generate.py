@@ -1,7 +1,6 @@
-"""Prompt segments become new token ids, one forward pass each; works on ids, never on text.
+"""Prompt segments become new token ids, a forward pass each; works on ids, never on text.
 
-It also declares the two interfaces that a backend implements, and records what a decoder
-holds, so that a later prompt is computed only from where it differs.
+It also declares the interfaces that a session needs of a backend.
 """
 
 from collections.abc import Collection, Generator, Sequence
@@ -10,7 +9,6 @@ from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
-from tinyv_cli.answers.sampling import Sampler
 from tinyv_cli.errors import InputError
 
 FinishReason: TypeAlias = Literal["stop", "length", "interrupted"]
@@ -34,6 +32,8 @@ class ImageTokens:
 
 
 Segment: TypeAlias = tuple[int, ...] | ImageTokens
+
+PIECE_POSITIONS = 64  # of a text, after which other answers get their turn: a second at full size
 
 # The content of one position: a token's id, or a picture's key and the row of its embeddings.
 PositionKey: TypeAlias = int | tuple[str, int]
@@ -62,6 +62,13 @@ class ImageEncoder(Protocol):
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """Turns pixels (B, 3, S, S) into image tokens (B, Q, D), both float32."""
+
+
+class Chooser(Protocol):
+    """Picks each token of one answer."""
+
+    def choose(self, logits: np.ndarray, generated: Sequence[int]) -> int:
+        """Picks a token by logits (V,) float32, given the answer's ids so far."""
 
 
 class Constraint(Protocol):
@@ -96,27 +103,55 @@ class Constraint(Protocol):
             The one taken; None where the answer has to end before it.
         """
 
+    def force(self, n_left: int) -> Sequence[int]:
+        """Appends the tokens that alone can follow, at most `n_left`; often there are none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rules:
+    """How the tokens of one answer are found.
+
+    Attributes:
+        chooser: picks each token.
+        stop_ids: end the answer and are not yielded.
+        max_new_tokens: at least 1.
+        constraint: which answers there are, not begun yet; None lets everything through.
+        in_pieces: whether the prompt is read as `divide` cuts it, so that others get their turn.
+    """
+
+    chooser: Chooser
+    stop_ids: Collection[int]
+    max_new_tokens: int
+    constraint: Constraint | None = None
+    in_pieces: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """The tokens that one forward pass brought.
+
+    Attributes:
+        tokens: the one chosen and those that the constraint forces after it; none between two
+            pieces of the prompt.
+        is_last: whether no pass follows.
+    """
+
+    tokens: tuple[int, ...]
+    is_last: bool = False
+
 
 def generate(
-    decoder: Decoder,
-    segments: Sequence[Segment],
-    sampler: Sampler,
-    stop_ids: Collection[int],
-    max_new_tokens: int,
-    constraint: Constraint | None = None,
-) -> Generator[int, None, FinishReason]:
-    """Appends a prompt and yields the tokens that follow it.
+    decoder: Decoder, segments: Sequence[Segment], rules: Rules
+) -> Generator[Step, None, FinishReason]:
+    """Appends a prompt and yields the tokens that follow it, pass by pass.
 
-    A token is appended to the cache only when the one after it is asked for, so leaving early
+    Tokens are appended to the cache only when the ones after them are asked for, so leaving early
     costs nothing.
 
     Args:
         decoder: holds whatever comes before `segments`.
         segments: the prompt, at least one position.
-        sampler: chooses each token.
-        stop_ids: end the answer and are not yielded.
-        max_new_tokens: at least 1.
-        constraint: which answers there are, not begun yet; None lets everything through.
+        rules: by which tokens are chosen and the answer ends.
 
     Returns:
         As the generator's value: "stop" after a stop id or where nothing can follow, "length" at
@@ -126,26 +161,33 @@ def generate(
         InputError: the room ends before the answer is what the constraint asks for.
     """
     n_room = decoder.context_length - decoder.length - count_positions(segments) + 1
-    n_left = min(max_new_tokens, n_room)
+    n_left = min(rules.max_new_tokens, n_room)
+    constraint = rules.constraint
     if constraint is not None:
         constraint.begin(n_left)
     generated: list[int] = []
-    logits = decoder.extend(segments)
+    *pieces, last = divide(segments) if rules.in_pieces else [segments]
+    for piece in pieces:
+        decoder.extend(piece)
+        yield Step(())
+    logits = decoder.extend(last)
     while True:
         if constraint is not None:
-            logits = _narrow(logits, constraint, stop_ids)
-        token = sampler.choose(logits, generated)
-        if token in stop_ids and (constraint is None or constraint.is_complete):
+            logits = _narrow(logits, constraint, rules.stop_ids)
+        token = rules.chooser.choose(logits, generated)
+        if token in rules.stop_ids and (constraint is None or constraint.is_complete):
             return "stop"
+        tokens: tuple[int, ...] = (token,)
         if constraint is not None:
             taken = constraint.take(token, n_left)
             if taken is None:
                 return "length"
-            token = taken
-        generated.append(token)
-        yield token
-        n_left -= 1
-        if constraint is not None and constraint.is_finished:
+            tokens = (taken, *constraint.force(n_left - 1))
+        generated += tokens
+        n_left -= len(tokens)
+        is_finished = constraint is not None and constraint.is_finished
+        yield Step(tokens, is_last=is_finished or n_left == 0)
+        if constraint is not None and is_finished:
             return "length" if constraint.is_cut else "stop"
         if n_left == 0:
             if constraint is not None and not constraint.is_complete:
@@ -155,7 +197,7 @@ def generate(
                     "`--ctx-size`",
                 )
             return "length"
-        logits = decoder.extend([(token,)])
+        logits = decoder.extend([tokens])
 
 
 def _narrow(logits: np.ndarray, constraint: Constraint, stop_ids: Collection[int]) -> np.ndarray:
@@ -174,74 +216,26 @@ def _narrow(logits: np.ndarray, constraint: Constraint, stop_ids: Collection[int
     return np.where(allowed, logits, np.float32(-np.inf))
 
 
-class TrackedDecoder:
-    """A decoder with a record of what stands at each position it holds; itself a `Decoder`.
+def divide(segments: Sequence[Segment]) -> list[list[Segment]]:
+    """Cuts a prompt into pieces that are computed one by one, always the same ones.
 
-    The record never claims more than is cached, also when an interruption falls between the
-    cache's change and the record's.
+    A product of other rows is summed in another order. Where every segment is computed by itself,
+    what it comes to does not depend on how much of the prompt was there already.
+
+    Args:
+        segments: at least one position.
+
+    Returns:
+        A piece for each segment; long text in several, from its own beginning on.
     """
-
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
-        self._keys: list[PositionKey] = []
-        decoder.rewind(0)
-
-    @classmethod
-    def of(cls, decoder: Decoder) -> "TrackedDecoder":
-        """Returns a decoder with its record: itself where it has one, so that there is only one."""
-        return decoder if isinstance(decoder, cls) else cls(decoder)
-
-    @property
-    def context_length(self) -> int:
-        """Positions there is room for."""
-        return self._decoder.context_length
-
-    @property
-    def length(self) -> int:
-        """Positions now cached."""
-        return self._decoder.length
-
-    def extend(self, segments: Sequence[Segment]) -> np.ndarray:
-        """Appends positions; returns the logits after the last, (V,) float32."""
-        logits = self._decoder.extend(segments)
-        self._keys += to_position_keys(segments)
-        return logits
-
-    def rewind(self, length: int) -> None:
-        """Forgets the positions from `length` on."""
-        del self._keys[length:]
-        self._decoder.rewind(length)
-
-    def rewind_to_common(self, segments: Sequence[Segment]) -> tuple[list[Segment], int]:
-        """Forgets all but the beginning that the cache shares with a prompt.
-
-        At least the prompt's last position is left to compute, since its logits are wanted. A
-        picture is never split but computed again whole.
-
-        Args:
-            segments: a whole prompt, from the first position on.
-
-        Returns:
-            The segments left to `extend`, and the number of positions kept.
-        """
-        wanted = to_position_keys(segments)
-        n_usable = min(len(self._keys), self.length, len(wanted) - 1)
-        pairs = zip(self._keys[:n_usable], wanted, strict=False)
-        n_kept = next((i for i, (held, new) in enumerate(pairs) if held != new), n_usable)
-        rest: list[Segment] = []
-        start = 0
-        for segment in segments:
-            end = start + len(segment)
-            if start < n_kept < end:
-                if isinstance(segment, ImageTokens):
-                    n_kept = start
-                else:
-                    segment, start = segment[n_kept - start :], n_kept
-            if start >= n_kept:
-                rest.append(segment)
-            start = end
-        self.rewind(n_kept)
-        return rest, n_kept
+    pieces: list[list[Segment]] = []
+    for segment in segments:
+        if isinstance(segment, ImageTokens):
+            pieces.append([segment])
+        else:
+            starts = range(0, len(segment), PIECE_POSITIONS)
+            pieces += [[segment[start : start + PIECE_POSITIONS]] for start in starts]
+    return pieces
 
 
 def count_positions(segments: Sequence[Segment]) -> int:

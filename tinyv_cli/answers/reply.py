@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from tinyv_cli.answers.generate import FinishReason
+from tinyv_cli.answers.generate import FinishReason, Step
 from tinyv_cli.answers.tokenizer import TextStream
 
 
@@ -143,14 +143,20 @@ class Draft:
     prefill_s: float = 0.0
     decode_s: float = 0.0
     first_token_s: float | None = None
+    pending: tuple[int, ...] = ()  # tokens that the next pass appends
+    is_over: bool = False  # whether no pass follows
 
     def time_step(self, step_s: float) -> None:
-        """Books one forward pass: the first is the prompt's, the others are tokens'."""
+        """Books work: that before the first token is the prompt's."""
         if self.first_token_s is None:
-            self.prefill_s = step_s
-            self.first_token_s = perf_counter() - self.started
+            self.prefill_s += step_s
         else:
             self.decode_s += step_s
+
+    def note_token(self) -> None:
+        """Notes when the first token was there."""
+        if self.first_token_s is None:
+            self.first_token_s = perf_counter() - self.started
 
     def to_answer(self, finish_reason: FinishReason) -> Answer:
         """Closes the books."""
@@ -175,12 +181,12 @@ class Draft:
 
 
 def write_answer(
-    ids: Generator[int, None, FinishReason], stream: TextStream, draft: Draft
+    steps: Generator[Step, None, FinishReason], stream: TextStream, draft: Draft
 ) -> Generator[str, None, FinishReason]:
-    """Yields text as soon as it surely belongs to the answer.
+    """Yields, after each forward pass, the text that now surely belongs to the answer.
 
     Args:
-        ids: the tokens as they are generated.
+        steps: the tokens as they are generated.
         stream: decodes them.
         draft: takes tokens, text and times.
 
@@ -192,24 +198,33 @@ def write_answer(
     while True:
         started = perf_counter()
         try:
-            token = next(ids)
+            step = next(steps)
         except StopIteration as end:
             draft.time_step(perf_counter() - started)
+            draft.note_token()
             reason: FinishReason = end.value
             break
         draft.time_step(perf_counter() - started)
-        text = stream.push(token)
-        draft.token_ids.append(token)
-        draft.token_starts.append(n_characters)
-        n_characters += len(text)
-        if new := written.push(text):
-            yield new
+        new = ""
+        for token in step.tokens:
+            draft.note_token()
+            text = stream.push(token)
+            draft.token_ids.append(token)
+            draft.token_starts.append(n_characters)
+            n_characters += len(text)
+            new += written.push(text)
+            if written.stop_start is not None:
+                break
+        draft.is_over = step.is_last or written.stop_start is not None
+        draft.pending = () if draft.is_over else step.tokens
+        yield new
         if written.stop_start is not None:
             return "stop"
     last = written.push(stream.flush())
     if written.stop_start is not None:
         reason = "stop"
     if last := last + written.finish():
+        draft.is_over, draft.pending = True, ()
         yield last
     return reason
 
@@ -248,6 +263,34 @@ class Reply:
         return self
 
     def __next__(self) -> str:
+        while not (text := self.advance()):
+            pass
+        return text
+
+    @property
+    def pending(self) -> tuple[int, ...]:
+        """The tokens that the next pass appends; none while the prompt is being read."""
+        return self._draft.pending
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no further pass follows: `finish` then costs nothing."""
+        return self._draft.is_over or self._answer is not None
+
+    def book(self, elapsed_s: float) -> None:
+        """Counts seconds that were spent for this answer elsewhere."""
+        self._draft.time_step(elapsed_s)
+
+    def advance(self) -> str:
+        """Does one forward pass.
+
+        Returns:
+            The text that is sure after it, often none.
+
+        Raises:
+            StopIteration: the answer has ended.
+            TinyvError: it cannot be made; it counts as interrupted.
+        """
         try:
             return next(self._pieces)
         except StopIteration as end:

@@ -3,11 +3,13 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import psutil
 
 from tinyv_cli.answers.generate import Decoder, ImageEncoder
+from tinyv_cli.answers.slots import SlotDecoder, SlotView
 from tinyv_cli.errors import UsageError
 from tinyv_cli.spec import LanguageSpec
 
@@ -22,6 +24,7 @@ class BackendOptions:
         context_length: positions the cache has room for; None takes all that the model has.
         memory_budget_bytes: that may be taken; None for what there is. On a GPU, weights and all
             that is computed are held to it, and the CUDA context comes on top.
+        n_slots: conversations at once; None for one alone, which then is a little faster.
         notify: takes a line for the user about something that works worse than it should.
     """
 
@@ -29,6 +32,7 @@ class BackendOptions:
     threads: int | None = None
     context_length: int | None = None
     memory_budget_bytes: int | None = None
+    n_slots: int | None = field(default=None, kw_only=True)
     notify: Callable[[str], None] = field(default=lambda _: None, compare=False)
 
 
@@ -38,16 +42,21 @@ class Backend:
 
     Attributes:
         encoder: pixels → image tokens.
-        decoder: embeddings and token ids → logits, with its cache.
+        slots: embeddings and token ids → logits, with a cache for each conversation.
         device: where it runs.
         load_s: how long opening took, in seconds.
     """
 
     encoder: ImageEncoder
-    decoder: Decoder
+    slots: SlotDecoder
     device: str
     load_s: float
     _close: Callable[[], None] = field(default=lambda: None, repr=False)
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """The decoder of the first slot: all that one conversation needs."""
+        return SlotView(self.slots)
 
     def close(self) -> None:
         """Frees memory and mapped files."""

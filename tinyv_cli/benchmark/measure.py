@@ -15,7 +15,7 @@ from time import perf_counter
 import numpy as np
 from PIL import Image
 
-from tinyv_cli.answers.generate import Decoder, generate
+from tinyv_cli.answers.generate import Decoder, Rules, generate
 from tinyv_cli.answers.reply import Answer
 from tinyv_cli.answers.sampling import Sampler, SamplingOptions
 from tinyv_cli.benchmark.spread import Clock, Repeats, Spread, make_spread, repeat, to_rate
@@ -181,8 +181,9 @@ def measure_decoding(
 
     def time_tokens(depth: int) -> float:
         decoder.rewind(depth)
+        chooser = Sampler(SamplingOptions())
         started = clock()
-        tokens = generate(decoder, [(ids[depth],)], Sampler(SamplingOptions()), (), plan.n_decoded)
+        tokens = generate(decoder, [(ids[depth],)], Rules(chooser, (), plan.n_decoded))
         n_tokens = sum(1 for _ in tokens)  # one forward pass each
         return to_rate(n_tokens, clock() - started)
 

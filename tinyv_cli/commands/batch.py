@@ -67,7 +67,8 @@ def answer_batch(arguments: BatchArguments) -> None:
         raise UsageError(f"the output {arguments.output} is one of the pictures", _ANOTHER)
     found = find_variant(arguments.model, arguments.template)
     whole = make_prompt(found.template, (), arguments.prompt).text
-    demand = Demand(found.count_positions(whole, 1, arguments.max_tokens), may_offload=True)
+    n_positions = found.count_positions(whole, 1, arguments.max_tokens)
+    demand = Demand(n_positions, may_offload=True, n_slots=arguments.parallel)
     wanted = to_backend_options(arguments)
     engine = plan_engine(found, wanted, demand, console.write_note, console.progress)
     settings = _make_settings(arguments, engine, pictures)

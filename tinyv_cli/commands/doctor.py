@@ -20,7 +20,7 @@ from tinyv_cli.errors import DeviceError
 from tinyv_cli.options.report import DoctorArguments
 from tinyv_cli.variants.home import HOW_TO_MAKE_ONE, DamagedVariant, list_named_variants
 from tinyv_cli.variants.manifest import Variant
-from tinyv_cli.variants.memory import plan_memory
+from tinyv_cli.variants.memory import Room, plan_memory
 
 PACKAGES = (
     "tinyv",
@@ -171,8 +171,8 @@ def describe_variant(
             if device == "cuda" and free_bytes is None:
                 fit["problem"] = "no GPU can be used here"
             else:
-                length = manifest.spec.language.context_length
-                plan = plan_memory(variant, length, None, encodes=True, cuda_free_bytes=free_bytes)
+                room = Room(manifest.spec.language.context_length)
+                plan = plan_memory(variant, room, None, encodes=True, cuda_free_bytes=free_bytes)
                 fit |= {"fits": True, "needed_bytes": plan.needed_bytes}
                 fit["takes_turns"] = plan.is_offloaded
         except DeviceError as error:

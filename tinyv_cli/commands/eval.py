@@ -205,7 +205,8 @@ def _plan(
         + max(arguments.max_tokens, len(each.reference.encode()))
         for each in questions
     )
-    demand = Demand(longest + found.variant.manifest.spec.qformer.n_queries)
+    n_positions = longest + found.variant.manifest.spec.qformer.n_queries
+    demand = Demand(n_positions, n_slots=arguments.parallel)
     wanted = to_backend_options(arguments)
     return plan_engine(found, wanted, demand, console.write_note, console.progress)
 

@@ -16,7 +16,7 @@ from tinyv_cli.devices.findings import Findings, TorchFindings
 from tinyv_cli.devices.names import find_cuda_number, read_device, to_cuda_name
 from tinyv_cli.errors import DeviceError
 from tinyv_cli.variants.manifest import Variant
-from tinyv_cli.variants.memory import MemoryPlan, plan_memory
+from tinyv_cli.variants.memory import MemoryPlan, Room, plan_memory
 
 _MAKE_CPU_FILES = "make a variant for the CPU: `tinyv quantize --target cpu`"
 _OTHER_TORCH = "https://pytorch.org/get-started shows how to install the build for a driver"
@@ -43,7 +43,7 @@ def choose_device(
     asked: str,
     budget_bytes: int | None = None,
     *,
-    context_length: int | None = None,
+    room: Room | None = None,
     encodes: Callable[[], bool] = lambda: True,
     may_offload: bool = False,
 ) -> Choice:
@@ -53,7 +53,7 @@ def choose_device(
         variant: that is to answer.
         asked: `auto`, `cpu`, `cuda`, or a GPU by its number: `cuda:1`.
         budget_bytes: of the GPU's memory; None for what is free, 8 GiB at most.
-        context_length: positions that keys and values have room for; None for the model's own.
+        room: for keys and values on a GPU; None for one context of the model's own length.
         encodes: whether a picture must be encoded on a GPU; called where there is one.
         may_offload: whether the vision side may be given back before the decoder is opened.
 
@@ -70,13 +70,12 @@ def choose_device(
         if not driver.has_gpu():
             return Choice("cpu")  # nothing is said where there was nothing to choose
         return _turn_to_cpu(variant, _explain_missing_files(variant))
-    longest = variant.manifest.spec.language.context_length
-    n_positions = min(context_length or longest, longest)
+    wanted = room or Room(variant.manifest.spec.language.context_length)
 
     def plan(free_bytes: int) -> MemoryPlan:
         return plan_memory(
             variant,
-            n_positions,
+            wanted,
             budget_bytes,
             encodes=encodes(),
             cuda_free_bytes=free_bytes,

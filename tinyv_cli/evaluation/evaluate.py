@@ -6,9 +6,11 @@ full vocabulary takes 0.2 MB a position, so blocks bound the file, not the memor
 tokens alone would be a hundred times smaller, but no exact divergence can be had of them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -16,8 +18,11 @@ from typing import IO
 
 import numpy as np
 
-from tinyv_cli.answers.generate import Decoder
+from tinyv_cli.answers.generate import ImageEncoder, ImageTokens
+from tinyv_cli.answers.reply import Reply
+from tinyv_cli.answers.scheduler import Request, Scheduler
 from tinyv_cli.answers.tokenizer import Tokenizer
+from tinyv_cli.backends.prefetch_pictures import PicturePrefetcher, Unreadable
 from tinyv_cli.disk.writing import writing
 from tinyv_cli.engine import Engine
 from tinyv_cli.errors import InputError
@@ -27,13 +32,11 @@ from tinyv_cli.evaluation.questions import Question
 from tinyv_cli.evaluation.scoring import is_right
 from tinyv_cli.pictures.image import read_picture
 from tinyv_cli.progress import Progress
-from tinyv_cli.prompts.prompt import make_prompt
-from tinyv_cli.session import AnswerOptions
+from tinyv_cli.session import AnswerOptions, Session
 
 BLOCK_BYTES = 1 << 30  # of logits on disk: some 700 short answers at the full vocabulary
 
 _FLOAT_BYTES = 4
-_FILL_PROMPT = AnswerOptions(max_new_tokens=1)
 
 
 @dataclass(frozen=True)
@@ -191,61 +194,73 @@ def _examine(
     """Opens a variant, asks it, and frees it, so that the next one has the memory.
 
     Every question is a conversation of its own. `pending` has the questions about one picture one
-    after the other: a session encodes a picture that it is shown again only once.
+    after the other: it is encoded once for all of them.
     """
     if not pending:
         return
     engine = candidate.engine
-    with progress(f"asking {candidate.name}", len(pending)) as bar, engine.open() as opened:
-        session = opened.start_session()
-        for path, group in groupby(pending, lambda question: question.picture):
-            picture = read_picture(path)
-            for question in group:
-                session.show(picture, engine.image_px)
-                try:
+    groups = {path: [*each] for path, each in groupby(pending, lambda question: question.picture)}
+    begun: list[PicturePrefetcher] = []
+
+    def prefetch(encoder: ImageEncoder) -> PicturePrefetcher:
+        begun.append(PicturePrefetcher(encoder, groups, read_picture, engine.image_px))
+        return begun[0]
+
+    with (
+        progress(f"asking {candidate.name}", len(pending)) as bar,
+        engine.open(prefetch) as opened,
+    ):
+        sessions = [opened.start_session(slot) for slot in range(len(opened.slots.decoders))]
+        scheduler: Scheduler[_Task] = Scheduler(opened.slots)
+        n_open: Counter[int] = Counter()  # tasks of each question that have begun or wait
+
+        def list_requests() -> Iterator[Request[_Task] | None]:
+            for picture in begun[0].as_ready(lambda: scheduler.is_idle):
+                if picture is None:
+                    yield None
+                    continue
+                if isinstance(picture, Unreadable):
+                    raise picture.error
+                for question in groups[picture.path]:
                     is_new = question.index not in candidate.answers.entries
-                    reply = session.ask(question.text, options if is_new else _FILL_PROMPT)
-                    answer = reply.finish()
-                    n_prompt = answer.usage.prompt_tokens  # which are cached now
-                    if is_new:
-                        right = is_right(question.task, answer.text, question.reference)
-                        about = (answer.text, question.text, question.reference, right)
-                        candidate.answers.add(Answered(question.index, *about))
-                    if wanted and question.index in wanted.indices:
-                        prompt = make_prompt(engine.template, (), question.text)
-                        last = opened.tokenizer.encode(prompt.pieces[-1])[-1]
-                        ids = opened.tokenizer.encode(question.reference)
-                        logits = compute_answer_logits(opened.decoder, n_prompt, [last, *ids])
-                        wanted.take(question, logits)
-                except InputError as error:
-                    problem = f"{question.place} cannot be asked: {error.problem}"
-                    raise InputError(problem, error.hint) from error
-                bar.advance()
+                    is_wanted = wanted is not None and question.index in wanted.indices
+                    n_open[question.index] = is_new + is_wanted
+                    for recites in [False] * is_new + [True] * is_wanted:
+                        task = _Task(question, picture.image, options, recites, [])
+                        yield Request(task, partial(task.begin, sessions, opened.tokenizer))
+
+        for each in scheduler.run(list_requests()):
+            task = each.identity
+            question = task.question
+            if each.error is not None:
+                problem = f"{question.place} cannot be asked: {each.error.problem}"
+                raise InputError(problem, each.error.hint) from each.error
+            assert each.answer is not None
+            if not task.recites:
+                right = is_right(question.task, each.answer.text, question.reference)
+                about = (each.answer.text, question.text, question.reference, right)
+                candidate.answers.add(Answered(question.index, *about))
+            elif wanted:
+                wanted.take(question, np.stack(task.logits))
+            n_open[question.index] -= 1
+            bar.advance(int(n_open[question.index] == 0))
 
 
-def compute_answer_logits(decoder: Decoder, n_prompt: int, ids: Sequence[int]) -> np.ndarray:
-    """Computes the logits along a given answer, at each of its tokens and at its end.
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """A question that is to be answered, or whose reference answer is recited for its logits."""
 
-    Args:
-        decoder: holds a prompt of `n_prompt` positions and what a session has put behind it. It is
-            left with the prompt alone, so that the session's record of it stays true.
-        n_prompt: positions.
-        ids: the prompt's last token, then those of the answer.
+    question: Question
+    image: ImageTokens
+    options: AnswerOptions
+    recites: bool
+    logits: list[np.ndarray]
 
-    Returns:
-        (len(ids), V) float32.
-
-    Raises:
-        InputError: prompt and answer do not fit the context.
-    """
-    n_needed = n_prompt - 1 + len(ids)
-    if n_needed > decoder.context_length:
-        raise InputError(
-            f"prompt and answer need {n_needed} positions, the context has "
-            f"{decoder.context_length}",
-            f"leave it out, or make room: `tinyv eval --ctx-size {n_needed} …`",
-        )
-    decoder.rewind(n_prompt - 1)
-    logits = np.stack([decoder.extend([(token,)]) for token in ids])
-    decoder.rewind(n_prompt)
-    return logits
+    def begin(self, sessions: Sequence[Session], tokenizer: Tokenizer, slot: int) -> Reply:
+        """Begins a conversation in a slot."""
+        session = sessions[slot]
+        session.show_images(self.image)
+        if not self.recites:
+            return session.ask(self.question.text, self.options)
+        ids = tokenizer.encode(self.question.reference)
+        return session.recite(self.question.text, ids, self.logits.append)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tinyv_cli.options.declare import option
-from tinyv_cli.options.shared import AnswerArguments, Quiet
+from tinyv_cli.options.shared import DEFAULT_PARALLEL, AnswerArguments, Parallel, Quiet
 
 Pictures = Annotated[
     list[str],
@@ -48,4 +48,5 @@ class BatchArguments(AnswerArguments):
     sidecar: Sidecar = False
     fresh: FreshOutput = False
     retry: Retry = False
+    parallel: Parallel = DEFAULT_PARALLEL
     quiet: Quiet = False

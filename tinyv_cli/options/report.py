@@ -8,10 +8,12 @@ import typer
 
 from tinyv_cli.options.declare import option, whole
 from tinyv_cli.options.shared import (
+    DEFAULT_PARALLEL,
     Device,
     EngineArguments,
     Json,
     MaxTokens,
+    Parallel,
     Quiet,
     TemplateName,
 )
@@ -62,6 +64,7 @@ class EvalArguments(EngineArguments):
     max_tokens: MaxTokens = 256
     limit: Limit = None
     fresh: Fresh = False
+    parallel: Parallel = DEFAULT_PARALLEL
     json: Json = False
     quiet: Quiet = False
 

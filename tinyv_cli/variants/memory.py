@@ -5,6 +5,7 @@ Here too is what this machine has free, and what this process has taken.
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -48,6 +49,19 @@ class PartSizes:
 
 
 @dataclass(frozen=True)
+class Room:
+    """What keys and values are wanted for.
+
+    Attributes:
+        n_positions: of a prompt and its answer together, at most.
+        n_slots: answers at once; None for one conversation alone.
+    """
+
+    n_positions: int
+    n_slots: int | None = None
+
+
+@dataclass(frozen=True)
 class MemoryPlan:
     """The memory that an answer will take, and how it is kept within what there is.
 
@@ -55,11 +69,14 @@ class MemoryPlan:
         needed_bytes: resident memory at the peak, estimated; on a GPU, of its memory.
         is_offloaded: whether the vision side is given back before the decoder is opened.
         limit_bytes: that it was planned within.
+        n_slots: answers at once that it suffices for, at most as many as were wanted; None where
+            one conversation was.
     """
 
     needed_bytes: int
     is_offloaded: bool
     limit_bytes: int
+    n_slots: int | None = None
 
 
 def estimate_bytes(spec: ModelSpec, sizes: PartSizes, n_positions: int) -> int:
@@ -82,15 +99,24 @@ def estimate_encoder_bytes(spec: ModelSpec, sizes: PartSizes) -> int:
     return sizes.vision_bytes + _FLOAT_BYTES * (scores + activations)
 
 
-def estimate_decoder_bytes(spec: ModelSpec, sizes: PartSizes, n_positions: int) -> int:
-    """Estimates the decoder: weights, keys and values, and the working memory of a prompt."""
+def estimate_decoder_bytes(
+    spec: ModelSpec, sizes: PartSizes, n_positions: int, n_slots: int = 1
+) -> int:
+    """Estimates the decoder: weights, keys and values, and the working memory of a prompt.
+
+    Args:
+        spec: the model's numbers.
+        sizes: of the variant.
+        n_positions: of prompt and answer together.
+        n_slots: answers at once, each as long.
+    """
     language = spec.language
     n_chunk = min(n_positions, CHUNK_POSITIONS)
     activations = n_chunk * (2 * language.mlp_width + 6 * language.width)
     scores = language.n_heads * n_chunk * n_positions
-    working = sizes.n_decoder_graphs * activations + scores + language.vocab_size
+    working = sizes.n_decoder_graphs * activations + scores + n_slots * language.vocab_size
     weights = int(_REARRANGED * sizes.decoder_bytes)
-    return weights + cache_bytes(language, n_positions) + _FLOAT_BYTES * working
+    return weights + cache_bytes(language, n_slots * n_positions) + _FLOAT_BYTES * working
 
 
 def estimate_cuda_encoder_bytes(spec: ModelSpec, file_bytes: int) -> int:
@@ -103,7 +129,9 @@ def estimate_cuda_encoder_bytes(spec: ModelSpec, file_bytes: int) -> int:
     return file_bytes + _HALF_BYTES * (activations + vision.width * vision.mlp_width)
 
 
-def estimate_cuda_decoder_bytes(spec: ModelSpec, file_bytes: int, n_positions: int) -> int:
+def estimate_cuda_decoder_bytes(
+    spec: ModelSpec, file_bytes: int, n_positions: int, n_slots: int = 1
+) -> int:
     """Estimates the decoder on a GPU: weights, keys and values in float16, and working memory.
 
     Token embeddings stay outside. Keys and values are there for the whole context from the
@@ -116,7 +144,7 @@ def estimate_cuda_decoder_bytes(spec: ModelSpec, file_bytes: int, n_positions: i
     halves = n_chunk * (2 * language.mlp_width + 6 * language.width)
     halves += language.width * language.mlp_width
     floats = (n_positions + 3 * n_chunk) * language.width + 2 * language.vocab_size
-    keys_and_values = cache_bytes(language, n_positions) * _HALF_BYTES // _FLOAT_BYTES
+    keys_and_values = n_slots * cache_bytes(language, n_positions) * _HALF_BYTES // _FLOAT_BYTES
     working = _HALF_BYTES * halves + _FLOAT_BYTES * floats
     return file_bytes - cuda_table_bytes(language) + keys_and_values + working
 
@@ -128,18 +156,19 @@ def cuda_table_bytes(spec: LanguageSpec) -> int:
 
 def plan_memory(
     variant: Variant,
-    n_positions: int,
+    room: Room,
     budget_bytes: int | None,
     *,
     encodes: bool,
     cuda_free_bytes: int | None = None,
     may_offload: bool = True,
 ) -> MemoryPlan:
-    """Finds out how an answer fits, and refuses what will not, before anything is loaded.
+    """Finds out how answers fit, and refuses what will not, before anything is loaded.
 
     Args:
         variant: that is to answer; of its token embeddings, single rows are touched.
-        n_positions: of prompt and answer together, at most; on a GPU, of the whole context.
+        room: for keys and values; on a GPU, for the whole context. Where it does not fit, fewer
+            answers at once are planned.
         budget_bytes: that may be taken; None for what the machine has free, on a GPU 8 GiB of it
             at most.
         encodes: whether a picture must be encoded.
@@ -148,33 +177,36 @@ def plan_memory(
         may_offload: whether the vision side may be given back before the decoder is opened.
 
     Raises:
-        DeviceError: it does not fit, not even with offloading where that is allowed.
+        DeviceError: not even one fits, with offloading where that is allowed.
     """
     spec, count_bytes = variant.manifest.spec, variant.manifest.count_bytes
     if cuda_free_bytes is None:
         n_graphs = len(variant.graphs("decoder"))
         sizes = PartSizes(count_bytes("vision-data"), count_bytes("decoder-data"), n_graphs)
         encoder = estimate_encoder_bytes(spec, sizes)
-        decoder = estimate_decoder_bytes(spec, sizes, n_positions)
         always, left_behind = _PROGRAM_BYTES, int(_LEFT_BEHIND * encoder)
         is_budget = budget_bytes is not None
         limit = psutil.virtual_memory().available if budget_bytes is None else budget_bytes
+        estimate = partial(estimate_decoder_bytes, spec, sizes, room.n_positions)
     else:
         encoder = estimate_cuda_encoder_bytes(spec, count_bytes("cuda-vision"))
-        decoder = estimate_cuda_decoder_bytes(spec, count_bytes("cuda-language"), n_positions)
         always, left_behind = CUDA_BASE_BYTES, 0  # freed memory goes back to the driver
         budget = CUDA_BUDGET_BYTES if budget_bytes is None else budget_bytes
         limit = min(cuda_free_bytes + CUDA_CONTEXT_BYTES, budget)
         is_budget = limit < cuda_free_bytes + CUDA_CONTEXT_BYTES
+        file_bytes = count_bytes("cuda-language")
+        estimate = partial(estimate_cuda_decoder_bytes, spec, file_bytes, room.n_positions)
     if not encodes:
         encoder = left_behind = 0
-    together = always + encoder + decoder
-    apart = always + max(encoder, decoder + left_behind)
-    if together <= limit:
-        return MemoryPlan(together, is_offloaded=False, limit_bytes=limit)
-    if may_offload and apart <= limit:
-        return MemoryPlan(apart, is_offloaded=True, limit_bytes=limit)
-    needed = apart if may_offload else together
+    needed = 0
+    for may_part in (False, True) if may_offload else (False,):
+        for n in range(room.n_slots or 1, 0, -1):
+            decoder = estimate(n)
+            needed = always + encoder + decoder
+            if may_part:
+                needed = always + max(encoder, decoder + left_behind)
+            if needed <= limit:
+                return MemoryPlan(needed, may_part, limit, n if room.n_slots else None)
     raise _make_refusal(variant.name, needed, limit, is_budget, is_cuda=cuda_free_bytes is not None)
 
 

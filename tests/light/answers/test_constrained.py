@@ -12,7 +12,7 @@ from tinyv_cli.answers.constrained import (
     read_schema,
     split_choices,
 )
-from tinyv_cli.answers.generate import generate
+from tinyv_cli.answers.generate import Rules, generate
 from tinyv_cli.answers.sampling import Sampler, SamplingOptions
 from tinyv_cli.errors import DeviceError, InputError, UsageError
 
@@ -33,7 +33,7 @@ def tokenizer(tmp_path_factory):
 def run(tokenizer, grammar, decoder, n=40, prompt=(1,), **sampling):
     """Text, why it ends, and its tokens."""
     sampler = Sampler(SamplingOptions(**sampling))
-    steps = generate(decoder, [prompt], sampler, STOP_IDS, n, grammar.start())
+    steps = generate(decoder, [prompt], Rules(sampler, STOP_IDS, n, grammar.start()))
     ids = []
     while True:
         try:

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from tests.light.toy_decoder import ScriptedDecoder, ToyDecoder
-from tinyv_cli.answers.generate import ImageTokens, TrackedDecoder, count_positions, generate
+from tinyv_cli.answers.generate import ImageTokens, Rules, count_positions, generate
 from tinyv_cli.answers.sampling import Sampler, SamplingOptions
+from tinyv_cli.answers.tracked import TrackedDecoder
 
 GREEDY = SamplingOptions()
 
@@ -14,11 +15,11 @@ def make_image(key="cat", n=4):
 
 def run(decoder, segments, stop_ids=(), max_new_tokens=8, options=GREEDY):
     """All tokens, and why they end."""
-    steps = generate(decoder, segments, Sampler(options), stop_ids, max_new_tokens)
+    steps = generate(decoder, segments, Rules(Sampler(options), stop_ids, max_new_tokens))
     tokens = []
     while True:
         try:
-            tokens.append(next(steps))
+            tokens += next(steps).tokens
         except StopIteration as end:
             return tokens, end.value
 
@@ -48,7 +49,7 @@ def test_a_prompt_that_fills_the_context_still_gets_one_token():
 
 def test_no_position_is_computed_that_nobody_asked_for():
     decoder = ScriptedDecoder(range(10))
-    steps = generate(decoder, [(1, 2, 3)], Sampler(GREEDY), (), 8)
+    steps = generate(decoder, [(1, 2, 3)], Rules(Sampler(GREEDY), (), 8))
     assert decoder.n_computed == 0
     next(steps)
     assert decoder.n_computed == 3

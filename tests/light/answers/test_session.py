@@ -34,7 +34,11 @@ class Conversation:
         self.runtime = ToyRuntime(decoder or ToyDecoder(tokenizer.vocab_size))
         self.notes = []
         self.session = Session(
-            self.runtime, tokenizer, TEMPLATES[template], notify=self.notes.append
+            self.runtime.encoder,
+            self.runtime.decoder,
+            tokenizer,
+            TEMPLATES[template],
+            notify=self.notes.append,
         )
         if picture is not None:
             self.session.show(picture, 28)
@@ -69,7 +73,8 @@ def test_both_golden_turns_send_the_published_prompts(case):
     script = itertools.chain(*(turn["greedy_ids"] for turn in expected["turns"]))
     decoder = ScriptedDecoder(script, vocab_size=384)
     session = Session(
-        ToyRuntime(decoder, ToyEncoder(32)),
+        ToyEncoder(32),
+        decoder,
         Tokenizer(GOLDEN / case / "phi-2" / "tokenizer.json"),
         TEMPLATES[expected["template"]],
         notify=pytest.fail,
@@ -383,7 +388,7 @@ def test_times_add_up(tokenizer):
 def test_several_pictures_stand_in_one_prompt_in_their_order(tokenizer):
     decoder = ToyDecoder(tokenizer.vocab_size)
     runtime = ToyRuntime(decoder)
-    session = Session(runtime, tokenizer, TEMPLATES["human"], notify=print)
+    session = Session(runtime.encoder, runtime.decoder, tokenizer, TEMPLATES["human"], notify=print)
     one, other = (np.full((1, 3, 4, 4), value, np.float32) for value in (1, 2))
     session.show_pixels(one, other, one)
     answer = session.ask("what is the same?", AnswerOptions(3)).finish()

@@ -35,7 +35,13 @@ class Opener:
             raise DeviceError("no memory", "buy some")
         self.events.append("open" if pixels is None else f"open {pixels.flat[0]:g}")
         runtime = ToyRuntime(EchoDecoder(), self.encoder)
-        session = Session(runtime, self._tokenizer, TEMPLATES["human"], notify=pytest.fail)
+        session = Session(
+            runtime.encoder,
+            runtime.decoder,
+            self._tokenizer,
+            TEMPLATES["human"],
+            notify=pytest.fail,
+        )
         if pixels is not None:
             session.show_pixels(pixels)
         yield session, runtime

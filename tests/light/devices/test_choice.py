@@ -24,7 +24,7 @@ from tinyv_cli.errors import DeviceError, ExitCode, UsageError
 from tinyv_cli.spec import make_full_spec
 from tinyv_cli.variants import home
 from tinyv_cli.variants.manifest import FileEntry
-from tinyv_cli.variants.memory import CUDA_BUDGET_BYTES, CUDA_CONTEXT_BYTES, plan_memory
+from tinyv_cli.variants.memory import CUDA_BUDGET_BYTES, CUDA_CONTEXT_BYTES, Room, plan_memory
 
 HIDDEN = Driver(
     "12.4", (), DeviceProblem("CUDA_VISIBLE_DEVICES is '' and hides every GPU", "unset it")
@@ -247,7 +247,9 @@ def full(both):
 
 def plan(variant, free_bytes, budget_bytes=None, n_positions=2048, **changes):
     changes = {"encodes": True, **changes}
-    return plan_memory(variant, n_positions, budget_bytes, cuda_free_bytes=free_bytes, **changes)
+    return plan_memory(
+        variant, Room(n_positions), budget_bytes, cuda_free_bytes=free_bytes, **changes
+    )
 
 
 def test_a_gpu_needs_its_files_its_context_and_keys_and_values_in_float16(full):

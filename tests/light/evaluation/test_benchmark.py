@@ -11,7 +11,7 @@ import pytest
 from tests.light.toy_decoder import ToyDecoder, ToyEncoder
 from tests.light.toy_tokenizer import make_tokenizer
 from tests.light.toy_variant import make_manifest
-from tinyv_cli.answers.generate import TrackedDecoder
+from tinyv_cli.answers.tracked import TrackedDecoder
 from tinyv_cli.backends.backend import Backend
 from tinyv_cli.benchmark import bandwidth, machine
 from tinyv_cli.benchmark import measure as measuring

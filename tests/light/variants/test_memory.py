@@ -14,7 +14,7 @@ from tinyv_cli.errors import DeviceError, ExitCode
 from tinyv_cli.spec import make_full_spec
 from tinyv_cli.variants.home import resolve_variant
 from tinyv_cli.variants.manifest import FileEntry
-from tinyv_cli.variants.memory import plan_memory
+from tinyv_cli.variants.memory import Room, plan_memory
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def ask(place, monkeypatch, capsys):
 def test_a_longer_answer_takes_more_and_weights_are_counted(place):
     variant = resolve_variant("bits4")
     estimates = [
-        plan_memory(variant, n, 10**12, encodes=True).needed_bytes for n in (10, 100, 1000)
+        plan_memory(variant, Room(n), 10**12, encodes=True).needed_bytes for n in (10, 100, 1000)
     ]
     spec = variant.manifest.spec.language
     by_position = 8 * spec.n_layers * spec.width  # keys and values in float32
@@ -75,7 +75,7 @@ def test_stats_show_the_estimate_beside_the_peak(ask):
     (line,) = [line for line in err.splitlines() if line.startswith("memory")]
     peak, estimate = float(line.split()[1]), float(line.split()[3])
     assert peak > 0.02
-    planned = plan_memory(resolve_variant("bits4"), 300, None, encodes=True)
+    planned = plan_memory(resolve_variant("bits4"), Room(300), None, encodes=True)
     assert estimate == pytest.approx(planned.needed_bytes / 1e9, abs=0.02)
 
 
@@ -98,26 +98,26 @@ def full_variant(place):
 
 
 def test_where_both_sides_do_not_fit_at_once_one_follows_the_other(full_variant):
-    whole = plan_memory(full_variant, 100, 8 * 10**9, encodes=True)
-    apart = plan_memory(full_variant, 100, whole.needed_bytes - 1, encodes=True)
+    whole = plan_memory(full_variant, Room(100), 8 * 10**9, encodes=True)
+    apart = plan_memory(full_variant, Room(100), whole.needed_bytes - 1, encodes=True)
     assert (whole.is_offloaded, apart.is_offloaded) == (False, True)
     assert apart.needed_bytes < whole.needed_bytes - 1_000_000_000
     with pytest.raises(DeviceError, match="needs about"):
-        plan_memory(full_variant, 100, apart.needed_bytes - 1, encodes=True)
+        plan_memory(full_variant, Room(100), apart.needed_bytes - 1, encodes=True)
 
 
 def test_a_picture_seen_before_takes_no_vision_side(full_variant):
-    seen = plan_memory(full_variant, 100, 8 * 10**9, encodes=False)
-    new = plan_memory(full_variant, 100, 8 * 10**9, encodes=True)
+    seen = plan_memory(full_variant, Room(100), 8 * 10**9, encodes=False)
+    new = plan_memory(full_variant, Room(100), 8 * 10**9, encodes=True)
     assert seen.needed_bytes < new.needed_bytes - 1_100_000_000
     assert not seen.is_offloaded
 
 
 def test_estimates_at_the_published_size_are_within_15_percent_of_what_was_measured(full_variant):
     measured = {  # `tinyv ask -n 8` at 448 pixels on two threads: bytes at the peak
-        "new": (3.13e9, plan_memory(full_variant, 110, 8 * 10**9, encodes=True)),
-        "seen": (1.89e9, plan_memory(full_variant, 110, 8 * 10**9, encodes=False)),
-        "frugal": (2.08e9, plan_memory(full_variant, 110, 29 * 10**8, encodes=True)),
+        "new": (3.13e9, plan_memory(full_variant, Room(110), 8 * 10**9, encodes=True)),
+        "seen": (1.89e9, plan_memory(full_variant, Room(110), 8 * 10**9, encodes=False)),
+        "frugal": (2.08e9, plan_memory(full_variant, Room(110), 29 * 10**8, encodes=True)),
     }
     for peak, planned in measured.values():
         assert planned.needed_bytes == pytest.approx(peak, rel=0.15)
@@ -145,7 +145,7 @@ def test_ask_gives_the_vision_side_back_before_it_opens_the_decoder(place, ask, 
     prompt = "<s>[INST] <Img></Img> what? [/INST]"
     variant = resolve_variant("bits4")
     n_positions = variant.manifest.spec.qformer.n_queries + len(prompt) + 256
-    needed = plan_memory(variant, n_positions, 10**12, encodes=True).needed_bytes
+    needed = plan_memory(variant, Room(n_positions), 10**12, encodes=True).needed_bytes
     command = ["ask", "cat.png", "what?", "-m", "bits4", "--no-cache", "--memory-budget"]
     assert main([*command, str(needed - 1_000_000)]) == ExitCode.OK
     assert events == ["encode", "close", "open the decoder", "close"]

@@ -175,7 +175,8 @@ def test_an_unrounded_conversation_of_two_turns_gives_the_golden_ids(
     template = TEMPLATES[golden.facts["template"]]
     options = AnswerOptions(24, SamplingOptions(repetition_penalty=penalty))
     key = "greedy_ids" if penalty == 1.0 else f"greedy_ids_repetition_penalty_{penalty}"
-    session = Session(open_case(case, UNROUNDED), tokenizer, template, notify=pytest.fail)
+    backend = open_case(case, UNROUNDED)
+    session = Session(backend.encoder, backend.decoder, tokenizer, template, notify=pytest.fail)
     session.show(golden.picture, golden.facts["image_size"])
     for number, turn in enumerate(golden.turns):
         if number and penalty != 1.0:
@@ -191,7 +192,7 @@ def test_a_second_turn_says_with_the_cache_what_it_says_without(bits, open_case,
     template, answers = TEMPLATES[golden.facts["template"]], []
     for forgets in (False, True):
         backend = open_case(CASES[0], bits)
-        session = Session(backend, tokenizer, template, notify=pytest.fail)
+        session = Session(backend.encoder, backend.decoder, tokenizer, template, notify=pytest.fail)
         session.show(golden.picture, golden.facts["image_size"])
         session.ask(golden.turns[0]["question"], AnswerOptions(8)).finish()
         if forgets:

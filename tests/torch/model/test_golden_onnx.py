@@ -95,7 +95,13 @@ def test_a_conversation_of_two_turns_gives_the_golden_ids(case, penalty, golden_
     template = TEMPLATES[golden.facts["template"]]
     options = AnswerOptions(24, SamplingOptions(repetition_penalty=penalty))
     key = "greedy_ids" if penalty == 1.0 else f"greedy_ids_repetition_penalty_{penalty}"
-    session = Session(opened.backend, opened.tokenizer, template, notify=pytest.fail)
+    session = Session(
+        opened.backend.encoder,
+        opened.backend.decoder,
+        opened.tokenizer,
+        template,
+        notify=pytest.fail,
+    )
     session.show(golden.picture, golden.facts["image_size"])
     for number, turn in enumerate(golden.turns):
         if number and penalty != 1.0:

@@ -1,0 +1,184 @@
+"""Pictures are read and encoded in threads, one after the other, before they are asked about.
+
+Reading, the vision side and the decoder each have a thread: a large photograph takes longer to read
+than a small model to encode.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from PIL import Image
+
+from tinyv_cli.answers.generate import ImageEncoder, ImageTokens
+from tinyv_cli.errors import TinyvError
+from tinyv_cli.pictures.image import hash_pixels, to_pixels
+
+N_AHEAD = 2  # one waits with its tokens while the next is encoded; a picture takes 2.4 MB
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A picture that was read.
+
+    Attributes:
+        path: that names it.
+        width: of the upright picture, in pixels.
+        height: likewise.
+        pixels: (1, 3, S, S) float32.
+        read_s: what decoding and shrinking the file took.
+    """
+
+    path: Path
+    width: int
+    height: int
+    pixels: np.ndarray
+    read_s: float
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A picture that can be asked about.
+
+    Attributes:
+        path: that names it.
+        width: of the upright picture, in pixels.
+        height: likewise.
+        image: its image tokens.
+        read_s: what decoding and shrinking the file took.
+        encode_s: what its image tokens took.
+    """
+
+    path: Path
+    width: int
+    height: int
+    image: ImageTokens
+    read_s: float
+    encode_s: float
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A picture that cannot be used."""
+
+    path: Path
+    error: TinyvError
+
+
+class PicturePrefetcher:
+    """Pictures in their order, made ready before they are wanted; also a session's encoder.
+
+    Args:
+        encoder: is used by one thread alone.
+        paths: that name the pictures; the first are begun at once.
+        read: opens a picture by its name, in a thread, or raises a `TinyvError`.
+        image_px: S, the side of the square that the vision tower sees.
+        n_ahead: how many are made ready at most while one is answered; 0 makes each when wanted.
+    """
+
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        paths: Iterable[Path],
+        read: Callable[[Path], Image.Image],
+        image_px: int,
+        n_ahead: int = N_AHEAD,
+    ) -> None:
+        self._encoder = encoder
+        self._image_px = image_px
+        self._open = read
+        self._paths = iter(paths)
+        self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read")
+        self._encoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
+        self._begun: deque[Future[Encoded | Unreadable]] = deque()
+        for path in islice(self._paths, n_ahead):
+            self._begin(path)
+
+    def __iter__(self) -> Iterator[Encoded | Unreadable]:
+        """Waits for one picture after the other.
+
+        Raises:
+            TinyvError: a picture cannot be encoded, which is no picture's fault.
+        """
+        while True:
+            following = next(self._paths, None)
+            if following is not None:
+                self._begin(following)
+            if not self._begun:
+                return
+            yield self._begun.popleft().result()
+
+    def as_ready(self, may_wait: Callable[[], bool]) -> Iterator[Encoded | Unreadable | None]:
+        """Yields one picture after the other, or None where the next would have to be waited for.
+
+        Args:
+            may_wait: whether nothing else is to be done meanwhile, so that it is waited for.
+
+        Raises:
+            TinyvError: a picture cannot be encoded, which is no picture's fault.
+        """
+        pictures = iter(self)
+        while True:
+            if self._begun and not self._begun[0].done() and not may_wait():
+                yield None
+                continue
+            picture = next(pictures, None)
+            if picture is None:
+                return
+            yield picture
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """Returns image tokens (B, Q, D) of pixels (B, 3, S, S), after those that were begun."""
+        return self._encoding.submit(self._encoder.encode, pixels).result()
+
+    def wait(self) -> None:
+        """Waits until every picture that was begun is ready."""
+        for each in self._begun:
+            each.exception()
+
+    def cancel(self) -> None:
+        """Begins no further picture."""
+        for each in (self._encoding, self._reading):
+            each.shutdown(wait=False, cancel_futures=True)
+
+    def close(self) -> None:
+        """Begins no further picture, and waits for those under way."""
+        self.cancel()
+        for each in (self._encoding, self._reading):
+            each.shutdown()
+
+    def _begin(self, path: Path) -> None:
+        read = self._reading.submit(self._read, path)
+        self._begun.append(self._encoding.submit(self._encode, read))
+
+    def _read(self, path: Path) -> "_Read | Unreadable":
+        """Reads one picture, in the first thread."""
+        started = perf_counter()
+        try:
+            picture = self._open(path)
+        except TinyvError as error:
+            return Unreadable(path, error)
+        pixels = to_pixels(picture, self._image_px)
+        return _Read(path, picture.width, picture.height, pixels, perf_counter() - started)
+
+    def _encode(self, read: "Future[_Read | Unreadable]") -> Encoded | Unreadable:
+        """Encodes one picture as soon as it was read, in the second thread."""
+        picture = read.result()
+        if isinstance(picture, Unreadable):
+            return picture
+        started = perf_counter()
+        tokens = self._encoder.encode(picture.pixels)[0]
+        image = ImageTokens(tokens, hash_pixels(picture.pixels))
+        return Encoded(
+            picture.path,
+            picture.width,
+            picture.height,
+            image,
+            picture.read_s,
+            perf_counter() - started,
+        )
