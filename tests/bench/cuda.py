@@ -28,10 +28,10 @@ import torch
 
 from tests.bench.random_networks import make_phi_of_transformers, write_files
 from tests.torch.cuda.cuda_files import make_small_spec
+from tests.torch.one_slot import OneSlot
 from tinyv_cli.answers.generate import ImageTokens, Rules, generate
 from tinyv_cli.answers.sampling import Sampler, SamplingOptions
 from tinyv_cli.backends.cuda.torch_cuda import TorchEncoder
-from tinyv_cli.backends.cuda.torch_decoder import StepDecoder
 from tinyv_cli.backends.cuda.torch_device import TorchDevice
 from tinyv_cli.backends.cuda.torch_weights import load_language, load_vision_side
 from tinyv_cli.spec import ModelSpec, make_full_spec
@@ -145,9 +145,7 @@ def measure_variant(
     with device.translate_errors("loading the language model"):
         language = load_language(files["cuda-language"], spec.language, *place)
         notes: list[str] = []  # whether recording failed
-        decoder = StepDecoder(
-            language, context_length, device, use_graphs=graphs, notify=notes.append
-        )
+        decoder = OneSlot(language, context_length, device, use_graphs=graphs, notify=notes.append)
     load_s = time.perf_counter() - started
     prepare_s = measure_s(decoder.prepare, device)
     encoder = TorchEncoder(partial(load_vision_side, files["cuda-vision"], spec, *place), device)
@@ -172,7 +170,7 @@ def measure_variant(
 
 
 def measure_first_token(
-    spec: ModelSpec, encoder: TorchEncoder, decoder: StepDecoder
+    spec: ModelSpec, encoder: TorchEncoder, decoder: OneSlot
 ) -> tuple[float, float]:
     """Seconds of encoding a new picture, and of a prompt about it."""
     side = spec.vision.image_px
@@ -186,7 +184,7 @@ def measure_first_token(
     return encoded - started, time.perf_counter() - encoded
 
 
-def measure_decoding(decoder: StepDecoder, n_prompt: int, n_tokens: int) -> tuple[float, float]:
+def measure_decoding(decoder: OneSlot, n_prompt: int, n_tokens: int) -> tuple[float, float]:
     """Seconds of a prompt, and tokens a second after it, with choosing them."""
     decoder.rewind(0)
     sampler = Sampler(SamplingOptions())

@@ -10,10 +10,11 @@ import torch
 
 from tests.golden import CASES, GOLDEN, needs_golden
 from tests.torch.cuda.cuda_files import make_small_spec, write_variant
+from tests.torch.one_slot import OneSlot
 from tinyv_cli.answers.generate import ImageTokens
 from tinyv_cli.backends.backend import Backend, BackendOptions, prefetch_nothing
 from tinyv_cli.backends.cuda.torch_cuda import open_torch
-from tinyv_cli.backends.cuda.torch_decoder import FIRST_SPAN, StepDecoder
+from tinyv_cli.backends.cuda.torch_decoder import FIRST_SPAN
 from tinyv_cli.backends.cuda.torch_device import TorchDevice
 from tinyv_cli.backends.cuda.torch_weights import load_language
 from tinyv_cli.backends.prefetch import PrefetchingEncoder
@@ -100,7 +101,7 @@ def test_a_recorded_step_gives_what_the_same_step_gives_unrecorded(bits, make_fi
     device = TorchDevice("cuda")
     language = load_language(path, SPEC.language, "cuda", device.dtype)
     decoders = [
-        StepDecoder(language, 600, device, use_graphs=use_graphs, first_span=64)
+        OneSlot(language, 600, device, use_graphs=use_graphs, first_span=64)
         for use_graphs in (True, False)
     ]
     decoders[0].prepare()

@@ -10,7 +10,7 @@ import pytest
 
 from tests.light.chat.toy_chat import EchoDecoder, ToyRuntimes
 from tests.light.evaluation.toy_evaluation import write_questions
-from tests.light.toy_decoder import ToyDecoder
+from tests.light.toy_decoder import ToyDecoder, ToySlots
 from tinyv_cli.app import main
 from tinyv_cli.backends import opening as backends
 from tinyv_cli.backends.backend import Backend, BackendOptions, prefetch_nothing
@@ -107,7 +107,7 @@ class CountedRuntimes(ToyRuntimes):
         self._decoders.append(weakref.ref(decoder))
         alive = sum(reference() is not None for reference in self._decoders)
         self.most_alive = max(self.most_alive, alive)
-        return Backend(self.encoder, decoder, "toy", 0.25)
+        return Backend(self.encoder, ToySlots(decoder), "toy", 0.25)
 
 
 class ClosableToyEncoder:
@@ -179,7 +179,7 @@ def test_sessions_that_take_turns_answer_as_each_alone(place, monkeypatch):
     """The toy's answers depend on every position cached, so a stale one would show."""
 
     def open_backend(variant, options, meanwhile=prefetch_nothing):
-        return Backend(ToyRuntimes().encoder, ToyDecoder(300), "toy", 0.1)
+        return Backend(ToyRuntimes().encoder, ToySlots(ToyDecoder(300)), "toy", 0.1)
 
     monkeypatch.setattr(backends, "open_backend", open_backend)
     questions = ["what is it?", "why?", "what is it for?", "how many?"]

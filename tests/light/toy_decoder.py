@@ -39,6 +39,33 @@ class ToyDecoder:
         return np.random.default_rng(seed).standard_normal(self._vocab_size, np.float32)
 
 
+class ToySlots:
+    """A slot for each of some decoders; notes which slots each step was computed for."""
+
+    def __init__(self, *decoders):
+        self.decoders = decoders
+        self.n_slots, self.context_length = len(decoders), decoders[0].context_length
+        self.steps = []
+
+    @property
+    def lengths(self):
+        return [each.length for each in self.decoders]
+
+    def extend(self, slot, segments):
+        return self.decoders[slot].extend(segments)
+
+    def step(self, tokens):
+        self.steps.append(dict(tokens))
+        return np.stack([self.decoders[slot].extend([(token,)]) for slot, token in tokens.items()])
+
+    def rewind(self, slot, length):
+        self.decoders[slot].rewind(length)
+
+    def copy(self, source, target, length):
+        assert source != target
+        self.decoders[target].held = self.decoders[source].held[:length]
+
+
 class ScriptedDecoder(ToyDecoder):
     """Says given ids one after the other, whatever it is asked."""
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from PIL import Image
 
-from tests.light.toy_decoder import ScriptedDecoder, ToyEncoder
+from tests.light.toy_decoder import ScriptedDecoder, ToyEncoder, ToySlots
 from tests.light.toy_tokenizer import make_tokenizer
 from tinyv_cli.backends.backend import Backend, prefetch_nothing
 from tinyv_cli.spec import make_tiny_spec
@@ -76,6 +76,6 @@ def make_open_backend(script, seen=None):
         decoder = ScriptedDecoder(script, options.context_length or 2048)
         encoder = ToyEncoder()
         meanwhile(encoder, "toy")
-        return Backend(encoder, decoder, "toy", LOAD_S)
+        return Backend(encoder, ToySlots(decoder), "toy", LOAD_S)
 
     return open_backend

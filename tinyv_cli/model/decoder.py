@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tinyv_cli.answers.generate import ImageTokens, Segment, count_positions
-from tinyv_cli.model.cache import KeyValueCache
+from tinyv_cli.model.cache import KeyValueCache, SlotCache
 from tinyv_cli.model.phi import PhiLanguage
 
 
@@ -18,25 +18,22 @@ class TorchDecoder:
         self,
         language: PhiLanguage,
         context_length: int | None = None,
-        cache_dtype: torch.dtype | None = None,
+        cache: SlotCache | None = None,
         chunk_positions: int | None = None,
     ) -> None:
-        """Takes the cache's memory at once.
+        """Takes the cache's memory at once, unless there is one.
 
         Args:
             language: runs as it is, on the device and with the dtype of its last norm.
             context_length: positions there is room for; None: as many as the network has.
-            cache_dtype: of keys and values; None: the network's.
+            cache: an empty sequence's; None: one with the network's dtype.
             chunk_positions: of a prompt, computed at once at most; None: all of it.
         """
         self._language = language
         self._like = language.final_layernorm.weight
         self._chunk_positions = chunk_positions
-        self._cache = KeyValueCache(
-            language.spec,
-            context_length or language.spec.context_length,
-            like=self._like.new_empty(0, dtype=cache_dtype),
-        )
+        longest = context_length or language.spec.context_length
+        self._cache = cache or SlotCache(KeyValueCache(language.spec, longest, self._like))
 
     @property
     def context_length(self) -> int:
@@ -87,9 +84,9 @@ class TorchDecoder:
         """Brings a segment to Phi-2's width: (T, D)."""
         if isinstance(segment, ImageTokens):
             return torch.tensor(segment.embeddings).to(self._like)
-        return self._look_up(segment).to(self._like)
+        return self.look_up(segment).to(self._like)
 
-    def _look_up(self, ids: Sequence[int]) -> Tensor:
+    def look_up(self, ids: Sequence[int]) -> Tensor:
         """Looks up the embeddings of tokens, (T, D), on the device of their table."""
         table = self._language.embed_tokens
         rows: Tensor = table(torch.tensor(ids, dtype=torch.long, device=table.weight.device))

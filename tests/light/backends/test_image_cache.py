@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from tests.light.toy_decoder import ScriptedDecoder
+from tests.light.toy_decoder import ScriptedDecoder, ToySlots
 from tests.light.toy_variant import make_script
 from tinyv_cli.app import main
 from tinyv_cli.backends import opening as backends
@@ -114,7 +114,7 @@ def test_ask_encodes_a_picture_once_unless_told_otherwise(place, monkeypatch, ca
 
     def open_backend(variant, options, on_encoder):
         on_encoder(encoder, "toy")
-        return Backend(encoder, ScriptedDecoder(make_script("a cat")), "toy", 0.1)
+        return Backend(encoder, ToySlots(ScriptedDecoder(make_script("a cat"))), "toy", 0.1)
 
     monkeypatch.setattr(backends, "open_backend", open_backend)
     counts = []

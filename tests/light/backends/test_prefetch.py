@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from tests.light.toy_decoder import ScriptedDecoder, ToyEncoder
+from tests.light.toy_decoder import ScriptedDecoder, ToyEncoder, ToySlots
 from tests.light.toy_variant import make_script
 from tinyv_cli.app import main
 from tinyv_cli.backends import opening as backends
@@ -51,7 +51,7 @@ def test_ask_encodes_before_the_decoder_is_open(place, monkeypatch, capsys):
         encoder = TellingEncoder()
         on_encoder(encoder, "toy")
         assert encoded.wait(30), "nothing was encoded while the decoder was being opened"
-        return Backend(encoder, ScriptedDecoder(make_script("a cat")), "toy", 0.1)
+        return Backend(encoder, ToySlots(ScriptedDecoder(make_script("a cat"))), "toy", 0.1)
 
     monkeypatch.setattr(backends, "open_backend", open_backend)
     assert main(["ask", "cat.png", "what?", "-m", "bits4", "--no-cache"]) == ExitCode.OK
@@ -61,7 +61,7 @@ def test_ask_encodes_before_the_decoder_is_open(place, monkeypatch, capsys):
 def test_a_picture_that_cannot_be_encoded_ends_the_command(place, monkeypatch, capsys):
     def open_backend(variant, options, on_encoder):
         on_encoder(FailingEncoder(), "toy")
-        return Backend(FailingEncoder(), ScriptedDecoder(make_script("a")), "toy", 0.1)
+        return Backend(FailingEncoder(), ToySlots(ScriptedDecoder(make_script("a"))), "toy", 0.1)
 
     monkeypatch.setattr(backends, "open_backend", open_backend)
     assert main(["ask", "cat.png", "what?", "-m", "bits4"]) == ExitCode.WEIGHTS

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.light.batch.test_batch_program import ClosableEncoder, make_open_backend, read_lines
-from tests.light.toy_decoder import ScriptedDecoder
+from tests.light.toy_decoder import ScriptedDecoder, ToySlots
 from tests.light.toy_variant import make_script, write_picture
 from tinyv_cli.app import main
 from tinyv_cli.backends import opening as backends
@@ -55,7 +55,7 @@ def say(monkeypatch, text, n_times=1):
     def open_backend(variant, options, meanwhile):
         encoder = ClosableEncoder()
         meanwhile(encoder, "toy")
-        return Backend(encoder, ScriptedDecoder(make_script(text) * n_times), "toy", 0.1)
+        return Backend(encoder, ToySlots(ScriptedDecoder(make_script(text) * n_times)), "toy", 0.1)
 
     monkeypatch.setattr(backends, "open_backend", open_backend)
 

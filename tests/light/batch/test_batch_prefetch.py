@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.light.batch.test_batch import echo, forbid_opening, list_paths, run, say  # noqa: F401
 from tests.light.batch.test_batch_program import ClosableEncoder, make_open_backend, read_lines
-from tests.light.toy_decoder import ScriptedDecoder, ToyDecoder
+from tests.light.toy_decoder import ScriptedDecoder, ToyDecoder, ToySlots
 from tests.light.toy_variant import make_script
 from tinyv_cli import engine
 from tinyv_cli.app import main
@@ -44,7 +44,7 @@ def test_the_next_picture_is_encoded_while_one_is_answered(capsys, monkeypatch):
 
     def open_backend(variant, options, meanwhile):
         meanwhile(encoder, "toy")
-        return Backend(encoder, WaitingDecoder(make_script("a cat") * 4), "toy", 0.1)
+        return Backend(encoder, ToySlots(WaitingDecoder(make_script("a cat") * 4)), "toy", 0.1)
 
     monkeypatch.setattr(backends, "open_backend", open_backend)
     assert main(["batch", *names, "what?", "-o", "out.jsonl", "--no-cache"]) == ExitCode.OK
@@ -63,7 +63,7 @@ def test_an_encoder_that_fails_ends_the_run_with_its_own_code(capsys, monkeypatc
     def open_backend(variant, options, meanwhile):
         encoder = FailingEncoder()
         meanwhile(encoder, "toy")
-        return Backend(encoder, ScriptedDecoder(make_script("one") * 2), "toy", 0.1)
+        return Backend(encoder, ToySlots(ScriptedDecoder(make_script("one") * 2)), "toy", 0.1)
 
     monkeypatch.setattr(backends, "open_backend", open_backend)
     err = run(capsys, "cat.png", "dog.png", "what?", "--no-cache", code=ExitCode.DEVICE)
@@ -75,7 +75,9 @@ def test_a_prompt_that_does_not_fit_is_no_fault_of_the_pictures(capsys, monkeypa
     def open_backend(variant, options, meanwhile):
         encoder = ClosableEncoder()
         meanwhile(encoder, "toy")
-        return Backend(encoder, ToyDecoder(context_length=options.context_length), "toy", 0.1)
+        return Backend(
+            encoder, ToySlots(ToyDecoder(context_length=options.context_length)), "toy", 0.1
+        )
 
     monkeypatch.setattr(backends, "open_backend", open_backend)
     err = run(capsys, "cat.png", "what? " * 50, "-c", "100", code=ExitCode.INPUT)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.light.evaluation.toy_evaluation import EchoDecoder
-from tests.light.toy_decoder import ToyEncoder
+from tests.light.toy_decoder import ToyEncoder, ToySlots
 from tests.light.toy_variant import write_variant
 from tinyv_cli.app import main
 from tinyv_cli.backends import opening as backends
@@ -56,7 +56,7 @@ def make_open_backend(step_s=0.0):
     def open_backend(variant, options, meanwhile):
         encoder = ClosableEncoder()
         meanwhile(encoder, "toy")
-        return Backend(encoder, SlowDecoder(step_s), "toy", 0.1)
+        return Backend(encoder, ToySlots(SlowDecoder(step_s)), "toy", 0.1)
 
     return open_backend
 

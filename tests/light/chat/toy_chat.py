@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 from tests.light.devices.toy_cuda import NO_DRIVER
-from tests.light.toy_decoder import ToyDecoder, ToyEncoder
+from tests.light.toy_decoder import ToyDecoder, ToyEncoder, ToySlots
 from tests.light.toy_tokenizer import ADDED, MERGES
 from tinyv_cli.app import main
 from tinyv_cli.backends import opening as backends
@@ -62,7 +62,9 @@ class ToyRuntimes:
         self.events.append("open")
         decoder = EchoDecoder(300, options.context_length or 2048)
         meanwhile(self.encoder, self.device)
-        return Backend(self.encoder, decoder, "toy", 0.25, lambda: self.events.append("close"))
+        return Backend(
+            self.encoder, ToySlots(decoder), "toy", 0.25, lambda: self.events.append("close")
+        )
 
 
 if __name__ == "__main__":

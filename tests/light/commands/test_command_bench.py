@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.light.evaluation.toy_evaluation import EchoDecoder
-from tests.light.toy_decoder import ToyEncoder
+from tests.light.toy_decoder import ToyEncoder, ToySlots
 from tinyv_cli.app import main
 from tinyv_cli.backends import opening as backends
 from tinyv_cli.backends.backend import Backend
@@ -48,7 +48,7 @@ def toy(place, small, monkeypatch):
         decoder.context_length = options.context_length or 2048
         seen.options.append(options)
         seen.opened.append(variant.name)
-        return Backend(ToyEncoder(), decoder, "toy", 0.1 * len(seen.opened))
+        return Backend(ToyEncoder(), ToySlots(decoder), "toy", 0.1 * len(seen.opened))
 
     monkeypatch.setattr(backends, "open_backend", open_backend)
     return seen

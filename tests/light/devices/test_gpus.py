@@ -17,7 +17,7 @@ from tests.light.devices.toy_cuda import (
     write_cuda_variant,
 )
 from tests.light.evaluation.toy_evaluation import EchoDecoder, run, write_questions
-from tests.light.toy_decoder import ScriptedDecoder, ToyEncoder
+from tests.light.toy_decoder import ScriptedDecoder, ToyEncoder, ToySlots
 from tests.light.toy_variant import make_script
 from tinyv_cli.app import main
 from tinyv_cli.backends import opening as backends
@@ -53,7 +53,7 @@ def opened(monkeypatch):
         encoder = ToyEncoder()
         on_encoder(encoder, options.device)
         decoder = ScriptedDecoder(make_script("a cat") * 3)
-        return Backend(encoder, decoder, options.device, 0.1)
+        return Backend(encoder, ToySlots(decoder), options.device, 0.1)
 
     monkeypatch.setattr(backends, "open_backend", open_toy)
     return names
@@ -171,4 +171,4 @@ def test_bench_counts_what_the_gpu_reads(gpus, both, monkeypatch, capsys):
 def open_for_bench(variant, options, *_):
     decoder = EchoDecoder(variant.manifest.bits)
     decoder.context_length = 2048
-    return Backend(ToyEncoder(), decoder, options.device, 0.1)
+    return Backend(ToyEncoder(), ToySlots(decoder), options.device, 0.1)

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests.light.toy_decoder import ToyDecoder, ToyEncoder
+from tests.light.toy_decoder import ToyDecoder, ToyEncoder, ToySlots
 from tests.light.toy_tokenizer import make_tokenizer
 from tests.light.toy_variant import make_manifest
-from tinyv_cli.answers.tracked import TrackedDecoder
+from tinyv_cli.answers.slots import Slots
 from tinyv_cli.backends.backend import Backend
 from tinyv_cli.benchmark import bandwidth, machine
 from tinyv_cli.benchmark import measure as measuring
@@ -94,11 +94,10 @@ class TimedEngine:
     def open(self):
         self.clock.now_s += self._load_s
         decoder = TimedDecoder(self.clock, self._context_length)
-        backend = Backend(TimedEncoder(self.clock), decoder, "toy", self._load_s)
+        backend = Backend(TimedEncoder(self.clock), ToySlots(decoder), "toy", self._load_s)
         self.opened.append(backend)
-        yield OpenEngine(
-            self, backend, self._tokenizer, backend.encoder, TrackedDecoder(backend.decoder)
-        )
+        slots = Slots(backend.slots, are_shared=False)
+        yield OpenEngine(self, backend, self._tokenizer, backend.encoder, slots)
 
 
 def measure_toy(engine, repeats, **plan):
@@ -121,7 +120,7 @@ def test_rates_are_positions_and_tokens_by_the_time_they_took(tmp_path):
 def test_prompts_start_empty_and_tokens_are_decoded_behind_their_depth(tmp_path):
     engine = TimedEngine(tmp_path)
     measure_toy(engine, Repeats(2), lengths=(32, 128), depths=(64, 300), n_decoded=4, n_answered=2)
-    lengths = engine.opened[0].decoder.lengths
+    lengths = engine.opened[0].slots.decoders[0].lengths
     n_prompt = lengths[0][1]
     answers = [(0, n_prompt), (n_prompt, 1)] * 2
     prompts = [(0, 32), (0, 32), (0, 128), (0, 128)]

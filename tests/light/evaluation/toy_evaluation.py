@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.light.toy_decoder import ToyDecoder, ToyEncoder
+from tests.light.toy_decoder import ToyDecoder, ToyEncoder, ToySlots
 from tinyv_cli.app import main
 from tinyv_cli.backends.backend import Backend
 from tinyv_cli.errors import ExitCode
@@ -71,7 +71,7 @@ class Runtimes:
         self._decoders.append(weakref.ref(decoder))
         alive = sum(reference() is not None for reference in self._decoders)
         self.most_alive = max(self.most_alive, alive)
-        return Backend(encoder, decoder, "toy", 0.1)
+        return Backend(encoder, ToySlots(decoder), "toy", 0.1)
 
 
 def write_questions(lines=LINES, name="questions.jsonl"):

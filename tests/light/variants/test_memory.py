@@ -5,7 +5,7 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from tests.light.toy_decoder import ScriptedDecoder, ToyEncoder
+from tests.light.toy_decoder import ScriptedDecoder, ToyEncoder, ToySlots
 from tests.light.toy_variant import make_open_backend, make_script
 from tinyv_cli.app import main
 from tinyv_cli.backends import opening as backends
@@ -139,7 +139,7 @@ def test_ask_gives_the_vision_side_back_before_it_opens_the_decoder(place, ask, 
         on_encoder(encoder, "toy")
         events.append("open the decoder")
         decoder = ScriptedDecoder(make_script("a cat"))
-        return Backend(encoder, decoder, "toy", 0.1, encoder.close)
+        return Backend(encoder, ToySlots(decoder), "toy", 0.1, encoder.close)
 
     monkeypatch.setattr(backends, "open_backend", open_backend)
     prompt = "<s>[INST] <Img></Img> what? [/INST]"

@@ -6,7 +6,8 @@ import torch
 from quantize.plan import VariantPlan, make_plan
 from quantize.recipe import RECIPES
 from tests.torch.cuda.memory_trace import MetaGpu, count_started, make_language, trace_peak
-from tinyv_cli.backends.cuda.torch_decoder import FIRST_SPAN, StepDecoder
+from tests.torch.one_slot import OneSlot
+from tinyv_cli.backends.cuda.torch_decoder import FIRST_SPAN
 from tinyv_cli.backends.cuda.torch_modules import Int8WeightLinear
 from tinyv_cli.model.tinygptv import make_empty_model
 from tinyv_cli.spec import make_full_spec
@@ -24,16 +25,16 @@ UNPACKED_BYTES = {4: 2 * SPEC.language.width * SPEC.language.mlp_width, 8: 0}
 EVERY_BITS = pytest.mark.parametrize("bits", [4, 8])
 
 
-def open_decoder(bits: int) -> tuple[StepDecoder, int]:
+def open_decoder(bits: int) -> tuple[OneSlot, int]:
     """The decoder on the meta device, and the bytes that it took beside its weights."""
     gpu = MetaGpu()
     language = make_language(SPEC.language, bits, gpu)
     with trace_peak() as peak:
-        decoder = StepDecoder(language, CONTEXT, gpu, use_graphs=False)
+        decoder = OneSlot(language, CONTEXT, gpu, use_graphs=False)
     return decoder, peak.now_bytes
 
 
-def trace_prompt(decoder: StepDecoder, n_positions: int) -> int:
+def trace_prompt(decoder: OneSlot, n_positions: int) -> int:
     decoder.rewind(0)
     with trace_peak() as peak:
         decoder._compute([tuple(range(n_positions))])

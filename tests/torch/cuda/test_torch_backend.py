@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from quantize.pipeline import QuantizeOptions, make_variant
 from tests.golden import CASES, GOLDEN, needs_golden
 from tests.torch.conftest import GoldenCase, read_golden_case
+from tests.torch.one_slot import OneSlot
 from tinyv_cli.answers.generate import ImageTokens
 from tinyv_cli.answers.sampling import SamplingOptions
 from tinyv_cli.answers.tokenizer import Tokenizer
@@ -83,7 +84,7 @@ def open_unrounded(case: str) -> Backend:
         model = load_model(weights.spec, weights.read)
     device = TorchDevice("cpu")
     context_length = model.spec.language.context_length
-    decoder = StepDecoder(model.language, context_length, device, use_graphs=False)
+    decoder = OneSlot(model.language, context_length, device, use_graphs=False)
     return Backend(TorchEncoder(lambda: model, device), decoder, "cpu", 0.0)
 
 
@@ -239,7 +240,7 @@ def test_a_step_of_fixed_shapes_gives_what_a_plain_one_gives(first_span, context
         language = load_model(weights.spec, weights.read).language
     plain = TorchDecoder(language, context_length)
     device = TorchDevice("cpu")
-    steps = StepDecoder(language, context_length, device, use_graphs=False, first_span=first_span)
+    steps = OneSlot(language, context_length, device, use_graphs=False, first_span=first_span)
     prompt, ids = make_ids(5, 3), make_ids(context_length - 5, 4)
     assert np.array_equal(steps.extend([prompt]), plain.extend([prompt]))
     logits = [(steps.extend([(token,)]), plain.extend([(token,)])) for token in ids]
@@ -259,7 +260,7 @@ def test_branches_in_float16_stay_near_float32(bits, cuda_variant):
         device = TorchDevice("cpu")
         device.dtype = dtype
         language = load_language(path, spec, "cpu", dtype)
-        decoder = StepDecoder(language, 64, device, use_graphs=False)
+        decoder = OneSlot(language, 64, device, use_graphs=False)
         decoder.extend([make_ids(30, 5)])
         logits[dtype] = decoder.extend([(7,)])
     # Measured 0.0009 at 8 bits and 0.001 at 4.

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.torch.one_slot import OneSlot
 from tests.torch.weights.random_weights import make_read
 from tinyv_cli.backends.cuda.torch_decoder import StepDecoder
 from tinyv_cli.backends.cuda.torch_device import TorchDevice
@@ -92,8 +93,8 @@ def make_ids(n: int, seed: int) -> list[int]:
 
 def test_a_step_is_recorded_once_a_span_and_then_replayed(model, gpu):
     device = gpu["device"]
-    recorded = StepDecoder(model.language, 40, device, use_graphs=True, first_span=8)
-    plain = StepDecoder(model.language, 40, TorchDevice("cpu"), use_graphs=False, first_span=8)
+    recorded = OneSlot(model.language, 40, device, use_graphs=True, first_span=8)
+    plain = OneSlot(model.language, 40, TorchDevice("cpu"), use_graphs=False, first_span=8)
     recorded.prepare()
     assert gpu["runs"] == [8, 8, 8]
     for token in make_ids(40, 0):
@@ -110,7 +111,7 @@ def test_a_step_is_recorded_once_a_span_and_then_replayed(model, gpu):
 
 
 def test_a_rewound_decoder_replays_the_step_of_the_shorter_span_again(model, gpu):
-    decoder = StepDecoder(model.language, 40, gpu["device"], use_graphs=True, first_span=8)
+    decoder = OneSlot(model.language, 40, gpu["device"], use_graphs=True, first_span=8)
     ids = make_ids(20, 1)
     first = [decoder.extend([(token,)]) for token in ids]
     decoder.rewind(3)
@@ -120,14 +121,14 @@ def test_a_rewound_decoder_replays_the_step_of_the_shorter_span_again(model, gpu
 
 
 def test_a_prompt_is_computed_in_one_pass_and_records_nothing(model, gpu):
-    decoder = StepDecoder(model.language, 40, gpu["device"], use_graphs=True)
+    decoder = OneSlot(model.language, 40, gpu["device"], use_graphs=True)
     decoder.extend([tuple(make_ids(30, 2))])
     decoder.prepare()  # too late: it would write over what is cached
     assert gpu["runs"] == []
 
 
 def test_without_graphs_nothing_is_recorded(model, gpu):
-    decoder = StepDecoder(model.language, 40, gpu["device"], use_graphs=False)
+    decoder = OneSlot(model.language, 40, gpu["device"], use_graphs=False)
     decoder.prepare()
     decoder.extend([(1,)])
     assert gpu["runs"] == [40]
@@ -142,10 +143,10 @@ def test_steps_that_cannot_be_recorded_run_unrecorded_and_it_is_said_once(model,
 
     notes: list[str] = []
     device = gpu["device"]
-    recorded = StepDecoder(
+    recorded = OneSlot(
         model.language, 40, device, use_graphs=True, first_span=8, notify=notes.append
     )
-    plain = StepDecoder(model.language, 40, TorchDevice("cpu"), use_graphs=False, first_span=8)
+    plain = OneSlot(model.language, 40, TorchDevice("cpu"), use_graphs=False, first_span=8)
     recorded.prepare()
     monkeypatch.setattr(torch.cuda, "graph", refuse)
     for token in make_ids(40, 3):
@@ -168,6 +169,6 @@ def test_memory_that_runs_out_while_recording_is_no_reason_to_go_on_without(
         yield
 
     monkeypatch.setattr(torch.cuda, "graph", refuse)
-    decoder = StepDecoder(model.language, 40, gpu["device"], use_graphs=True, notify=pytest.fail)
+    decoder = OneSlot(model.language, 40, gpu["device"], use_graphs=True, notify=pytest.fail)
     with pytest.raises(DeviceError, match="ran out"):
         decoder.extend([(1,)])

@@ -15,6 +15,7 @@ from tinyv_cli.backends.backend import Backend, BackendOptions, OnEncoder, resol
 from tinyv_cli.backends.cuda.torch_decoder import StepDecoder
 from tinyv_cli.backends.cuda.torch_device import TorchDevice
 from tinyv_cli.backends.cuda.torch_weights import load_language, load_vision_side
+from tinyv_cli.model.cache import KeyValueCache
 from tinyv_cli.model.tinygptv import TinyGptV
 from tinyv_cli.variants.manifest import Variant
 
@@ -90,9 +91,11 @@ def open_torch(
     try:
         with torch_device.translate_errors("loading the language model"):
             language = load_language(language_path, spec.language, device, dtype)
+            like = language.final_layernorm.weight.new_empty(0, dtype=dtype)
+            cache = KeyValueCache(spec.language, context_length, like, options.n_slots or 1)
             decoder = StepDecoder(
                 language,
-                context_length,
+                cache,
                 torch_device,
                 use_graphs=torch_device.is_cuda,
                 notify=options.notify,

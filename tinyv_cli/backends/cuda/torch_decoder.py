@@ -1,21 +1,21 @@
-"""One token becomes the next position's logits, in a step that a GPU replays.
+"""A token of each sequence becomes the next logits, in a step that a GPU replays.
 
-A prompt goes through the network in a few passes. A single token takes a step whose tensors all
-stay where they are: its embedding and its position are written into one of them, the logits come
-out of another. On a GPU the step is recorded once as a CUDA graph, since starting some thousand
-small kernels takes longer than running them.
+A prompt goes through the network in a few passes. Single tokens take a step whose tensors all
+stay where they are: embeddings and positions are written into one of them, the logits come out of
+another. On a GPU the step is recorded once as a CUDA graph, since starting some thousand small
+kernels takes longer than running them.
 """
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from tinyv_cli.answers.generate import Segment
 from tinyv_cli.backends.cuda.torch_device import TorchDevice
-from tinyv_cli.model.cache import StaticCache
+from tinyv_cli.model.cache import KeyValueCache, SlotCache, StaticCache
 from tinyv_cli.model.decoder import TorchDecoder
 from tinyv_cli.model.phi import PhiLanguage
 from tinyv_cli.variants.memory import CUDA_CHUNK_POSITIONS
@@ -32,84 +32,156 @@ class StepInput:
     """The inputs of a step, in one piece of memory, so that one copy brings it to a GPU.
 
     Attributes:
-        whole: (8 + 4 · D,) uint8, the memory.
-        position: (1,) int64, the token's position id.
-        embedding: (1, 1, D) float32, the token's.
+        whole: (S · (8 + 4 · D),) uint8, the memory.
+        positions: (S,) int64, the tokens' position ids.
+        embeddings: (S, 1, D) float32, the tokens'.
     """
 
-    def __init__(self, width: int, device: str = "cpu", *, is_pinned: bool = False) -> None:
-        n_bytes = _POSITION_BYTES + 4 * width
+    def __init__(
+        self, n_slots: int, width: int, device: str = "cpu", *, is_pinned: bool = False
+    ) -> None:
+        n_position_bytes = n_slots * _POSITION_BYTES
+        n_bytes = n_position_bytes + n_slots * 4 * width
         self.whole = torch.zeros(n_bytes, dtype=torch.uint8, device=device, pin_memory=is_pinned)
-        self.position = self.whole[:_POSITION_BYTES].view(torch.int64)
-        self.embedding = self.whole[_POSITION_BYTES:].view(torch.float32)[None, None]
+        self.positions = self.whole[:n_position_bytes].view(torch.int64)
+        embeddings = self.whole[n_position_bytes:].view(torch.float32)
+        self.embeddings = embeddings.view(n_slots, 1, width)
 
 
-class StepDecoder(TorchDecoder):
-    """Reads prompts a few hundred positions at once and single tokens in a step of fixed shapes.
+class StepDecoder:
+    """A `SlotDecoder`: prompts a few hundred positions at once, tokens in a step of fixed shapes.
+
+    A step computes all slots, however few are asked for: products of other shapes are summed in
+    another order, and a slot's logits are not to depend on its neighbours.
 
     Args:
         language: on its device; the device is that of its final norm.
-        context_length: positions there is room for.
-        device: the same, with the dtype of keys and values.
+        cache: an empty one, on the same device.
+        device: the same.
         use_graphs: whether steps are recorded; only on a GPU.
         first_span: see `FIRST_SPAN`.
         notify: takes a line if steps cannot be recorded.
+
+    Attributes:
+        n_slots: sequences there is room for.
     """
 
     def __init__(
         self,
         language: PhiLanguage,
-        context_length: int,
+        cache: KeyValueCache,
         device: TorchDevice,
         *,
         use_graphs: bool,
         first_span: int = FIRST_SPAN,
         notify: Callable[[str], None] = lambda _: None,
     ) -> None:
-        super().__init__(language, context_length, device.dtype, CUDA_CHUNK_POSITIONS)
+        n_slots = len(cache.lengths)
+        self.n_slots = n_slots
+        self._language = language
         self._device = device
+        self._like = language.final_layernorm.weight
+        self._cache = cache
+        chunk = CUDA_CHUNK_POSITIONS
+        self._readers = [
+            TorchDecoder(language, cache=SlotCache(cache, slot), chunk_positions=chunk)
+            for slot in range(n_slots)
+        ]
         width, n_tokens = language.spec.width, language.spec.vocab_size
-        self._input = StepInput(width, device.name)
-        self._logits = torch.zeros(n_tokens, device=device.name)
-        self._host_input = StepInput(width, is_pinned=device.is_cuda)
-        self._host_logits = torch.zeros(n_tokens, pin_memory=device.is_cuda)
+        self._input = StepInput(n_slots, width, device.name)
+        self._logits = torch.zeros(n_slots, n_tokens, device=device.name)
+        self._host_input = StepInput(n_slots, width, is_pinned=device.is_cuda)
+        self._host_logits = torch.zeros(n_slots, n_tokens, pin_memory=device.is_cuda)
         self._use_graphs = use_graphs
         self._first_span = first_span
         self._notify = notify
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by the positions they read
         self._stream: torch.cuda.Stream | None = None  # of all records: they share one memory pool
 
+    @property
+    def context_length(self) -> int:
+        """Returns the number of positions that a slot has room for."""
+        return self._cache.context_length
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Returns the number of positions cached, by slot."""
+        return self._cache.lengths
+
     @torch.no_grad()
     def prepare(self) -> None:
         """Records the shortest step, before anything is cached; else the first token does it."""
-        if self._use_graphs and not self.length:
+        if self._use_graphs and not any(self.lengths):
             self._record(self._choose_span(0))
 
-    def _compute(self, segments: Sequence[Segment]) -> Tensor:
-        """Computes the logits after the last position, (V,)."""
-        with self._device.translate_errors("reading the prompt"):
-            match list(segments):
-                case [(int(token),)]:
-                    return self._step(token)
-            return super()._compute(segments)
+    def extend(self, slot: int, segments: Sequence[Segment]) -> np.ndarray:
+        """Appends positions to a slot.
 
-    def _step(self, token: int) -> Tensor:
-        """Appends one token; returns the logits on the host, (V,) float32."""
-        span = self._choose_span(self.length)
-        self._host_input.position[0] = self.length
-        self._host_input.embedding.copy_(self._look_up((token,)))
-        self._input.whole.copy_(self._host_input.whole, non_blocking=True)
-        if self._use_graphs and span not in self._graphs:
-            self._record(span)
-        if span in self._graphs:
-            self._graphs[span].replay()
-        else:
-            self._run(span)
-        self._host_logits.copy_(self._logits, non_blocking=True)
-        if self._device.is_cuda:
-            torch.cuda.current_stream(self._device.number).synchronize()
-        self._cache.advance(1)
-        return self._host_logits.clone()  # the next step writes over them
+        Args:
+            slot: below `n_slots`.
+            segments: token ids and image tokens in their order; at least one position.
+
+        Returns:
+            Logits after the last position, (V,) float32.
+
+        Raises:
+            DeviceError: memory does not suffice.
+            ValueError: there are no positions, or more than there is room for.
+        """
+        with self._device.translate_errors("reading the prompt"):
+            return self._readers[slot].extend(segments)
+
+    def rewind(self, slot: int, length: int) -> None:
+        """Forgets a slot's positions from `length` on.
+
+        Raises:
+            ValueError: `length` is negative or beyond the cached positions.
+        """
+        self._readers[slot].rewind(length)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Makes the first positions of one slot those of another, which then holds no more."""
+        self._cache.copy(source, target, length)
+
+    @torch.no_grad()
+    def step(self, tokens: Mapping[int, int]) -> np.ndarray:
+        """Appends a token to each of some slots.
+
+        Args:
+            tokens: by slot.
+
+        Returns:
+            (n, V) float32, the logits after each, in the order of `tokens`.
+
+        Raises:
+            DeviceError: memory does not suffice.
+            ValueError: a slot has no room.
+        """
+        lengths, slots = self._cache.lengths, list(tokens)
+        if max(lengths[slot] for slot in slots) >= self.context_length:
+            raise ValueError(f"no position is left of {self.context_length}")
+        with self._device.translate_errors("answering"):
+            # A slot that has no turn writes behind what it holds, where its next position will.
+            for slot, length in enumerate(lengths):
+                lengths[slot] = min(length, self.context_length - 1)
+            self._host_input.positions.copy_(torch.tensor(lengths))
+            embeddings = self._readers[0].look_up(list(tokens.values()))
+            self._host_input.embeddings[slots] = embeddings[:, None]
+            self._input.whole.copy_(self._host_input.whole, non_blocking=True)
+            span = self._choose_span(max(lengths))
+            if self._use_graphs and span not in self._graphs:
+                self._record(span)
+            if span in self._graphs:
+                self._graphs[span].replay()
+            else:
+                self._run(span)
+            self._host_logits.copy_(self._logits, non_blocking=True)
+            if self._device.is_cuda:
+                torch.cuda.current_stream(self._device.number).synchronize()
+            for slot in slots:
+                lengths[slot] += 1
+            logits: np.ndarray = self._host_logits[slots].numpy()  # a copy of those rows
+        return logits
 
     def _choose_span(self, position: int) -> int:
         """Returns how many positions a step reads: the first span, doubled until it fits."""
@@ -120,9 +192,9 @@ class StepDecoder(TorchDecoder):
 
     def _run(self, span: int) -> None:
         """Computes from the one tensor into the other, by the same kernels for any token."""
-        cache = StaticCache(self._cache, self._input.position, span)
-        hidden = self._language.compute_hidden(self._input.embedding.to(self._like), cache)
-        self._logits.copy_(self._language.lm_head(hidden[:, -1])[0])
+        cache = StaticCache(self._cache, self._input.positions, span)
+        hidden = self._language.compute_hidden(self._input.embeddings.to(self._like), cache)
+        self._logits.copy_(self._language.lm_head(hidden[:, -1]))
 
     def _record(self, span: int) -> None:
         """Records the step as a graph; if that fails, steps run unrecorded from then on.
