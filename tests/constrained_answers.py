@@ -114,7 +114,7 @@ class Miniature:
         ids, started = [], None
         while True:
             try:
-                ids.append(next(steps))
+                ids += next(steps).tokens
             except StopIteration as end:
                 decode_s = time.perf_counter() - (started or time.perf_counter())
                 return Told(self.tokenizer.decode(ids).strip(), end.value, len(ids), decode_s)

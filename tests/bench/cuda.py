@@ -193,7 +193,7 @@ def measure_decoding(decoder: OneSlot, n_prompt: int, n_tokens: int) -> tuple[fl
     tokens = generate(decoder, [prompt], Rules(sampler, (), n_tokens + 1))
     next(tokens)
     read = time.perf_counter()
-    n_decoded = sum(1 for _ in tokens)
+    n_decoded = sum(len(each.tokens) for each in tokens)
     return read - started, n_decoded / (time.perf_counter() - read)
 
 

@@ -7,7 +7,7 @@ itself, a picture's encoding and an answer, is taken from its books.
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -42,6 +42,8 @@ class BenchPlan:
         depths: positions cached before decoding; those without room behind them are left out.
         n_decoded: tokens decoded behind each depth, at least 1.
         n_answered: the longest answer about a picture, in tokens.
+        parallel: numbers of answers at once; none leaves them out.
+        parallel_depth: positions cached before each of them.
     """
 
     repeats: Repeats
@@ -49,11 +51,14 @@ class BenchPlan:
     depths: tuple[int, ...] = (64, 512, 1024)
     n_decoded: int = 16
     n_answered: int = 32
+    parallel: tuple[int, ...] = ()
+    parallel_depth: int = 96
 
     @property
     def n_positions(self) -> int:
-        """Positions of the longest that is computed, but for a question about a picture."""
-        return max(*self.lengths, max(self.depths) + self.n_decoded)
+        """Positions of all that is computed at once, but for a question about a picture."""
+        n_at_once = max(self.parallel, default=0) * (self.parallel_depth + self.n_decoded)
+        return max(*self.lengths, max(self.depths) + self.n_decoded, n_at_once)
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ class Measured:
         answer_tokens: tokens of each answer.
         prefill_tok_s: by positions of a prompt behind an empty cache.
         decode_tok_s: by positions cached before the first of the tokens.
+        parallel_tok_s: of all answers together, by how many there are at once.
         peak_rss_bytes: of the process after all that, with one variant open; None on Windows.
     """
 
@@ -84,6 +90,7 @@ class Measured:
     answer_tokens: tuple[int, ...]
     prefill_tok_s: dict[int, Spread]
     decode_tok_s: dict[int, Spread]
+    parallel_tok_s: dict[int, Spread]
     peak_rss_bytes: int | None
 
 
@@ -119,6 +126,10 @@ def measure(
     del opened, decoder  # and their gigabytes, before the same are opened again
     note("opening again")
     _open_again(engine, plan.repeats, loads, first_encodes, clock)
+    parallel_tok_s: dict[int, Spread] = {}
+    if plan.parallel:
+        note("several answers at once")
+        parallel_tok_s = measure_parallel(engine, plan, clock)
     timings = [answer.timings for answer in answers]
     return Measured(
         device=device,
@@ -131,6 +142,7 @@ def measure(
         answer_tokens=tuple(answer.usage.completion_tokens for answer in answers),
         prefill_tok_s=prefill_tok_s,
         decode_tok_s=decode_tok_s,
+        parallel_tok_s=parallel_tok_s,
         peak_rss_bytes=peak_rss_bytes,
     )
 
@@ -193,6 +205,39 @@ def measure_decoding(
             decoder.extend([tuple(ids[decoder.length : depth])])
         rates[depth] = make_spread(repeat(partial(time_tokens, depth), plan.repeats, clock))
     return {depth: rates[depth] for depth in fitting}
+
+
+def measure_parallel(engine: Engine, plan: BenchPlan, clock: Clock) -> dict[int, Spread]:
+    """Measures tokens a second of several answers together, by how many there are.
+
+    Args:
+        engine: that is opened anew, with room for all of them.
+        plan: how many, and behind how many positions.
+        clock: tells the time in seconds.
+    """
+    n_slots, depth = max(plan.parallel), plan.parallel_depth
+    context_length = min(engine.context_length, depth + plan.n_decoded)
+    depth = context_length - plan.n_decoded
+    options = replace(engine.options, n_slots=n_slots, context_length=context_length)
+    ids = make_ids(context_length, engine.variant.manifest.spec.language.vocab_size)
+    with replace(engine, options=options).open() as opened:
+        decoder = opened.backend.slots
+        decoder.extend(0, [ids[:depth]])
+        for slot in range(1, n_slots):
+            decoder.copy(0, slot, depth)
+
+        def time_steps(n: int) -> float:
+            for slot in range(n_slots):
+                decoder.rewind(slot, depth)
+            started = clock()
+            for token in ids[depth:]:
+                decoder.step(dict.fromkeys(range(n), token))
+            return to_rate(n * plan.n_decoded, clock() - started)
+
+        return {
+            n: make_spread(repeat(partial(time_steps, n), plan.repeats, clock))
+            for n in plan.parallel
+        }
 
 
 def count_bytes_per_token(manifest: Manifest, depth: int, device: str = "cpu") -> int:

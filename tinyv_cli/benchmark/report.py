@@ -113,6 +113,7 @@ def make_bench_document(
     start_s: Spread,
     read_gb_s: Spread,
     bytes_per_token: Mapping[int, int],
+    step_bytes: Mapping[int, int],
 ) -> dict[str, Any]:
     """Joins figures in what `--json` prints: the headline, and the rest in `details`.
 
@@ -121,6 +122,7 @@ def make_bench_document(
         start_s: of the program.
         read_gb_s: of the machine.
         bytes_per_token: by the depths that were measured.
+        step_bytes: that a step reads, by the answers at once that were measured.
     """
     length = find_nearest(measured.prefill_tok_s, PREFILL_LENGTH)
     depth = find_nearest(measured.decode_tok_s, DECODE_DEPTH)
@@ -142,6 +144,11 @@ def make_bench_document(
         "read_gb_s": asdict(read_gb_s),
         "prefill_tok_s": _to_text_keys(measured.prefill_tok_s),
         "decode_tok_s": _to_text_keys(measured.decode_tok_s),
+        "parallel_tok_s": _to_text_keys(measured.parallel_tok_s),
+        "parallel_share": {
+            str(n): step_bytes[n] * each.median / n / _BYTES_PER_GB / read_gb_s.max
+            for n, each in measured.parallel_tok_s.items()
+        },
         "prefill_length": length,
         "decode_depth": depth,
         "achieved_share": achieved_gb_s / read_gb_s.max,
@@ -207,6 +214,7 @@ def to_report(document: Mapping[str, Any], earlier: Mapping[str, Any] | None) ->
     if earlier is not None:
         header += ["then", "now/then", "better"]
     details = document["details"]
+    array_bytes = details["read_array_bytes"]
     lines = [
         Line("start (s)", "start_s"),
         Line("load (s)", "load_s"),
@@ -214,17 +222,24 @@ def to_report(document: Mapping[str, Any], earlier: Mapping[str, Any] | None) ->
         Line("picture (s)", "encode_s"),
         *(Line(f"prompt of {n} (tokens/s)", "prefill_tok_s", n) for n in details["prefill_tok_s"]),
         *(Line(f"decoding at {n} (tokens/s)", "decode_tok_s", n) for n in details["decode_tok_s"]),
+        *(
+            Line(f"{n} at once (tokens/s together)", "parallel_tok_s", n)
+            for n in details["parallel_tok_s"]
+        ),
         Line("first token (s)", "first_token_s"),
         Line("answer (s)", "total_s"),
         Line("peak memory", "peak_rss_bytes"),
         Line("read for a token", "bytes_per_token"),
         Line("read when decoding (GB/s)", "achieved_gb_s"),
-        Line("memory, best pass (GB/s)", "read_gb_s"),
+        Line(f"memory, best pass over {to_size(array_bytes)} (GB/s)", "read_gb_s"),
     ]
     share, tokens = details["achieved_share"], ", ".join(map(str, details["answer_tokens"]))
     notes = [
         f"decoding reads at {100 * share:.0f} % of what this machine can read",
         f"tokens of the answers: {tokens}",
+    ]
+    notes += [
+        f"{n} at once read at {100 * share:.0f} %" for n, share in details["parallel_share"].items()
     ]
     rows = [line.to_row(document, earlier) for line in lines]
     return "\n".join([to_table(header, rows), *notes])

@@ -10,6 +10,7 @@ from tinyv_cli.console import Console
 from tinyv_cli.devices.names import is_cuda, to_kind
 from tinyv_cli.engine import Demand, Engine, find_variant, plan_engine
 from tinyv_cli.errors import InputError
+from tinyv_cli.options.declare import whole
 from tinyv_cli.options.report import BenchArguments
 from tinyv_cli.options.shared import to_backend_options
 
@@ -45,7 +46,8 @@ def measure_variant(arguments: BenchArguments) -> None:
     if arguments.chart:
         check_chart(arguments.chart, replaces=arguments.force)
     n = arguments.repeats
-    plan = BenchPlan(Repeats(_N_REPEATS, _FIGURE_S) if n is None else Repeats(n))
+    repeats = Repeats(_N_REPEATS, _FIGURE_S) if n is None else Repeats(n)
+    plan = BenchPlan(repeats, parallel=_read_numbers(arguments.parallel))
     engine = plan_engine(
         find_variant(arguments.model),
         to_backend_options(arguments),
@@ -77,10 +79,22 @@ def measure_variant(arguments: BenchArguments) -> None:
         console.write_note(f"the chart is in {arguments.chart}")
 
 
+def _read_numbers(text: str) -> tuple[int, ...]:
+    """Reads `1,4,8`.
+
+    Raises:
+        UsageError: one of them is no whole number from 1 on.
+    """
+    read = whole("--parallel", 1)
+    return tuple(dict.fromkeys(read(each.strip()) for each in text.split(",") if each.strip()))
+
+
 def _measure(engine: Engine, plan: "BenchPlan", console: Console) -> dict[str, Any]:
     """Measures program, variant and machine, one after the other."""
+    import psutil
+
     from tinyv_cli.backends.backend import resolve_threads
-    from tinyv_cli.benchmark.bandwidth import measure_bandwidth
+    from tinyv_cli.benchmark.bandwidth import choose_array_bytes, measure_bandwidth
     from tinyv_cli.benchmark.machine import describe_machine
     from tinyv_cli.benchmark.measure import count_bytes_per_token, measure, measure_start
     from tinyv_cli.benchmark.report import make_bench_document
@@ -99,7 +113,8 @@ def _measure(engine: Engine, plan: "BenchPlan", console: Console) -> dict[str, A
         hint = "give it more room: `tinyv bench --ctx-size 512`"
         raise InputError(error.problem, hint) from error
     note("memory")
-    read_gb_s = measure_bandwidth(threads)
+    array_bytes = choose_array_bytes(psutil.virtual_memory().available)
+    read_gb_s = measure_bandwidth(threads, array_bytes)
     device = engine.options.device
     if is_cuda(device):
         console.write_note("memory and its speed are the computer's, not the GPU's")
@@ -107,6 +122,11 @@ def _measure(engine: Engine, plan: "BenchPlan", console: Console) -> dict[str, A
         depth: count_bytes_per_token(manifest, depth, to_kind(device))
         for depth in measured.decode_tok_s
     }
-    figures = make_bench_document(measured, start_s, read_gb_s, n_bytes)
+    kind = to_kind(device)
+    step_bytes = {
+        n: count_bytes_per_token(manifest, n * plan.parallel_depth, kind) for n in plan.parallel
+    }
+    figures = make_bench_document(measured, start_s, read_gb_s, n_bytes, step_bytes)
+    figures["details"]["read_array_bytes"] = array_bytes
     about = {"model": engine.variant.name, "bits": manifest.bits}
     return {**about, **figures, "machine": describe_machine(threads)}

@@ -43,6 +43,11 @@ Repeats = Annotated[
     ),
 ]
 
+ParallelNumbers = Annotated[
+    str,
+    option("--parallel", metavar="N,…", help="Also measure so many answers at once: 1,4,8"),
+]
+
 EarlierRun = Annotated[
     Path | None, option("--against", metavar="FILE", help="Compare with this earlier document")
 ]
@@ -74,6 +79,7 @@ class BenchArguments(EngineArguments):
     """The words and flags of `tinyv bench`."""
 
     repeats: Repeats = None
+    parallel: ParallelNumbers = ""
     against: EarlierRun = None
     chart: Chart = None
     force: ReplaceChart = False

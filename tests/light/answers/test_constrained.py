@@ -37,7 +37,7 @@ def run(tokenizer, grammar, decoder, n=40, prompt=(1,), **sampling):
     ids = []
     while True:
         try:
-            ids.append(next(steps))
+            ids += next(steps).tokens
         except StopIteration as end:
             return tokenizer.decode(ids), end.value, ids
 

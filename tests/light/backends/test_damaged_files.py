@@ -11,7 +11,7 @@ import pytest
 from tests.light.real_variant import PICTURE, copy_variant, replace_file
 from tinyv_cli.app import main
 from tinyv_cli.backends.cpu import onnx_sessions
-from tinyv_cli.backends.cpu.onnx_cpu import make_cache
+from tinyv_cli.backends.cpu.onnx_decoder import make_cache
 from tinyv_cli.errors import DeviceError, ExitCode, WeightsError
 from tinyv_cli.spec import LanguageSpec
 from tinyv_cli.variants.manifest import read_variant

@@ -83,7 +83,7 @@ def test_unrounded_variant_gives_the_golden_prompt_embeddings(case, turn, golden
     opened = open_variant(golden_variant(case, 32))
     before, after = golden.turns[turn]["segment_ids"]
     image = opened.backend.encoder.encode(to_pixels(golden.picture, golden.facts["image_size"]))[0]
-    rows = opened.backend.decoder._embeddings.rows
+    rows = opened.backend.slots._embeddings.rows
     embeddings = np.concatenate([rows(before), image, rows(after)])
     assert relative(embeddings, golden.tensors[f"turn{turn}_inputs_embeds"][0]) < 1e-3
 

@@ -7,7 +7,8 @@ from tests.golden import CASES, needs_golden
 from tests.torch.conftest import open_variant
 from tinyv_cli.answers.generate import ImageTokens
 from tinyv_cli.backends.backend import Backend, BackendOptions
-from tinyv_cli.backends.cpu import onnx_cpu as onnx_cpu_module
+from tinyv_cli.backends.cpu import onnx_decoder
+from tinyv_cli.backends.cpu.onnx_cpu import OnnxEncoder
 from tinyv_cli.backends.cpu.onnx_sessions import open_graph
 from tinyv_cli.backends.opening import open_backend
 from tinyv_cli.errors import UsageError
@@ -71,14 +72,14 @@ def test_a_prompt_longer_than_a_chunk_gives_the_logits_of_one_pass(
 ):
     variant, ids = golden_variant(CASES[1], bits), make_ids(700, 3)
     in_chunks = open_variant(variant).backend.decoder.extend([ids])
-    monkeypatch.setattr(onnx_cpu_module, "CHUNK_POSITIONS", 2048)
+    monkeypatch.setattr(onnx_decoder, "CHUNK_POSITIONS", 2048)
     at_once = open_variant(variant).backend.decoder.extend([ids])
     assert relative(in_chunks, at_once) < BOUNDS[bits]
 
 
 def test_image_tokens_stand_where_they_are_put(opened):
     decoder = opened[0].decoder
-    rows = decoder._embeddings.rows(make_ids(6, 4))
+    rows = opened[0].slots._embeddings.rows(make_ids(6, 4))
     decoder.rewind(0)
     as_ids = decoder.extend([make_ids(3, 5), make_ids(6, 4), make_ids(2, 6)])
     decoder.rewind(0)
@@ -118,7 +119,7 @@ def test_an_encoder_that_is_closed_stops_encoding_and_can_begin_anew(golden_vari
             encoder.close()  # as another thread does
         return [open_graph(variant.path("vision"), 1)]
 
-    encoder = onnx_cpu_module.OnnxEncoder(open_vision)
+    encoder = OnnxEncoder(open_vision)
     with pytest.raises(Exception, match="terminate"):
         encoder.encode(pixels)
     encoder.close()
