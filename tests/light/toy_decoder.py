@@ -67,18 +67,29 @@ class ToySlots:
 
 
 class ScriptedDecoder(ToyDecoder):
-    """Says given ids one after the other, whatever it is asked."""
+    """Says given ids one after the other, whatever it is asked; a prompt may come in pieces."""
 
     def __init__(self, script, context_length=2048, vocab_size=51200):
         super().__init__(vocab_size, context_length)
         self._script = iter(script)
+        self._goes_on = True
+
+    def rewind(self, length):
+        super().rewind(length)
+        self._goes_on = True
+
+    def extend(self, segments):
+        self._goes_on |= [len(each) for each in segments] == [1]
+        return super().extend(segments)
 
     def compute_logits(self):
+        if self._goes_on:
+            self._step = next(self._script)
+            self._goes_on = False
+        if isinstance(self._step, BaseException):
+            raise self._step
         logits = np.zeros(self._vocab_size, np.float32)
-        step = next(self._script)
-        if isinstance(step, BaseException):
-            raise step
-        logits[step] = 1
+        logits[self._step] = 1
         return logits
 
 
