@@ -21,6 +21,20 @@ _PILLOWS = (
 )
 
 
+class NotReadError(ValueError):
+    """A file that is no damaged picture, and is not read either.
+
+    Attributes:
+        problem: what it is and why it is not read; follows the file's name.
+        hint: a way out; empty where it is to convert the file.
+    """
+
+    def __init__(self, problem: str, hint: str = "") -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.hint = hint
+
+
 class Plugin(NamedTuple):
     """A library beside Pillow that teaches it a format.
 
@@ -61,31 +75,36 @@ _UNREAD = (
 )  # fmt: skip
 
 
-def find_plugin(head: bytes) -> Plugin | None:
-    """Returns the library that a content needs beside Pillow, if any."""
+def check_readable(head: bytes) -> None:
+    """Checks that a content is none that is known and not read, and loads what reads it.
+
+    Args:
+        head: the first `HEAD_BYTES` bytes.
+
+    Raises:
+        NotReadError: it is, or the library that reads it is not installed.
+    """
+    unread = next((name for pattern, name in _UNREAD if pattern.match(head)), None)
+    if unread or is_pdf(head):
+        raise NotReadError(f"is {unread or 'a PDF'}, which is not read as a picture")
+    plugin = None
     if head[4:8] == b"ftyp":
-        brands = {head[8:12], *(head[i : i + 4] for i in range(16, 64, 4))}
-        return HEIF if head[8:12] in _HEIF_BRANDS and not brands & {b"avif", b"avis"} else None
-    is_jxl = head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"))
-    return JXL if is_jxl else None
-
-
-def load_plugin(plugin: Plugin) -> bool:
-    """Makes a library's format known to Pillow; returns whether the library is there."""
+        brands = {head[8:12], *(head[at : at + 4] for at in range(16, 64, 4))}
+        if head[8:12] in _HEIF_BRANDS and not brands & {b"avif", b"avis"}:
+            plugin = HEIF
+    elif head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")):
+        plugin = JXL
+    if plugin is None:
+        return
     try:
         module = import_module(plugin.module)
-    except ImportError:
-        return False
+    except ImportError as error:
+        raise NotReadError(
+            f"is {plugin.format}, and {plugin.module}, which reads it, is not installed",
+            f"install it: `{plugin.install}`",
+        ) from error
     if plugin.opener is not None:
         getattr(module, plugin.opener)()
-    return True
-
-
-def name_unread(head: bytes) -> str | None:
-    """Names what a content is, where it is known and not read as a picture."""
-    if is_pdf(head):
-        return "a PDF"
-    return next((name for pattern, name in _UNREAD if pattern.match(head)), None)
 
 
 def is_pdf(head: bytes) -> bool:

@@ -11,7 +11,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, ImageCms
 
-from tinyv_cli.pictures.png import unpack
+from tinyv_cli.pictures.decoding.png import unpack
 
 MAX_BYTES = 16 << 20  # of a profile; those of printing presses have 3 MB at most
 

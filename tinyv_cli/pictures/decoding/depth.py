@@ -29,6 +29,22 @@ class Levels(NamedTuple):
     n_bits: int
 
 
+class Meaning(NamedTuple):
+    """What is known of grey values of more than 8 bits.
+
+    Attributes:
+        is_unsigned: whether 32 bits hold no sign.
+        is_inverted: whether 0 is white.
+        no_data: the value that stands where nothing is known; None where none is named.
+        n_bits: of which white is the greatest number; None where that is not stated.
+    """
+
+    is_unsigned: bool = False
+    is_inverted: bool = False
+    no_data: float | None = None
+    n_bits: int | None = None
+
+
 class _Scale(NamedTuple):
     black: float
     white: float
@@ -40,13 +56,7 @@ def is_deep(mode: str) -> bool:
     return mode == "F" or mode.startswith("I")
 
 
-def to_levels(
-    picture: Image.Image,
-    *,
-    is_unsigned: bool = False,
-    is_inverted: bool = False,
-    no_data: float | None = None,
-) -> Levels:
+def to_levels(picture: Image.Image, meaning: Meaning) -> Levels:
     """Converts grey values of more than 8 bits, strip by strip.
 
     Words of 16 bits have their greatest value as white; where all values are below half of it, the
@@ -57,23 +67,24 @@ def to_levels(
 
     Args:
         picture: of mode F or one that begins with I.
-        is_unsigned: whether 32 bits hold no sign.
-        is_inverted: whether 0 is white.
-        no_data: the value that stands where nothing is known.
+        meaning: of its values.
     """
-    empty = _NO_DATA if no_data is None else (no_data,)
+    empty = _NO_DATA if meaning.no_data is None else (meaning.no_data,)
     low, high, is_widened = np.inf, -np.inf, True
-    for _, values in _cut(picture, is_unsigned=is_unsigned):
-        values = _drop_empty(values, empty)  # noqa: PLW2901
-        if values.size:
-            low, high = min(low, float(values.min())), max(high, float(values.max()))
-            is_widened = is_widened and picture.mode != "F" and _is_widened(values)
+    for _, values in _cut(picture, is_unsigned=meaning.is_unsigned):
+        data = values[~_find_empty(values, empty)]
+        if data.size:
+            low, high = min(low, float(data.min())), max(high, float(data.max()))
+            is_widened = is_widened and picture.mode != "F" and _is_widened(data)
     if low > high:
         low = high = 0.0
     transparent = picture.info.get("transparency")
-    scale = _choose_scale(picture.mode, low, high, is_widened=is_widened)
+    if meaning.n_bits:
+        scale = _Scale(0.0, 2.0**meaning.n_bits - 1, 0)
+    else:
+        scale = _choose_scale(picture.mode, low, high, is_widened=is_widened)
     levels = np.empty((picture.height, picture.width), np.uint8)
-    for top, values in _cut(picture, is_unsigned=is_unsigned):
+    for top, values in _cut(picture, is_unsigned=meaning.is_unsigned):
         factor = 255 / ((scale.white - scale.black) or 1)
         if scale.white == 65535 and scale.black == 0:
             strip = (values >> 8).astype(np.uint8)  # as Pillow does with 16-bit colour
@@ -81,7 +92,7 @@ def to_levels(
             with np.errstate(all="ignore"):
                 strip = np.clip(np.rint((values - scale.black) * factor), 0, 255)
                 strip = np.nan_to_num(strip).astype(np.uint8)
-        if is_inverted:
+        if meaning.is_inverted:
             strip = 255 - strip
         strip[_find_empty(values, empty)] = 0
         if isinstance(transparent, int):  # PNG's transparent grey
@@ -100,14 +111,17 @@ def merge_bytes(high: Image.Image, low: Image.Image) -> Levels:
     Returns:
         `high` at 8 bits, and the number of bits; unchanged where all bits are used.
     """
-    bounds, is_widened = 0, True
+    highest, most_opaque, is_widened = 0, 0, True
     for _, values in _cut_pair(high, low):
-        bounds = max(bounds, int(values.max(initial=0)))
-        is_widened = is_widened and _is_widened(values)
-    scale = _choose_scale("I;16", 0.0, float(bounds), is_widened=is_widened)
+        highest = max(highest, int(values[..., :3].max()))
+        most_opaque = max(most_opaque, int(values[..., 3:].max(initial=0)))
+        is_widened = is_widened and _is_widened(values[..., :3])
+    scale = _choose_scale("I;16", 0.0, float(highest), is_widened=is_widened)
     if scale.n_bits:
         for top, values in _cut_pair(high, low):
             strip = np.rint(np.minimum(values * (255 / scale.white), 255)).astype(np.uint8)
+            if most_opaque > scale.white:
+                strip[..., 3:] = values[..., 3:] >> 8
             high.paste(Image.fromarray(strip, high.mode), (0, top))
     return Levels(high, scale.n_bits)
 
@@ -164,11 +178,6 @@ def _find_empty(values: np.ndarray, empty: tuple[float, ...]) -> np.ndarray:
     for each in empty:
         found |= values == each
     return found
-
-
-def _drop_empty(values: np.ndarray, empty: tuple[float, ...]) -> np.ndarray:
-    """Returns the values that are data, in a row."""
-    return values[~_find_empty(values, empty)]
 
 
 def _cut(picture: Image.Image, *, is_unsigned: bool) -> Iterator[tuple[int, np.ndarray]]:
