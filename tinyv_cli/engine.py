@@ -83,12 +83,14 @@ class Demand:
         n_positions: of the longest prompt and its answer together; None for a full context.
         encodes: tells whether a picture must be encoded on a kind of device, `cpu` or `cuda`.
         may_offload: whether the vision side may be given back before the decoder is opened.
+        held_bytes: of the pictures that are kept while their questions are answered.
         way_out: the hint where memory does not suffice; None for the one that fits `ask`.
     """
 
     n_positions: int | None = None
     encodes: Callable[[str], bool] = lambda _: True
     may_offload: bool = False
+    held_bytes: int = 0
     way_out: str | None = None
 
 
@@ -255,8 +257,8 @@ def plan_engine(
         found: that is to answer.
         wanted: as it was typed; the device may be `auto`.
         demand: what is going to be asked.
-        notify: is told which variant answers where several could, what the miniature is, which
-            device was chosen, and of threads beyond the cores; kept for the open engine.
+        notify: is told which variant answers, what the miniature is, which device was chosen,
+            and of threads beyond the cores; kept for the open engine.
         progress: is told of the bytes that are hashed.
 
     Raises:
@@ -266,13 +268,13 @@ def plan_engine(
     """
     from tinyv_cli.backends.backend import resolve_threads
 
-    variant = found.variant
+    variant, budget_bytes = found.variant, wanted.memory_budget_bytes
     for note in found.notes:
         notify(note)
     choice = choose_device(
         variant,
         wanted.device,
-        wanted.memory_budget_bytes,
+        budget_bytes,
         context_length=wanted.context_length,
         encodes=lambda: demand.encodes("cuda"),
         may_offload=demand.may_offload,
@@ -285,9 +287,10 @@ def plan_engine(
         check_hashes(variant.folder, variant.manifest.files, progress)
     except WeightsError as error:
         raise to_damage(error) if is_miniature_folder(variant.folder) else error from error
-    budget_bytes = wanted.memory_budget_bytes
     if choice.memory:  # torch is held to it, and the CUDA context comes on top
         budget_bytes = choice.memory.limit_bytes - CUDA_CONTEXT_BYTES
+    elif budget_bytes is not None:  # what is free was measured with them in memory
+        budget_bytes -= demand.held_bytes
     try:
         memory = choice.memory or plan_memory(
             variant,
@@ -297,9 +300,9 @@ def plan_engine(
             may_offload=demand.may_offload,
         )
     except DeviceError as error:
-        if demand.way_out is None:
-            raise
-        raise DeviceError(error.problem, demand.way_out) from error
+        raise DeviceError(error.problem, demand.way_out or error.hint) from error
+    if not choice.memory:
+        memory = replace(memory, needed_bytes=memory.needed_bytes + demand.held_bytes)
     options = replace(wanted, device=choice.device, memory_budget_bytes=budget_bytes, notify=notify)
     return Engine(variant, found.template, options, memory, notify)
 

@@ -5,7 +5,7 @@ through them: a large photograph takes longer to read than a small model to enco
 """
 
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -21,8 +21,8 @@ from tinyv_cli.answers.reply import Answer
 from tinyv_cli.batch.finding import is_url, make_url_error
 from tinyv_cli.engine import Engine
 from tinyv_cli.errors import TinyvError
-from tinyv_cli.pictures.image import read_picture, to_pixels
-from tinyv_cli.pictures.opening import open_picture
+from tinyv_cli.pictures.image import say_nothing, to_pixels
+from tinyv_cli.pictures.opening import Access, open_picture, read_content
 from tinyv_cli.prompts.boxes import boxes_to_json, read_boxes
 from tinyv_cli.session import AnswerOptions
 
@@ -77,6 +77,7 @@ class PicturePrefetcher:
         words: that open the pictures, by the names of their lines; the first are begun at once.
         image_px: S, the side of the square that the vision tower sees.
         n_ahead: how many are made ready at most while one is answered; 0 makes each when wanted.
+        note: takes what the user is to know of a picture, in one line; called in a thread.
     """
 
     def __init__(
@@ -85,8 +86,10 @@ class PicturePrefetcher:
         words: Mapping[Path, str],
         image_px: int,
         n_ahead: int = N_AHEAD,
+        note: Callable[[str], None] = say_nothing,
     ) -> None:
         self._encoder = encoder
+        self._note = note
         self._image_px = image_px
         self._words = words
         self._paths = iter(words)
@@ -146,9 +149,9 @@ class PicturePrefetcher:
         try:
             word = self._words[path]
             if not is_url(word):
-                picture = read_picture(path)
+                picture = read_content(path, self._note)
             elif is_data_url(word):
-                picture = open_picture(word)
+                picture = open_picture(word, Access(note=self._note))
             else:
                 raise make_url_error(word)
         except TinyvError as error:
@@ -192,7 +195,7 @@ def answer_pictures(
     begun: list[PicturePrefetcher] = []
 
     def prefetch(encoder: ImageEncoder) -> PicturePrefetcher:
-        begun.append(PicturePrefetcher(encoder, words, engine.image_px, n_ahead))
+        begun.append(PicturePrefetcher(encoder, words, engine.image_px, n_ahead, engine.notify))
         return begun[0]
 
     with engine.open(prefetch, caches_images=caches_images) as opened:

@@ -25,7 +25,7 @@ from tinyv_cli.evaluation.divergence import compute_divergences
 from tinyv_cli.evaluation.ledger import Answered, Compared, Ledger
 from tinyv_cli.evaluation.questions import Question
 from tinyv_cli.evaluation.scoring import is_right
-from tinyv_cli.pictures.image import read_picture
+from tinyv_cli.pictures.image import AS_PUBLISHED, read_picture
 from tinyv_cli.progress import Progress
 from tinyv_cli.prompts.prompt import make_prompt
 from tinyv_cli.session import AnswerOptions
@@ -199,7 +199,7 @@ def _examine(
     with progress(f"asking {candidate.name}", len(pending)) as bar, engine.open() as opened:
         session = opened.start_session()
         for path, group in groupby(pending, lambda question: question.picture):
-            picture = read_picture(path)
+            picture = read_picture(path, AS_PUBLISHED)
             for question in group:
                 session.show(picture, engine.image_px)
                 try:

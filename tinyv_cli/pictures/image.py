@@ -58,6 +58,7 @@ AS_PUBLISHED = Reading(uses_profiles=False)
 # Pillow's size limit and Python's warning filters belong to the process: one picture at a time.
 _ONE_AT_A_TIME = threading.Lock()
 
+
 def read_picture(source: Path | bytes, reading: Reading = AS_SHOWN) -> Image.Image:
     """Decodes a picture to sRGB, upright; of an animation the first frame that shows something.
 

@@ -171,10 +171,7 @@ def _is_widened(values: np.ndarray) -> bool:
 
 def _find_empty(values: np.ndarray, empty: tuple[float, ...]) -> np.ndarray:
     """Finds where there is no data."""
-    if values.dtype.kind == "u":
-        found = np.zeros(values.shape, bool)
-    else:
-        found = ~np.isfinite(values)
+    found: np.ndarray = ~np.isfinite(values)
     for each in empty:
         found |= values == each
     return found

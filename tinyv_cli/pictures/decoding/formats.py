@@ -70,23 +70,31 @@ _UNREAD = (
     (re.compile(rb"%!PS|\xc5\xd0\xd3\xc6"), "EPS, a program that draws"),
     (re.compile(rb"\x1c[\x01-\x09\xf0]"), "IPTC, a container of other files"),
     (re.compile(rb"\xd7\xcd\xc6\x9a|\x01\x00\x00\x00.{36} EMF", re.DOTALL), "a Windows metafile"),
-    (re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*|<!--.*?-->\s*|<!DOCTYPE svg[^>]*>\s*)*<svg\b", re.DOTALL), "SVG, a drawing"),
+    (re.compile(rb"[^<]{0,9}(?:<[?!][^>]*>\s*)*<svg\b", re.DOTALL), "SVG, a drawing"),
     (re.compile(rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"), "a container of other files"),
 )  # fmt: skip
 
 
-def check_readable(head: bytes) -> None:
-    """Checks that a content is none that is known and not read, and loads what reads it.
+def name_unread(head: bytes) -> str | None:
+    """Names what a content is that Pillow did not take, where that is known.
+
+    Args:
+        head: the first `HEAD_BYTES` bytes.
+    """
+    if is_pdf(head):
+        return "a PDF"
+    return next((name for pattern, name in _UNREAD if pattern.match(head)), None)
+
+
+def load_plugin(head: bytes) -> None:
+    """Makes known to Pillow what a content needs beside it, if anything.
 
     Args:
         head: the first `HEAD_BYTES` bytes.
 
     Raises:
-        NotReadError: it is, or the library that reads it is not installed.
+        NotReadError: the library is not installed.
     """
-    unread = next((name for pattern, name in _UNREAD if pattern.match(head)), None)
-    if unread or is_pdf(head):
-        raise NotReadError(f"is {unread or 'a PDF'}, which is not read as a picture")
     plugin = None
     if head[4:8] == b"ftyp":
         brands = {head[8:12], *(head[at : at + 4] for at in range(16, 64, 4))}

@@ -8,6 +8,7 @@ import re
 import struct
 from collections.abc import Callable
 from io import BytesIO
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageChops
@@ -18,6 +19,25 @@ _FRAMES, _PROGRESSIVE, _SCAN, _TABLES = (0xC0, 0xC1, 0xC2), 0xC2, 0xDA, 0xC4
 _MAX_MISSING_BYTES = 4  # before the end mark, which has 2
 _NOISE = b"\x5a\xa5\x3c\xc3" * 8  # stands for missing bytes, to see where they would have shown
 _PROGRESSIVE_SHARE = 0.15  # of a picture that the last pass may leave as it was
+
+
+class _Head(NamedTuple):
+    """What a JPEG says of its codes.
+
+    Attributes:
+        samples: blocks across and down in a unit, of each component; empty where there is no head.
+        is_progressive: whether it is built in passes.
+        open_depths: the bits that lack a pass, of each component that lacks one.
+        least_bits: of the shortest block.
+        end: where the last marker that is whole ends its data.
+    """
+
+    samples: list[tuple[int, int]]
+    is_progressive: bool
+    open_depths: list[int]
+    least_bits: int
+    end: int
+
 
 Decode = Callable[[BytesIO], Image.Image]
 
@@ -39,34 +59,29 @@ def complete_jpeg(content: bytes, decode: Decode) -> Image.Image | None:
     Source: ITU-T T.81, annexes B, F and G.
     """
     data = content.removesuffix(b"\xff")
-    headers, end = _read_headers(data)
-    frame = next((body for marker, body in headers if marker in _FRAMES), b"")
-    if len(frame) < 9 or len(frame) != 6 + 3 * frame[5]:
+    head = _read_head(data)
+    if not head.samples:
         return None
-    depths = _list_open_depths(headers, frame)
-    if depths and not (depths == [1] and end < len(data)):  # the last bit of one component
+    # The last pass may be as short as what is missing, so that its own head is cut.
+    if head.open_depths and not (head.open_depths == [1] and head.end < len(data)):
         return None
-    data = data[:end]
+    data = data[: head.end]
     try:
         picture = decode(BytesIO(data + _END))
         other = decode(BytesIO(data + _NOISE + _END))
     except OSError:
         return None
-    samples = [(each >> 4, each & 15) for each in frame[7::3]] if frame[5] > 1 else [(1, 1)]
-    side_x, side_y = 8 * max(x for x, _ in samples), 8 * max(y for _, y in samples)
-    if not side_x or not side_y:
-        return None
-    n_across, n_down = -(-picture.width // side_x), -(-picture.height // side_y)
-    is_progressive = any(marker == _PROGRESSIVE for marker, _ in headers)
-    n_missing = _count_missing(picture, other, (side_x, side_y), counts_flat=not is_progressive)
-    if is_progressive:
+    side = (8 * max(x for x, _ in head.samples), 8 * max(y for _, y in head.samples))
+    n_all = -(-picture.width // side[0]) * -(-picture.height // side[1])
+    n_missing = _count_missing(picture, other, side, counts_flat=not head.is_progressive)
+    if head.is_progressive:
         # A run of blocks without a change is one code: 4 bytes may hold much of a short pass.
         n_there = len(data) - data.rfind(b"\xff\xda") - 10
         share = max(_PROGRESSIVE_SHARE, 32 / (32 + max(0, n_there)))
-        most = max(int(share * n_across * n_down), n_across)
+        most = max(int(share * n_all), -(-picture.width // side[0]))
     else:
-        n_blocks = sum(x * y for x, y in samples)
-        most = 1 + 8 * _MAX_MISSING_BYTES // (n_blocks * _count_least_bits(headers))
+        n_blocks = sum(x * y for x, y in head.samples)
+        most = 1 + 8 * _MAX_MISSING_BYTES // (n_blocks * head.least_bits)
     return picture if n_missing <= most else None
 
 
@@ -117,47 +132,36 @@ def read_wide_jpeg2000(content: bytes, picture: Image.Image, decode: Decode) -> 
     return ImageChops.add(picture, ImageChops.multiply(is_dark, is_bright))
 
 
-def _read_headers(content: bytes) -> tuple[list[tuple[int, bytes]], int]:
-    """Reads a JPEG's markers with what belongs to them; returns also where the last whole one ends.
-
-    What follows there is data, unless a further marker was cut: then it is where that one begins.
-    """
-    headers, at = [], 2
+def _read_head(content: bytes) -> _Head:
+    """Reads a JPEG's markers, up to the end or to one that was cut."""
+    samples, is_progressive, at, end = list[tuple[int, int]](), False, 2, len(content)
+    depths: dict[int, list[int]] = {}
+    least_bits = {0: 16, 1: 16}  # by class of table: means, the rest
     while found := _MARKER.search(content, at):
-        body = found.end() + 2
-        at = found.end() + int.from_bytes(content[found.end() : body], "big")
-        if at > len(content) or body > at:
-            return headers, found.start()
-        headers.append((content[found.end() - 1], content[body:at]))
-    return headers, len(content)
-
-
-def _list_open_depths(headers: list[tuple[int, bytes]], frame: bytes) -> list[int]:
-    """Lists the bits that lack a pass, for each component that lacks one."""
-    missing = {component: [99] * 64 for component in frame[6::3]}
-    for marker, body in headers:
-        if marker == _SCAN and body and len(body) == 4 + 2 * body[0]:
+        start, at = found.end() + 2, found.end() + int.from_bytes(content[found.end() :][:2], "big")
+        if at > len(content) or start > at:
+            end = found.start()
+            break
+        marker, body = content[found.end() - 1], content[start:at]
+        if marker in _FRAMES and len(body) > 5 and len(body) == 6 + 3 * body[5]:
+            is_progressive = marker == _PROGRESSIVE
+            samples = [(each >> 4, each & 15) for each in body[7::3]] if body[5] > 1 else [(1, 1)]
+            depths = {component: [99] * 64 for component in body[6::3]}
+        elif marker == _SCAN and body and len(body) == 4 + 2 * body[0]:
             first, last, bits = body[-3:]
-            for component in body[1:-3:2]:
-                if component in missing:
-                    missing[component][first : last + 1] = [bits & 15] * (last + 1 - first)
-    return [max(bits) for bits in missing.values() if any(bits)]
-
-
-def _count_least_bits(headers: list[tuple[int, bytes]]) -> int:
-    """Counts the bits of the shortest block: its mean as before, and nothing else."""
-    least = {0: 16, 1: 16}  # by class of table: means, the rest
-    for marker, body in headers:
-        at = 0
-        while marker == _TABLES and at + 17 <= len(body):
-            kind, counts = body[at] >> 4, body[at + 1 : at + 17]
-            lengths = [length for length, n in enumerate(counts, 1) for _ in range(n)]
-            symbols = body[at + 17 : at + 17 + len(lengths)]
-            for length, symbol in zip(lengths, symbols, strict=False):
-                if symbol == 0 and kind in least:
-                    least[kind] = min(least[kind], length)
-            at += 17 + len(lengths)
-    return sum(least.values())
+            for component in depths.keys() & set(body[1:-3:2]):
+                depths[component][first : last + 1] = [bits & 15] * (last + 1 - first)
+        while marker == _TABLES and len(body) >= 17:
+            lengths = [length for length, n in enumerate(body[1:17], 1) for _ in range(n)]
+            symbols, kind = body[17 : 17 + len(lengths)], body[0] >> 4
+            # The shortest block is 0 in both: its mean as before, and nothing else.
+            if 0 in symbols and kind in least_bits:
+                least_bits[kind] = min(least_bits[kind], lengths[symbols.index(0)])
+            body = body[17 + len(lengths) :]
+    if any(not (x and y) for x, y in samples):
+        samples = []
+    open_depths = [max(each) for each in depths.values() if any(each)]
+    return _Head(samples, is_progressive, open_depths, sum(least_bits.values()), end)
 
 
 def _count_missing(

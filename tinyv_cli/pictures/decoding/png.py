@@ -1,7 +1,7 @@
 """A PNG file becomes one that Pillow reads: its pixels whole, what is broken beside them left out.
 
-Pillow looks at no checksum of the pixels, shows missing rows as black, and refuses the whole picture
-for one wrong byte in a text. Here it is the other way round, as in libpng and browsers.
+Pillow looks at no checksum of the pixels, shows missing rows as black, and refuses the whole
+picture for one wrong byte in a text. Here it is the other way round, as in libpng and browsers.
 
 Source: Portable Network Graphics (third edition), W3C, sections 5, 10, 11 and 13.
 """
@@ -85,7 +85,7 @@ def check_png(stream: BinaryIO, max_pixels: int) -> CheckedPng:
     n_bytes = sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns > 0)
     _check_pixels(stream, data, n_bytes)
     beside: dict[bytes, bytes] = {b"IHDR": header}
-    kept, left_out = [chunks[0]], []
+    kept, left_out = [chunks[0]], list[_Chunk]()
     for chunk in chunks[1:]:
         if chunk.kind == b"IDAT":
             (kept if chunk in data else left_out).append(chunk)
@@ -102,8 +102,16 @@ def check_png(stream: BinaryIO, max_pixels: int) -> CheckedPng:
         kept = [each for each in kept if each.kind not in _FRAMES]
     # A profile is used from here: Pillow refuses the picture for one that unpacks to too much.
     kept = [each for each in kept if each.kind != b"iCCP"]
-    is_clean = len(kept) == len(chunks)
-    return CheckedPng(stream if is_clean else _copy(stream, kept), beside)
+    if len(kept) == len(chunks):
+        return CheckedPng(stream, beside)
+    copy = BytesIO(SIGNATURE)
+    copy.seek(0, 2)
+    for chunk in kept:
+        stream.seek(chunk.start)
+        copy.write(stream.read(12 + chunk.length))
+    copy.write(b"\0\0\0\0IEND" + _sum(b"IEND", b""))
+    copy.seek(0)
+    return CheckedPng(copy, beside)
 
 
 def unpack(packed: bytes, max_bytes: int) -> bytes | None:
@@ -180,16 +188,3 @@ def _is_harmless(kind: bytes, content: bytes) -> bool:
         return unpack(packed, _MAX_TEXT_BYTES) is not None
     is_text = kind in (b"tEXt", b"iTXt")
     return len(content) >= _LEAST.get(kind, 0) and not (is_text and len(content) > _MAX_TEXT_BYTES)
-
-
-def _copy(stream: BinaryIO, chunks: Iterable[_Chunk]) -> BytesIO:
-    """Copies the chunks into a file of their own, an end behind them."""
-    copy = BytesIO()
-    copy.write(SIGNATURE)
-    for chunk in chunks:
-        if chunk.kind != b"IEND":
-            stream.seek(chunk.start)
-            copy.write(stream.read(12 + chunk.length))
-    copy.write(b"\0\0\0\0IEND" + _sum(b"IEND", b""))
-    copy.seek(0)
-    return copy

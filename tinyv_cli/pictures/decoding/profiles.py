@@ -1,8 +1,8 @@
 """A picture in colours of its own becomes one in sRGB, by the profile that describes them.
 
-LittleCMS, which comes with Pillow, computes. Where a PNG describes its colours without a profile, by
-a gamma, primaries or a code, a profile is made of them. A picture without any description is sRGB
-already, and stays what it is to the byte.
+LittleCMS, which comes with Pillow, computes. Where a PNG describes its colours without a profile,
+by a gamma, primaries or a code, a profile is made of them. A picture without any description is
+sRGB already, and stays what it is to the byte.
 """
 
 import struct
@@ -21,7 +21,9 @@ _SPACES = {"L": "GRAY", "RGB": "RGB", "RGBA": "RGB", "CMYK": "CMYK", "LAB": "Lab
 # Source: ICC.1:2022, 7.2.16, as s15Fixed16.
 _D50 = (0.9642, 1.0, 0.8249)
 # Source: Lindbloom, "Chromatic Adaptation": Bradford's cone responses.
-_BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+_BRADFORD = np.array(
+    [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
+)
 
 # Source: ITU-T H.273, tables 2 and 3: x and y of white, red, green and blue; curves as the
 # parameters g, a, b, c, d of ICC's parametric curve 3: y = (ax + b)^g from d on, cx below.
@@ -111,7 +113,9 @@ def make_profile(primaries: tuple[float, ...], curve: tuple[float, ...]) -> byte
             gains = (_BRADFORD @ _D50) / (_BRADFORD @ to_xyz[:, 0])
             adapted = np.linalg.inv(_BRADFORD) @ np.diag(gains) @ _BRADFORD @ matrix
             xyz = np.rint(adapted * 65536).astype(">i4")  # (3, 3)
-            curve_data = b"para" + struct.pack(">IHH5i", 0, 3, 0, *(round(p * 65536) for p in curve))
+            curve_data = b"para" + struct.pack(
+                ">IHH5i", 0, 3, 0, *(round(p * 65536) for p in curve)
+            )
     except (np.linalg.LinAlgError, FloatingPointError, ZeroDivisionError, struct.error) as error:
         raise ProfileError("its primaries or gamma describe no colours") from error
     white_data = struct.pack(">3i", *(round(each * 65536) for each in _D50))
@@ -124,7 +128,9 @@ def make_profile(primaries: tuple[float, ...], curve: tuple[float, ...]) -> byte
     for name, content in contents.items():
         table += name + struct.pack(">II", at + len(body), len(content))
         body += content
-    header = struct.pack(">II4s4s4s4s", at + len(body), 0, b"\x02\x40\0\0", b"mntr", b"RGB ", b"XYZ ")
+    header = struct.pack(
+        ">II4s4s4s4s", at + len(body), 0, b"\x02\x40\0\0", b"mntr", b"RGB ", b"XYZ "
+    )
     header = header.ljust(36, b"\0") + b"acsp"
     header = header.ljust(68, b"\0") + white_data
     return header.ljust(128, b"\0") + table + body
@@ -156,7 +162,9 @@ def to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
             source, ImageCms.createProfile("sRGB"), picture.mode, mode
         )
         if picture.mode in ("L", "RGB", "RGBA"):
-            probe = _make_probe(picture.mode)
+            few = np.arange(0, 256, 1 if picture.mode == "L" else 15, dtype=np.uint8)
+            many = few[None] if picture.mode == "L" else np.stack(np.meshgrid(few, few, few), -1)
+            probe = Image.fromarray(many.reshape(1, -1, *many.shape[3:])).convert(picture.mode)
             shown = np.asarray(ImageCms.applyTransform(probe, transform), np.int16)
             if np.abs(shown - np.asarray(probe.convert(mode), np.int16)).max() <= _CLOSE:
                 return picture
@@ -168,13 +176,3 @@ def to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
         return converted
     except (ImageCms.PyCMSError, OSError, AttributeError, TypeError) as error:
         raise ProfileError("its colour profile is damaged") from error
-
-
-def _make_probe(mode: str) -> Image.Image:
-    """Makes a picture of many colours of a mode, opaque."""
-    levels = np.arange(256, dtype=np.uint8)
-    if mode == "L":
-        return Image.fromarray(levels[None])
-    few = levels[::15]  # 0 to 255 in 18 steps
-    grid = np.stack(np.meshgrid(few, few, few), -1).reshape(1, -1, 3)
-    return Image.fromarray(grid).convert(mode)

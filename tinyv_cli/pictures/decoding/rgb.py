@@ -9,7 +9,8 @@ from io import BytesIO
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
+import psutil
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from tinyv_cli.pictures.decoding.depth import (
     Meaning,
@@ -22,8 +23,9 @@ from tinyv_cli.pictures.decoding.depth import (
 from tinyv_cli.pictures.decoding.formats import (
     HEAD_BYTES,
     NotReadError,
-    check_readable,
     list_formats,
+    load_plugin,
+    name_unread,
 )
 from tinyv_cli.pictures.decoding.jpeg import complete_jpeg, read_wide_jpeg2000
 from tinyv_cli.pictures.decoding.png import SIGNATURE, check_png
@@ -36,6 +38,7 @@ _ANIMATIONS = frozenset({"AVIF", "FLI", "GIF", "HEIF", "PNG", "WEBP"})
 _WHITE_IS_STATED = {"JPEG2000": 16, "PPM": 16}  # Pillow brings them to so many bits
 _MOST_FRAMES = 100  # looked through for one that shows something
 _STRIP_PIXELS = 1 << 20
+_PEAK_BYTES = 8  # a pixel: with transparency as it is stored, and as RGB, which Pillow pads to 4
 
 # Source: EXIF 2.3, tag 0x0112; the same table as PIL.ImageOps.exif_transpose.
 _UPRIGHT = {
@@ -77,13 +80,18 @@ def decode(
         ValueError, OSError, and whatever else Pillow raises: it is damaged.
     """
     head = stream.read(HEAD_BYTES)
-    check_readable(head)
+    load_plugin(head)
     beside: dict[bytes, bytes] = {}
     if head.startswith(SIGNATURE):
         stream, beside = check_png(stream, max_pixels)
     elif head.startswith((b"II", b"MM")):
         prepare_tiffs()
-    opened = _open(stream, beside)
+    try:
+        opened = _open(stream, beside)
+    except UnidentifiedImageError as error:
+        if unread := name_unread(head):
+            raise NotReadError(f"is not a picture that is read: it is {unread}") from error
+        raise
     notes: list[str] = []
     with opened.picture as picture:
         width, height = picture.size
@@ -92,34 +100,25 @@ def decode(
                 f"is {width}×{height} pixels, too thin to show anything",
                 "use a picture at least 2 pixels wide and high: `tinyv ask PICTURE QUESTION`",
             )
+        if width * height * _PEAK_BYTES > psutil.virtual_memory().available:
+            raise MemoryError
         loaded, n_bits = _load(opened, stream)
         if n_bits:
             notes.append(f"uses {n_bits} bits of its words of 16, white is {2**n_bits - 1}")
-        profile = None
-        try:
-            if uses_profiles and picture.format == "PNG":
-                profile = find_png_profile(beside)
-            elif uses_profiles:
-                profile = picture.info.get("icc_profile")
-        except ProfileError as error:
-            notes.append(f"is shown in its colours as they stand: {error}")
-        rgb = _to_rgb(loaded, profile, notes)
+        rgb = _to_rgb(loaded, opened, uses_profiles, notes)
         try:
             # Pillow turns TIFF pictures itself while loading and then reports 1.
             orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
         except Exception:  # noqa: BLE001 - a picture is worth more than its broken metadata
             orientation = 1
-        if picture.format in _ANIMATIONS and _is_blank(rgb):
-            later, frame = _find_frame(picture, profile)
-            if later is not None:
-                rgb = later
-                notes.append(f"begins with an empty frame; frame {frame} is shown")
+        if picture.format in _ANIMATIONS and getattr(picture, "is_animated", False):
+            rgb = _find_frame(rgb, opened, uses_profiles, notes)
     turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return rgb if turn is None else rgb.transpose(turn), notes
 
 
 def _open(stream: BinaryIO, beside: dict[bytes, bytes]) -> _Opened:
-    """Reads the head of a picture of a format that is read, and sets right how it will be decoded."""
+    """Reads the head of a picture, and sets right how its pixels will be decoded."""
     picture = Image.open(stream, formats=list_formats())
     meaning = Meaning(n_bits=_WHITE_IS_STATED.get(picture.format or ""))
     if isinstance(picture, TiffImagePlugin.TiffImageFile) and picture.format == "TIFF":
@@ -168,30 +167,30 @@ def _load(opened: _Opened, stream: BinaryIO) -> tuple[Image.Image, int]:
     if picture.format in _ALPHA_MAY_BE_EMPTY and picture.mode in ("LA", "RGBA"):
         stream.seek(0)
         says_none = picture.format == "TGA" and not stream.read(18)[17] & 15
-        if says_none or picture.getextrema()[-1] == (0, 0):
+        if says_none or not _find_extrema(picture)[-1].any():
             return picture.convert(picture.mode[:-1]), 0
     if ";16" not in rawmode or picture.mode not in ("RGB", "RGBA") or rawmode.startswith("RGBa"):
         return picture, 0
     colour = picture.info.pop("transparency", None)
-    if colour is None and max(high for _, high in picture.getextrema()[:3]) > 127:
+    if colour is None and _find_extrema(picture)[:3].max() > 127:
         return picture, 0
     again = _open(stream, beside).picture
     lower = to_low_bytes(rawmode)
-    again.tile = [each._replace(args=_put_first(each.args, lower or "RGBA")) for each in again.tile]
+    swapped = lower or "RGBA"
+    again.tile = [
+        each._replace(args=(swapped, *each.args[1:]) if isinstance(each.args, tuple) else swapped)
+        for each in again.tile
+    ]
     again.load()
     low: Image.Image = again
     if lower is None:  # of grey with alpha: its four bytes, as they stand
-        _, grey, _, alpha = again.split()
-        low = Image.merge("RGBA", (grey, grey, grey, alpha))
+        _, grey, _, opacity = again.split()
+        low = Image.merge("RGBA", (grey, grey, grey, opacity))
     alpha = None if colour is None else find_transparent(picture, low, colour)
     merged, n_bits = merge_bytes(picture, low)
     if alpha is not None:
         merged.putalpha(alpha)
     return merged, n_bits
-
-
-def _put_first(args: object, rawmode: str) -> object:
-    return (rawmode, *args[1:]) if isinstance(args, tuple) else rawmode
 
 
 def _decode_plainly(stream: BytesIO) -> Image.Image:
@@ -201,26 +200,32 @@ def _decode_plainly(stream: BytesIO) -> Image.Image:
     return picture
 
 
-def _to_rgb(picture: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
+def _to_rgb(
+    picture: Image.Image, opened: _Opened, uses_profiles: bool, notes: list[str]
+) -> Image.Image:
     """Converts colours to sRGB, and puts what is transparent on white.
 
     Args:
         picture: loaded, of 8 bits a channel.
-        profile: of its colours, if any.
-        notes: takes why the profile was not used.
+        opened: what the file says of its colours.
+        uses_profiles: whether that is of interest.
+        notes: takes why it could not be used.
     """
     is_see_through = picture.has_transparency_data
     if picture.mode == "La":
         picture = picture.convert("LA")
-    if profile:
-        if is_see_through and picture.mode != "RGBA":
-            picture = picture.convert("RGBA")
-        elif picture.mode not in ("L", "RGB", "RGBA", "CMYK", "LAB"):
-            picture = picture.convert("RGB")
-        try:
+    try:
+        profile = opened.picture.info.get("icc_profile") if uses_profiles else None
+        if uses_profiles and opened.picture.format == "PNG":
+            profile = find_png_profile(opened.beside)
+        if profile:
+            if is_see_through and picture.mode != "RGBA":
+                picture = picture.convert("RGBA")
+            elif picture.mode not in ("L", "RGB", "RGBA", "CMYK", "LAB"):
+                picture = picture.convert("RGB")
             picture = to_srgb(picture, profile)
-        except ProfileError as error:
-            notes.append(f"is shown in its colours as they stand: {error}")
+    except ProfileError as error:
+        notes.append(f"is shown in its colours as they stand: {error}")
     if is_see_through:
         # White, since such pictures (drawings, logos, diagrams) are made for a light page. The
         # colour hidden under full transparency is most often black and would swallow lines.
@@ -231,28 +236,32 @@ def _to_rgb(picture: Image.Image, profile: bytes | None, notes: list[str]) -> Im
             strip = picture.crop(box).convert("RGBA")
             rgb.paste(strip, box, strip)
         return rgb
-    if picture.mode != "RGB":
-        rgb = picture.convert("RGB")
-    else:
-        rgb = picture._new(picture.im)  # the same pixels, without the file
+    # In mode RGB these are the same pixels, without the file.
+    rgb = picture._new(picture.im) if picture.mode == "RGB" else picture.convert("RGB")
     rgb.info = {}  # what it says of profiles and transparency is no longer so
     return rgb
 
 
-def _is_blank(picture: Image.Image) -> bool:
-    """Returns whether a picture is of one colour."""
-    return all(low == high for low, high in picture.getextrema())
+def _find_extrema(picture: Image.Image) -> np.ndarray:
+    """Returns the least and the greatest value of each channel, (C, 2)."""
+    return np.array(picture.getextrema()).reshape(-1, 2)
 
 
 def _find_frame(
-    picture: ImageFile.ImageFile, profile: bytes | None
-) -> tuple[Image.Image | None, int]:
-    """Finds the first later frame that shows something, and its number from 1; None without one."""
+    first: Image.Image, opened: _Opened, uses_profiles: bool, notes: list[str]
+) -> Image.Image:
+    """Returns the first frame of an animation that is not of one colour; the first without one."""
+    lows, highs = _find_extrema(first).T
+    if (lows < highs).any():
+        return first
+    first = first.copy()  # its pixels are the file's, and change
     with suppress(Exception):  # a damaged later frame costs nothing but itself
         for frame in range(1, _MOST_FRAMES):
-            picture.seek(frame)
-            picture.load()
-            rgb = _to_rgb(picture, profile, [])
-            if not _is_blank(rgb):
-                return rgb, frame + 1
-    return None, 0
+            opened.picture.seek(frame)
+            opened.picture.load()
+            rgb = _to_rgb(opened.picture, opened, uses_profiles, [])
+            lows, highs = _find_extrema(rgb).T
+            if (lows < highs).any():
+                notes.append(f"begins with an empty frame; frame {frame + 1} is shown")
+                return rgb
+    return first

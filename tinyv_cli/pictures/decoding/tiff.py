@@ -7,7 +7,7 @@ import ctypes
 from contextlib import suppress
 from itertools import count
 
-from PIL import Image, ImagePalette, TiffImagePlugin
+from PIL import ImagePalette, TiffImagePlugin, _imaging
 
 from tinyv_cli.pictures.decoding.depth import Meaning
 
@@ -43,7 +43,7 @@ def prepare_tiffs() -> None:
     # libtiff prints to the process's own stderr, where no `-q` reaches. Its functions are found
     # through the module of Pillow that is linked with it; where they are hidden, it prints on.
     with suppress(OSError, AttributeError, TypeError):
-        library = ctypes.CDLL(Image.core.__file__)
+        library = ctypes.CDLL(_imaging.__file__)
         for silence in (library.TIFFSetWarningHandler, library.TIFFSetErrorHandler):
             silence.argtypes, silence.restype = [ctypes.c_void_p], ctypes.c_void_p
             silence(None)
