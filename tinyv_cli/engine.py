@@ -254,16 +254,15 @@ def plan_engine(
     """Chooses the device, checks the files, and makes sure that memory suffices.
 
     Args:
-        found: that is to answer.
+        found: that answers.
         wanted: as it was typed; the device may be `auto`.
         demand: what is going to be asked.
-        notify: is told which variant answers, what the miniature is, which device was chosen,
-            and of threads beyond the cores; kept for the open engine.
+        notify: is told of variant, miniature, device and threads; kept for the open engine.
         progress: is told of the bytes that are hashed.
 
     Raises:
         UsageError: there is no such device.
-        WeightsError: a file is damaged, or cannot be read.
+        WeightsError: a file is damaged or cannot be read.
         DeviceError: the device cannot be used, or memory does not suffice.
     """
     from tinyv_cli.backends.backend import resolve_threads
@@ -289,8 +288,8 @@ def plan_engine(
         raise to_damage(error) if is_miniature_folder(variant.folder) else error from error
     if choice.memory:  # torch is held to it, and the CUDA context comes on top
         budget_bytes = choice.memory.limit_bytes - CUDA_CONTEXT_BYTES
-    elif budget_bytes is not None:  # what is free was measured with them in memory
-        budget_bytes -= demand.held_bytes
+    elif budget_bytes is not None:
+        budget_bytes -= demand.held_bytes  # what is free was measured with them in memory
     try:
         memory = choice.memory or plan_memory(
             variant,
