@@ -4,6 +4,7 @@ Source: sixteen kinds of files from other programs' bug reports were read as som
 a word: inverted, wrapped, transparent where the format means opaque, profiles ignored.
 """
 
+import warnings
 from functools import cache
 from io import BytesIO
 from itertools import product
@@ -33,6 +34,7 @@ from tests.light.pictures.drawn_pictures import (
     show,
     to_file_bytes,
 )
+from tinyv_cli.errors import InputError
 from tinyv_cli.pictures.decoding.formats import list_formats
 from tinyv_cli.pictures.decoding.profiles import make_profile
 from tinyv_cli.pictures.image import AS_PUBLISHED, read_picture
@@ -40,7 +42,12 @@ from tinyv_cli.pictures.image import AS_PUBLISHED, read_picture
 COLOURS, GREY = draw_colours(), draw_grey()
 GREY_3 = np.repeat(GREY[..., None], 3, axis=2)
 ALPHAS = {kind: draw_alpha(kind) for kind in ("opaque", "half", "ramp")}
-LOSSY = {"JPEG", "WEBP", "AVIF", "MPO", "JPEG2000"}
+
+# Of GIF 256 colours and alpha of all or nothing; PPM's white is stated, and far above 255.
+POORLY_WRITTEN = {("GIF", "RGB"), ("GIF", "RGBA"), ("GIF", "LA"), ("PPM", "I")}
+HALF_COLOURS = "WEBP", "-lossy"  # stores colours at half the size, which blurs the drawing's edges
+REFUSED = {name for depth, order in product((8, 16), "<>")
+           for name in [f"TIFF-rgb{depth}-{order}-2-0-ramp"]}  # fmt: skip  # a plane too many
 
 
 def quantise(levels, depth):
@@ -283,15 +290,22 @@ def find_written_cases():
                 except (OSError, ValueError, KeyError, SystemError):
                     continue  # this is not written in this mode
                 with Image.open(BytesIO(content), formats=(format_,)) as written:
-                    has_alpha = (
-                        written.mode in ("LA", "PA", "RGBA") or "transparency" in written.info
-                    )
-                grey_modes = ("L", "LA", "I", "I;16", "F")
-                levels = GREY_3 if mode in grey_modes else np.asarray(picture.convert("RGB"), float)
-                if format_ == "GIF" and has_alpha:  # 0 or all of it, and 256 colours
-                    continue
+                    stored, size = written.mode, written.size
+                    has_alpha = written.has_transparency_data
+                is_deep = mode in ("I", "I;16", "F")
+                is_cut = is_deep and stored not in ("I", "F") and not stored.startswith("I;16")
+                if is_cut or size != (WIDTH, HEIGHT) or (format_, mode) in POORLY_WRITTEN:
+                    continue  # another picture was written
+                if is_deep or stored in ("L", "LA", "F"):
+                    levels = GREY_3 if is_deep else to_three(picture.convert("L"))
+                else:
+                    levels = np.asarray(picture.convert("RGB"), float)
                 shown = put_on_white(levels, ALPHAS[kind]) if has_alpha else levels
                 yield f"{format_}-{mode}-{kind}{name}", content, shown
+
+
+def to_three(grey):
+    return np.repeat(np.asarray(grey, float)[..., None], 3, axis=2)
 
 
 def list_ways(format_):
@@ -332,7 +346,9 @@ def list_cases():
         find_png_cases, find_narrow_cases, find_tiff_cases, find_alpha_cases, find_profile_cases,
         find_written_cases, find_wide_jpeg2000_cases,
     )  # fmt: skip
-    return {name: (content, shown) for find in finders for name, content, shown in find()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # some formats will go one day
+        return {name: (content, shown) for find in finders for name, content, shown in find()}
 
 
 def test_there_are_several_hundred_cases_of_most_formats():
@@ -344,9 +360,14 @@ def test_there_are_several_hundred_cases_of_most_formats():
 @pytest.mark.parametrize("name", list_cases())
 def test_what_was_drawn_is_shown(name):
     content, shown = list_cases()[name]
+    if name in REFUSED:
+        with pytest.raises(InputError, match="not a picture Pillow can read"):
+            read_picture(content)
+        return
     rgb = np.asarray(read_picture(content), float)
     assert rgb.shape == shown.shape
-    assert np.abs(rgb - shown).mean() < 2
+    is_blurred = name.startswith(HALF_COLOURS[0]) and name.endswith(HALF_COLOURS[1])
+    assert np.abs(rgb - shown).mean() < (5 if is_blurred else 2)
 
 
 def test_published_figures_are_measured_without_profiles():

@@ -120,7 +120,9 @@ def decode(
 def _open(stream: BinaryIO, beside: dict[bytes, bytes]) -> _Opened:
     """Reads the head of a picture, and sets right how its pixels will be decoded."""
     picture = Image.open(stream, formats=list_formats())
-    meaning = Meaning(n_bits=_WHITE_IS_STATED.get(picture.format or ""))
+    meaning = Meaning()
+    if picture.mode != "F":
+        meaning = Meaning(n_bits=_WHITE_IS_STATED.get(picture.format or ""))
     if isinstance(picture, TiffImagePlugin.TiffImageFile) and picture.format == "TIFF":
         choose_page(picture)
         meaning = mend(picture)
