@@ -5,9 +5,8 @@ import zlib
 from io import BytesIO
 
 import numpy as np
-from PIL import Image
 
-WIDTH, HEIGHT = 48, 32
+WIDTH, HEIGHT = 64, 32
 PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
           (0, 1, 1, 2))  # fmt: skip
 

@@ -46,8 +46,7 @@ ALPHAS = {kind: draw_alpha(kind) for kind in ("opaque", "half", "ramp")}
 # Of GIF 256 colours and alpha of all or nothing; PPM's white is stated, and far above 255.
 POORLY_WRITTEN = {("GIF", "RGB"), ("GIF", "RGBA"), ("GIF", "LA"), ("PPM", "I")}
 HALF_COLOURS = "WEBP", "-lossy"  # stores colours at half the size, which blurs the drawing's edges
-REFUSED = {name for depth, order in product((8, 16), "<>")
-           for name in [f"TIFF-rgb{depth}-{order}-2-0-ramp"]}  # fmt: skip  # a plane too many
+REFUSED = {f"TIFF-rgb8-{order}-2-0-ramp" for order in "<>"}  # a plane too many for Pillow
 
 
 def quantise(levels, depth):
@@ -174,8 +173,8 @@ def find_tiff_cases():
         yield f"TIFF-palette{depth}-{order}-{wide}", content, palette[indices].astype(float)
     yield "TIFF-thumbnail-first", make_thumbnail_first(), COLOURS
     for name, value, kind, tag in (
-        ("float", -9999.0, "f4", None), ("tagged", -3.5, "f4", b"-3.5\0"), ("int", -9999, "i2", None),
-        ("int32", -32768, "i4", None), ("nan", np.nan, "f4", None),
+        ("float", -9999.0, "f4", None), ("tagged", -3.5, "f4", b"-3.5\0"),
+        ("int", -9999, "i2", None), ("int32", -32768, "i4", None), ("nan", np.nan, "f4", None),
     ):  # fmt: skip
         words = (GREY * (100.0 if kind == "i2" else 1.0)).astype(f"<{kind}")
         words[20:24] = value
@@ -222,8 +221,8 @@ def find_profile_cases():
     }  # fmt: skip
     modes = {"RGB": (COLOURS, "opaque"), "RGBA": (COLOURS, "ramp"), "L": (GREY_3, "opaque"),
              "LA": (GREY_3, "half"), "P": (COLOURS, "opaque")}  # fmt: skip
-    kinds = {"PNG": "RGB RGBA L LA P", "TIFF": "RGB RGBA L LA P", "JPEG": "RGB L", "WEBP": "RGB RGBA",
-             "AVIF": "RGB RGBA", "MPO": "RGB"}  # fmt: skip
+    kinds = {"PNG": "RGB RGBA L LA P", "TIFF": "RGB RGBA L LA P", "JPEG": "RGB L",
+             "WEBP": "RGB RGBA", "AVIF": "RGB RGBA", "MPO": "RGB"}  # fmt: skip
     for (name, (primaries, curve)), (format_, names) in product(described.items(), kinds.items()):
         profile = make_profile(PRIMARIES[primaries], curve)
         for mode in names.split():
@@ -367,7 +366,7 @@ def test_what_was_drawn_is_shown(name):
     rgb = np.asarray(read_picture(content), float)
     assert rgb.shape == shown.shape
     is_blurred = name.startswith(HALF_COLOURS[0]) and name.endswith(HALF_COLOURS[1])
-    assert np.abs(rgb - shown).mean() < (5 if is_blurred else 2)
+    assert np.abs(rgb - shown).mean() < (8 if is_blurred else 2)
 
 
 def test_published_figures_are_measured_without_profiles():

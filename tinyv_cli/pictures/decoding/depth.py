@@ -86,7 +86,7 @@ def to_levels(picture: Image.Image, meaning: Meaning) -> Levels:
     levels = np.empty((picture.height, picture.width), np.uint8)
     for top, values in _cut(picture, is_unsigned=meaning.is_unsigned):
         factor = 255 / ((scale.white - scale.black) or 1)
-        if scale.white == 65535 and scale.black == 0:
+        if scale.white == 65535 and scale.black == 0 and values.dtype.kind in "iu":
             strip = (values >> 8).astype(np.uint8)  # as Pillow does with 16-bit colour
         else:
             with np.errstate(all="ignore"):
