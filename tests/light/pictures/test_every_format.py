@@ -123,7 +123,8 @@ def find_narrow_cases():
 def put_in_tiff(planes, order, depth, n_samples, **tags):
     tags = {
         "t256": (3, [WIDTH]), "t257": (3, [HEIGHT]), "t258": (3, [depth] * n_samples),
-        "t259": (3, [1]), "t262": (3, [2 if n_samples >= 3 else 1]), "t277": (3, [n_samples]), **tags,
+        "t259": (3, [1]), "t262": (3, [2 if n_samples >= 3 else 1]), "t277": (3, [n_samples]),
+        **tags,
     }  # fmt: skip
     return make_tiff(planes, order=order, **tags)
 

@@ -82,6 +82,8 @@ def mend(picture: TiffImagePlugin.TiffImageFile) -> Meaning:
         if tile.codec_name == "libtiff":
             rawmode = _NATIVE.get(rawmode, rawmode)
         elif tags.get(_PLANAR) == 2 and bits == 16 and len(rawmode) == 1:
+            if not rawmode.isalpha():
+                continue  # a plane beyond the colours, of no stated meaning
             rawmode = f"{rawmode};16{order}"
         tiles.append(tile._replace(args=(rawmode, *rest)))
     picture.tile = tiles
