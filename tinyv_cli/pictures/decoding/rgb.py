@@ -4,6 +4,7 @@ What a big picture takes is its pixels once as they are stored and once as RGB, 
 else is computed goes strip by strip.
 """
 
+import re
 from contextlib import suppress
 from io import BytesIO
 from typing import BinaryIO, NamedTuple
@@ -100,6 +101,11 @@ def decode(
                 f"is {width}×{height} pixels, too thin to show anything",
                 "use a picture at least 2 pixels wide and high: `tinyv ask PICTURE QUESTION`",
             )
+        if picture.format in ("CUR", "ICNS", "ICO"):
+            stream.seek(0)
+            content = stream.read()
+            for inside in re.finditer(re.escape(SIGNATURE), content):
+                check_png(BytesIO(content[inside.start() :]), max_pixels)
         if width * height * _PEAK_BYTES > psutil.virtual_memory().available:
             raise MemoryError
         loaded, n_bits = _load(opened, stream)
