@@ -18,7 +18,7 @@ _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd8\x01]", re.DOTALL)
 _FRAMES, _PROGRESSIVE, _SCAN, _TABLES = (0xC0, 0xC1, 0xC2), 0xC2, 0xDA, 0xC4
 _MAX_MISSING_BYTES = 4  # before the end mark, which has 2
 _NOISE = b"\x5a\xa5\x3c\xc3" * 8  # stands for missing bytes, to see where they would have shown
-_PROGRESSIVE_SHARE = 0.15  # of a picture that the last pass may leave as it was
+_PROGRESSIVE_SHARE = 0.25  # of a picture that the last pass may leave a bit less exact
 
 
 class _Head(NamedTuple):
