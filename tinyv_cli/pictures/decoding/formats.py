@@ -139,5 +139,6 @@ def list_suffixes() -> frozenset[str]:
     from PIL import Image
 
     known = Image.registered_extensions().items()
-    by_pillow = [suffix for suffix, name in known if name in _PILLOWS]
-    return frozenset((*by_pillow, *HEIF.suffixes, *JXL.suffixes))
+    by_pillow = [suffix for suffix, name in known if suffix and name in _PILLOWS]
+    # AVIF too where Pillow was built without: a picture is refused rather than passed over.
+    return frozenset((*by_pillow, ".avif", ".avifs", *HEIF.suffixes, *JXL.suffixes))

@@ -81,10 +81,10 @@ def mend(picture: TiffImagePlugin.TiffImageFile) -> Meaning:
         rawmode, *rest = tile.args if isinstance(tile.args, tuple) else (tile.args,)
         if tile.codec_name == "libtiff":
             rawmode = _NATIVE.get(rawmode, rawmode)
-        elif tags.get(_PLANAR) == 2 and bits == 16 and len(rawmode) == 1:
-            if not rawmode.isalpha():
+        elif tags.get(_PLANAR) == 2 and len(rawmode) == 1:
+            if rawmode not in "RGBACMYK":
                 continue  # a plane beyond the colours, of no stated meaning
-            rawmode = f"{rawmode};16{order}"
+            rawmode = f"{rawmode};16{order}" if bits == 16 else rawmode
         tiles.append(tile._replace(args=(rawmode, *rest)))
     picture.tile = tiles
     colours = tags.get(_COLOUR_MAP)
