@@ -5,6 +5,7 @@ import zlib
 from io import BytesIO
 
 import numpy as np
+from PIL import Image, ImageCms
 
 WIDTH, HEIGHT = 64, 32
 PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
@@ -77,6 +78,45 @@ def show(levels, primaries, curve):
     light = light @ np.linalg.solve(to_matrix("sRGB"), to_matrix(primaries)).T
     light = np.clip(light, 0, 1)
     return 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+WHITE = struct.pack(">3i", 63190, 65536, 54061)  # D50
+
+
+def make_profile_of(space, kind, connection, tags):
+    """The bytes of a profile of other spaces than RGB, from its tags."""
+    at, table, body = 128 + 4 + 12 * len(tags), struct.pack(">I", len(tags)), b""
+    for name, content in tags.items():
+        table += name + struct.pack(">II", at + len(body), len(content))
+        body += content + bytes(-len(content) % 4)
+    head = struct.pack(">II4s4s4s4s", at + len(body), 0, b"\2\x40\0\0", kind, space, connection)
+    return (head.ljust(36, b"\0") + b"acsp").ljust(68, b"\0") + WHITE + bytes(48) + table + body
+
+
+def make_grey_profile():
+    """Light as it is, without a curve."""
+    line = b"curv" + bytes(4) + struct.pack(">IH", 1, 256)
+    tags = {b"wtpt": b"XYZ \0\0\0\0" + WHITE, b"kTRC": line}
+    return make_profile_of(b"GRAY", b"mntr", b"XYZ ", tags)
+
+
+def make_ink_profile():
+    """Inks whose colours are those of red, green and blue turned round: cyan prints red."""
+    inks = np.array(list(np.ndindex(2, 2, 2, 2)))
+    colours = (inks[:, :3] * (1 - inks[:, 3:]) * 255).astype(np.uint8)
+    colours[~inks.any(axis=1)] = 255
+    lab = ImageCms.profileToProfile(
+        Image.fromarray(colours[None]),
+        *map(ImageCms.createProfile, ("sRGB", "LAB")),
+        outputMode="LAB",
+    )
+    corners = (np.frombuffer(lab.tobytes(), np.uint8).reshape(-1, 3) ^ (0, 128, 128)).astype(
+        np.uint8
+    )
+    line, matrix = bytes(range(256)), struct.pack(">9i", *(65536 * np.eye(3, dtype=int)).ravel())
+    table = b"mft1" + bytes(4) + b"\4\3\2\0" + matrix + 4 * line + corners.tobytes() + 3 * line
+    tags = {b"wtpt": b"XYZ \0\0\0\0" + WHITE, b"A2B0": table}
+    return make_profile_of(b"CMYK", b"prtr", b"Lab ", tags)
 
 
 # PNG

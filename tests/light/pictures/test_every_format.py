@@ -24,7 +24,9 @@ from tests.light.pictures.drawn_pictures import (
     draw_grey,
     make_bmp,
     make_chunk,
+    make_grey_profile,
     make_ico,
+    make_ink_profile,
     make_page,
     make_png,
     make_tga,
@@ -237,6 +239,22 @@ def find_profile_cases():
             stored = np.asarray(picture.convert("RGB"), float) if mode == "P" else levels
             shown = put_on_white(show(stored, primaries, curve), ALPHAS[kind])
             yield f"{format_}-{mode}-{name}", content, shown
+    for format_, mode in (("PNG", "L"), ("PNG", "LA"), ("TIFF", "L"), ("JPEG", "L")):
+        options = {"quality": 100} if format_ == "JPEG" else {}
+        picture, profile = make_mode(mode, "half"), make_grey_profile()
+        content = to_file_bytes(picture, format_, icc_profile=profile, **options)
+        alpha = ALPHAS["half" if mode == "LA" else "opaque"]
+        shown = put_on_white(show(GREY_3, "sRGB", power(1)), alpha)
+        yield f"{format_}-{mode}-grey-profile", content, shown
+    inks = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
+    printed = np.full((HEIGHT, WIDTH, 3), 255.0)
+    known = {(255, 0, 0, 0): (255, 0, 0), (0, 0, 255, 0): (0, 0, 255), (0, 0, 0, 255): (0, 0, 0)}
+    for at, (ink, colour) in enumerate(known.items()):
+        inks[:, 16 * at : 16 * at + 16], printed[:, 16 * at : 16 * at + 16] = ink, colour
+    for format_, options in (("TIFF", {}), ("JPEG", {"quality": 100, "subsampling": 0})):
+        picture = Image.frombytes("CMYK", (WIDTH, HEIGHT), inks.tobytes())
+        content = to_file_bytes(picture, format_, icc_profile=make_ink_profile(), **options)
+        yield f"{format_}-CMYK-profile", content, printed
     gamma = {"gAMA": make_chunk(b"gAMA", (100_000).to_bytes(4, "big"))}
     primaries = b"".join(round(each * 100_000).to_bytes(4, "big") for each in PRIMARIES["P3"])
     gamma["cHRM"] = make_chunk(b"cHRM", primaries)
