@@ -14,7 +14,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from tests.light.pictures.drawn_pictures import to_file_bytes
+from tests.light.pictures.drawn_pictures import make_tiff, to_file_bytes
 from tinyv_cli.batch.finding import find_pictures
 from tinyv_cli.errors import InputError
 from tinyv_cli.pictures.decoding import formats
@@ -220,15 +220,20 @@ def test_libtiff_writes_nothing_past_q(tmp_path):
     noise = Image.effect_noise((64, 64), 50)
     content = bytearray(to_file_bytes(noise, "TIFF", compression="tiff_adobe_deflate"))
     content[len(content) // 2] ^= 255
-    path = tmp_path / "broken.tif"
-    path.write_bytes(content)
+    (tmp_path / "broken.tif").write_bytes(content)
+    tags = {"t256": (3, [9]), "t257": (3, [9]), "t258": (3, [8]), "t277": (3, [999])}
+    (tmp_path / "samples.tif").write_bytes(make_tiff([bytes(81)], **tags))
     code = (
         "import sys; from pathlib import Path\n"
         "from tinyv_cli.pictures.image import read_picture\n"
-        "try: read_picture(Path(sys.argv[1]))\n"
-        "except Exception: pass\n"
+        "for name in sys.argv[1:]:\n"
+        "    try: read_picture(Path(name))\n"
+        "    except Exception: pass\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(path)], capture_output=True, check=True, env=os.environ
+        [sys.executable, "-c", code, *map(str, tmp_path.iterdir())],
+        capture_output=True,
+        check=True,
+        env=os.environ,
     )
     assert done.stderr == b""

@@ -4,6 +4,7 @@ Source: TIFF 6.0 (Adobe, 1992), sections 3, 5, 8 and 19; libtiff's `tif_getimage
 """
 
 import ctypes
+import logging
 from contextlib import suppress
 from itertools import count
 
@@ -37,7 +38,9 @@ _MORE_WORDS = {
 
 
 def prepare_tiffs() -> None:
-    """Makes more kinds of words known to Pillow, and keeps libtiff from writing to stderr."""
+    """Makes more kinds of words known to Pillow, and keeps it and libtiff off stderr."""
+    # What Pillow logs, it raises too; without a handler, Python prints it.
+    logging.getLogger(TiffImagePlugin.__name__).handlers = [logging.NullHandler()]
     for words, modes in _MORE_WORDS.items():
         TiffImagePlugin.OPEN_INFO.setdefault(words, modes)
     # libtiff prints to the process's own stderr, where no `-q` reaches. Its functions are found
