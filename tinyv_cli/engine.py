@@ -85,6 +85,7 @@ class Demand:
         n_positions: of the longest prompt and its answer together; None for a full context.
         encodes: tells whether a picture must be encoded on a kind of device, `cpu` or `cuda`.
         may_offload: whether the vision side may be given back before the decoder is opened.
+        held_bytes: of the pictures that are kept while their questions are answered.
         way_out: the hint where memory does not suffice; None for the one that fits `ask`.
         n_slots: answers at once that are wanted; None for one conversation alone.
     """
@@ -92,6 +93,7 @@ class Demand:
     n_positions: int | None = None
     encodes: Callable[[str], bool] = lambda _: True
     may_offload: bool = False
+    held_bytes: int = 0
     way_out: str | None = None
     n_slots: int | None = None
 
@@ -262,21 +264,20 @@ def plan_engine(
     """Chooses the device, checks the files, and makes sure that memory suffices.
 
     Args:
-        found: that is to answer.
+        found: that answers.
         wanted: as it was typed; the device may be `auto`.
         demand: what is going to be asked.
-        notify: is told which variant answers where several could, what the miniature is, which
-            device was chosen, and of threads beyond the cores; kept for the open engine.
+        notify: is told of variant, miniature, device and threads; kept for the open engine.
         progress: is told of the bytes that are hashed.
 
     Raises:
         UsageError: there is no such device.
-        WeightsError: a file is damaged, or cannot be read.
+        WeightsError: a file is damaged or cannot be read.
         DeviceError: the device cannot be used, or memory does not suffice.
     """
     from tinyv_cli.backends.backend import resolve_threads
 
-    variant, n_slots = found.variant, demand.n_slots
+    variant, n_slots, budget_bytes = found.variant, demand.n_slots, wanted.memory_budget_bytes
     for note in found.notes:
         notify(note)
     n_positions = _limit_positions(variant, demand.n_positions, wanted.context_length)
@@ -285,7 +286,7 @@ def plan_engine(
     choice = choose_device(
         variant,
         wanted.device,
-        wanted.memory_budget_bytes,
+        budget_bytes,
         room=Room(_limit_positions(variant, None, wanted.context_length), n_slots),
         encodes=lambda: demand.encodes("cuda"),
         may_offload=demand.may_offload,
@@ -298,9 +299,10 @@ def plan_engine(
         check_hashes(variant.folder, variant.manifest.files, progress)
     except WeightsError as error:
         raise to_damage(error) if is_miniature_folder(variant.folder) else error from error
-    budget_bytes = wanted.memory_budget_bytes
     if choice.memory:  # torch is held to it, and the CUDA context comes on top
         budget_bytes = choice.memory.limit_bytes - CUDA_CONTEXT_BYTES
+    elif budget_bytes is not None:
+        budget_bytes -= demand.held_bytes  # what is free was measured with them in memory
     try:
         memory = choice.memory or plan_memory(
             variant,
@@ -310,11 +312,11 @@ def plan_engine(
             may_offload=demand.may_offload,
         )
     except DeviceError as error:
-        if demand.way_out is None:
-            raise
-        raise DeviceError(error.problem, demand.way_out) from error
+        raise DeviceError(error.problem, demand.way_out or error.hint) from error
     if memory.n_slots != n_slots:
         notify(f"memory suffices for {memory.n_slots} answers at once, not {n_slots}")
+    if not choice.memory:
+        memory = replace(memory, needed_bytes=memory.needed_bytes + demand.held_bytes)
     options = replace(
         wanted,
         device=choice.device,

@@ -16,19 +16,10 @@ from tinyv_cli.addresses import (
 )
 from tinyv_cli.disk.paths import exists, is_folder
 from tinyv_cli.errors import InputError
+from tinyv_cli.pictures.decoding.formats import list_suffixes
 from tinyv_cli.pictures.names import find_meant
 
 STDIN = "-"
-
-# What cameras, telephones, scanners and pages of the web leave in folders. HEIC is not read by
-# Pillow itself: such a picture gets a line that says so instead of being passed over in silence.
-PICTURE_SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        *("avif", "bmp", "gif", "heic", "heif", "jfif", "jp2", "jpe", "jpeg", "jpg"),
-        *("pgm", "png", "ppm", "tga", "tif", "tiff", "webp"),
-    )
-)
 
 
 def find_pictures(
@@ -36,10 +27,11 @@ def find_pictures(
 ) -> dict[Path, str]:
     """Lists the pictures that words name, in their order; what a folder holds is sorted.
 
-    A file that is named is taken whatever its name; of a folder those that are called as pictures
-    are, without hidden ones. A word that is no file but a pattern (`*`, `?`, `[…]`, `**`) stands
-    for what it matches. The same file under the same name is listed once. Of URLs only those of
-    `data:` are taken, which hold their pictures; a line names them by type and hash.
+    A file that is named is taken whatever its name; of a folder those that are called as the
+    pictures that are read, without hidden ones. A word that is no file but a pattern (`*`, `?`,
+    `[…]`, `**`) stands for what it matches. The same file under the same name is listed once. Of
+    URLs only those of `data:` are taken, which hold their pictures; a line names them by type and
+    hash.
 
     Args:
         words: paths and patterns; `-` is replaced by the list on stdin.
@@ -119,6 +111,6 @@ def _look_into(path: Path, recurses: bool) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if recurses and not name.startswith("."))
         for name in sorted(names):
             each = Path(folder, name)
-            is_shown = not name.startswith(".") and each.suffix.lower() in PICTURE_SUFFIXES
+            is_shown = not name.startswith(".") and each.suffix.lower() in list_suffixes()
             if is_shown and each.is_file():
                 yield each

@@ -1,6 +1,6 @@
 """Pictures and one prompt become lines: several are answered at once, the next ones made ready."""
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,7 @@ from tinyv_cli.answers.scheduler import Request, Scheduler
 from tinyv_cli.backends.prefetch_pictures import N_AHEAD, Encoded, PicturePrefetcher, Unreadable
 from tinyv_cli.batch.finding import is_url, make_url_error
 from tinyv_cli.engine import Engine
-from tinyv_cli.pictures.image import read_picture
-from tinyv_cli.pictures.opening import open_picture
+from tinyv_cli.pictures.opening import Access, open_picture, read_content
 from tinyv_cli.prompts.boxes import boxes_to_json, read_boxes
 from tinyv_cli.session import AnswerOptions
 
@@ -46,7 +45,7 @@ def answer_pictures(
     begun: list[PicturePrefetcher] = []
 
     def prefetch(encoder: ImageEncoder) -> PicturePrefetcher:
-        read = partial(_open, words)
+        read = partial(_open, words, engine.notify)
         begun.append(PicturePrefetcher(encoder, words, read, engine.image_px, n_ahead))
         return begun[0]
 
@@ -74,17 +73,17 @@ def answer_pictures(
                 yield {"path": str(each.identity.path), "error": problem}
 
 
-def _open(words: Mapping[Path, str], path: Path) -> Image.Image:
-    """Opens a picture by the word that stands for it.
+def _open(words: Mapping[Path, str], note: Callable[[str], None], path: Path) -> Image.Image:
+    """Opens a picture by the word that stands for it, in a thread.
 
     Raises:
         InputError: it cannot be read, or would have to be fetched.
     """
     word = words[path]
     if not is_url(word):
-        return read_picture(path)
+        return read_content(path, note)
     if is_data_url(word):
-        return open_picture(word)
+        return open_picture(word, Access(note=note))
     raise make_url_error(word)
 
 

@@ -30,7 +30,7 @@ from tinyv_cli.evaluation.divergence import compute_divergences
 from tinyv_cli.evaluation.ledger import Answered, Compared, Ledger
 from tinyv_cli.evaluation.questions import Question
 from tinyv_cli.evaluation.scoring import is_right
-from tinyv_cli.pictures.image import read_picture
+from tinyv_cli.pictures.image import AS_PUBLISHED, read_picture
 from tinyv_cli.progress import Progress
 from tinyv_cli.session import AnswerOptions, Session
 
@@ -203,7 +203,8 @@ def _examine(
     begun: list[PicturePrefetcher] = []
 
     def prefetch(encoder: ImageEncoder) -> PicturePrefetcher:
-        begun.append(PicturePrefetcher(encoder, groups, read_picture, engine.image_px))
+        read = partial(read_picture, reading=AS_PUBLISHED)
+        begun.append(PicturePrefetcher(encoder, groups, read, engine.image_px))
         return begun[0]
 
     with (

@@ -128,7 +128,8 @@ def _fetch_once(url: str, limits: FetchLimits, deadline: float) -> bytes | str:
             content = bytearray()
             n_bytes = response.length_remaining or 0  # what the server announces
             while n_bytes <= limits.max_bytes:
-                piece = response.read1(_PIECE_BYTES)
+                # Compressed although it was not asked for, it is unpacked, and counted so.
+                piece = response.read1(_PIECE_BYTES, decode_content=True)
                 if time.monotonic() >= deadline:
                     raise TimeoutError
                 if not piece:
