@@ -35,7 +35,7 @@ class RemoteFileInfo:
     """A file's size and hash as the hub states them before it is fetched.
 
     Attributes:
-        size_bytes: None where it does not say.
+        size_bytes: None where it does not say; not to be relied on.
         sha256: of a file in large storage, else empty.
         git_sha1: of a file in the repository itself, git's name for its content, else empty.
     """

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from tinyv_cli.disk.writing import writing
 from tinyv_cli.progress import Progress
 from weights.pulling.catalog import Catalog, FileOrigin, SourceForm, SourcePart, extend_url, is_url
 from weights.pulling.failures import NotFetchedError, RetryPolicy, to_weights_error
@@ -54,15 +55,15 @@ def pull_sources(
 
     Raises:
         WeightsError: something could not be had; what was fetched is kept.
-        DeviceError: the disk is too small.
+        DeviceError: the disk is too small, or refuses a file.
     """
     folder, origin = SourcesFolder(options.folder), options.origin
-    with hold_place(options.folder, options.folder, notify):
+    with hold_place(options.folder, options.folder, notify), writing(options.folder):
         plans = plan_pull(catalog, options.stage, folder, progress)
         missing = [plan.part for plan in plans if not plan.is_there]
         if origin is not None and origin != HUB and not is_url(origin):
             # From there and nowhere else, so that nobody downloads gigabytes by surprise.
-            taker = LocalTaker(folder, options.stage, progress, notify)
+            taker = LocalTaker(folder, catalog, options.stage, progress, notify)
             taker.take(Path(origin).expanduser(), missing)
         else:
             check_room(plans, options.folder)

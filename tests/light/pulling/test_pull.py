@@ -64,7 +64,8 @@ def test_beginnings_of_a_file_are_found_whatever_it_is_called(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_an_error(hub, tmp_path):
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in refuse(hub, to=str(tmp_path / "file" / "sources")).problem
+    with pytest.raises(DeviceError, match="cannot be written"):
+        run(hub, to=str(tmp_path / "file" / "sources"))
 
 
 def test_what_is_there_and_right_is_not_fetched_again(hub):
@@ -308,7 +309,7 @@ def test_a_disk_that_fills_up_is_told_of(hub):
     folder.mkdir(parents=True)
     sha256 = hub.catalog.parts[0].forms[0].files[0].sha256
     (folder / f"{CHECKPOINT}.{sha256[:12]}.part").symlink_to("/dev/full")
-    with pytest.raises(DeviceError, match="no room left") as caught:
+    with pytest.raises(DeviceError, match="no space left") as caught:
         run(hub)
     assert "goes on where it stopped" in caught.value.hint
 

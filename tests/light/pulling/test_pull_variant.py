@@ -21,7 +21,6 @@ from weights.pulling import variant_pull
 def shared(tmp_path, monkeypatch):
     """(server, folder) of a variant in a repository and under /plain/toy."""
     monkeypatch.setenv("TINYV_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
     folder = write_variant(tmp_path / "shared" / "toy")
     with HubServer({"someone/toy": folder}, tmp_path / "shared") as server:
         point_at(monkeypatch, server.url, tmp_path)
