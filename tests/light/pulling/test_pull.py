@@ -162,6 +162,21 @@ def test_another_file_at_the_hub_is_refused_before_it_is_fetched(hub):
     assert hub.server.count("GET", CHECKPOINT) == 0
 
 
+@pytest.mark.parametrize("stated_bytes", [0, 17, -1, 9_999_999])
+@pytest.mark.parametrize("form", ["fused", "split"])
+def test_a_size_that_head_states_wrongly_does_not_count(hub, form, stated_bytes):
+    """Seen in: huggingface_hub, issue 3307; some proxies and mirrors answer HEAD so."""
+    if form == "split":
+        (hub.published / "susnato/phi-2/pytorch_model.bin").unlink()
+    small = ("config.json", "tokenizer.json", "model.safetensors.index.json")
+    for name in (CHECKPOINT, QFORMER, VISION, "pytorch_model.bin", *small, *SHARDS):
+        hub.server.faults[name] = Fault(stated_bytes=stated_bytes, method="HEAD")
+    hub.server.faults[VISION] = Fault(times=2, cut_after=70_000)
+    run(hub)
+    for path in resolve_sources(places.sources_dir()).all_files:
+        assert path.read_bytes() == hub.read(path.name)
+
+
 def test_a_truncated_file_that_is_reported_whole_is_refused(hub):
     hub.server.faults[CHECKPOINT] = Fault(truncated_to=150_000, method="GET")
     assert "150000 bytes, not 200000" in refuse(hub).problem
