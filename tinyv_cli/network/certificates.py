@@ -1,4 +1,4 @@
-"""The certificates that are trusted become a TLS context; the environment may name others."""
+"""The certificates that the environment names are checked; the rest is the TLS library's."""
 
 import os
 import ssl
@@ -7,29 +7,31 @@ from pathlib import Path
 from tinyv_cli.errors import UsageError, describe_os_error
 
 
-def make_context() -> ssl.SSLContext:
-    """Makes a context that trusts the system's certificates, or those of the environment.
+def check_certificates() -> None:
+    """Checks what the environment says of certificates, where it says something.
 
-    OpenSSL passes over a SSL_CERT_FILE or SSL_CERT_DIR that is not there, and then trusts nobody.
+    OpenSSL passes over a SSL_CERT_FILE or SSL_CERT_DIR that is not there, and then trusts nobody;
+    Python opens the log of keys with every context.
 
     Raises:
         UsageError: SSL_CERT_FILE, SSL_CERT_DIR or SSLKEYLOGFILE names nothing that can be used.
     """
-    name = "SSLKEYLOGFILE"  # the only file that is opened by the context itself
-    try:
-        context = ssl.create_default_context()
-        name = "SSL_CERT_FILE"
-        if file := os.environ.get(name):
-            context.load_verify_locations(cafile=file)
-        name = "SSL_CERT_DIR"
-        folders = [each for each in os.environ.get(name, "").split(os.pathsep) if each]
-        if folders and not any(Path(each).is_dir() for each in folders):
-            raise NotADirectoryError("there is no such folder")
-    except OSError as error:  # ssl.SSLError is an OSError
-        is_read = isinstance(error, ssl.SSLError)
-        reason = "it holds no certificate" if is_read else describe_os_error(error)
-        raise UsageError(
-            f"{name}={os.environ.get(name, '')} cannot be used: {reason}",
-            f"name one that is there, or unset it: `unset {name}`",
-        ) from error
-    return context
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"):
+        value = os.environ.get(name)
+        if not value:
+            continue
+        try:
+            if name == "SSL_CERT_FILE":
+                context.load_verify_locations(cafile=value)
+            elif name == "SSLKEYLOGFILE":
+                context.keylog_filename = value
+            elif not any(Path(each).is_dir() for each in value.split(os.pathsep)):
+                raise NotADirectoryError("there is no such folder")
+        except OSError as error:
+            is_read = isinstance(error, ssl.SSLError)
+            reason = "it holds no certificate" if is_read else describe_os_error(error)
+            raise UsageError(
+                f"{name}={value} cannot be used: {reason}",
+                f"name one that is there, or unset it: `unset {name}`",
+            ) from error

@@ -8,6 +8,7 @@ to would be theirs.
 
 import queue
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from urllib.parse import urljoin
 
 from tinyv_cli.addresses import quote_whole, to_shown
 from tinyv_cli.errors import InputError
-from tinyv_cli.network.certificates import make_context
+from tinyv_cli.network.certificates import check_certificates
 
 if TYPE_CHECKING:
     from urllib3.connection import HTTPConnection
@@ -210,9 +211,11 @@ def _connect(parts: "Url", limits: FetchLimits, deadline: float) -> "HTTPConnect
     from urllib3.connection import HTTPConnection, HTTPSConnection
     from urllib3.exceptions import HTTPError
 
-    context = make_context() if parts.scheme == "https" else None
+    is_secure = parts.scheme == "https"
+    if is_secure:
+        check_certificates()
     host = str(parts.host).strip("[]")
-    port = parts.port or (443 if parts.scheme == "https" else 80)
+    port = parts.port or (443 if is_secure else 80)
     answers: queue.SimpleQueue[list[str] | OSError] = queue.SimpleQueue()
 
     def look_up() -> None:
@@ -242,9 +245,10 @@ def _connect(parts: "Url", limits: FetchLimits, deadline: float) -> "HTTPConnect
         if left_s <= 0:
             break
         connection = HTTPConnection(address, port, timeout=left_s)
-        if context is not None:
+        if is_secure:
             # With `server_hostname` OpenSSL compares the name, and a mismatch is an OSError; with
             # `assert_hostname` urllib3 does it and raises a ValueError.
+            context = ssl.create_default_context()
             connection = HTTPSConnection(
                 address, port, timeout=left_s, server_hostname=host, ssl_context=context
             )

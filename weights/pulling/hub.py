@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from tinyv_cli.addresses import to_shown
 from tinyv_cli.errors import UsageError, describe_os_error
-from tinyv_cli.network.certificates import make_context
+from tinyv_cli.network.certificates import check_certificates
 from tinyv_cli.network.settings import check_hub_settings, check_proxies
 from weights.pulling.catalog import FileOrigin, PublicFile
 from weights.pulling.failures import Cause, FetchError, RetryPolicy
@@ -229,7 +229,7 @@ def _load_with_network() -> ModuleType:
         UsageError: they cannot be used.
     """
     check_proxies()
-    make_context()
+    check_certificates()
     hub = _load_library()
     name = "no_proxy" if os.environ.get("no_proxy") else "NO_PROXY"
     value = os.environ.get(name)

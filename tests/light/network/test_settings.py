@@ -6,7 +6,7 @@ import pytest
 
 from tinyv_cli.errors import UsageError
 from tinyv_cli.network import settings
-from tinyv_cli.network.certificates import make_context
+from tinyv_cli.network.certificates import check_certificates
 from tinyv_cli.network.settings import (
     check_hub_settings,
     check_proxies,
@@ -100,8 +100,8 @@ def test_certificates_that_cannot_be_used_are_named(monkeypatch, tmp_path, name,
     (tmp_path / "text").write_text("no certificate")
     monkeypatch.setenv(name, str(place[kind]))
     if (name, kind) in (("SSL_CERT_DIR", "folder"), ("SSLKEYLOGFILE", "text")):
-        make_context()
+        check_certificates()
         return
     with pytest.raises(UsageError, match=f"{name}={place[kind]} cannot be used") as caught:
-        make_context()
+        check_certificates()
     assert f"unset {name}" in caught.value.hint

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.light.pulling.toy_hub import FAST, check_complete, run
+from tests.light.pulling.toy_hub import FAST, VISION, check_complete, run
 from tests.light.toy_variant import write_variant
 from tinyv_cli.commands.pull import pull_weights
 from tinyv_cli.disk import places
@@ -105,25 +105,26 @@ def disk(tmp_path, monkeypatch):
         yield FailingDisk(tmp_path / "home", patch)
 
 
-def refuse_each(disk, pull, check):
+def refuse_each(disk, pull, check, reset):
     """Refuses the first write, then the second, and so on; after each, the pull is run again."""
-    n_refused = 0
+    errors = []
     for first in range(1, 1000):
         disk.n_calls, disk.first = 0, first
         try:
             pull()
         except DeviceError as error:
-            n_refused += 1
-            assert str(disk.folder) in error.problem
-            assert os.strerror(disk.number).lower() in error.problem
-            assert error.hint
+            errors.append(error)
         n_calls, disk.first = disk.n_calls, None
         pull()
         check()
         if n_calls < first:
             break
-        shutil.rmtree(disk.folder)
-    assert n_refused > 10
+        reset()
+    assert len(errors) > 10
+    for error in errors:
+        assert str(disk.folder) in error.problem
+        assert os.strerror(disk.number).lower() in error.problem
+        assert error.hint
 
 
 @pytest.mark.parametrize("is_lasting", [False, True], ids=["once", "lasting"])
@@ -140,17 +141,22 @@ def test_a_refused_write_of_a_variant_ends_with_5_and_its_name(disk, tmp_path, n
         assert there.manifest == read_variant(folder).manifest
         assert [path.name for path in places.variants_dir().iterdir()] == ["toy"]
 
-    refuse_each(disk, pull, check)
+    refuse_each(disk, pull, check, lambda: shutil.rmtree(disk.folder))
 
 
-@pytest.mark.parametrize("way", ["hub", "folder"])
-def test_a_refused_write_of_sources_ends_with_5_and_its_name(hub, disk, tmp_path, way):
-    attic = tmp_path / "attic"
-    if way == "folder":
-        run(hub)
-        shutil.move(places.sources_dir(), attic)
+@pytest.mark.parametrize("way", ["hub", "folder", "copy"])
+def test_a_refused_write_of_sources_ends_with_5_and_its_name(hub, disk, tmp_path, way, monkeypatch):
+    run(hub)
+    attic = shutil.copytree(places.sources_dir(), tmp_path / "attic")
+    if way == "copy":
+        monkeypatch.setattr(os, "link", lambda *_: (tmp_path / "no such file").stat())
 
     def pull():
-        run(hub, **({"from_": str(attic)} if way == "folder" else {}))
+        run(hub, **({} if way == "hub" else {"from_": str(attic)}))
 
-    refuse_each(disk, pull, lambda: check_complete(hub))
+    def reset():
+        for name in (VISION, "phi-2/config.json"):
+            (places.sources_dir() / name).unlink()
+
+    reset()
+    refuse_each(disk, pull, lambda: check_complete(hub), reset)
