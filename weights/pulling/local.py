@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from tinyv_cli.errors import WeightsError
-from tinyv_cli.progress import Progress
+from tinyv_cli.progress import Progress, show_nothing
 from tinyv_cli.variants.hashes import hash_file
+from tinyv_cli.variants.manifest import MANIFEST_NAME
 from weights.pulling.catalog import Catalog, PublicFile, SourceForm, SourcePart
 from weights.pulling.folder import SourcesFolder, State, list_removable, take_link
 from weights.reading.sources import (
@@ -52,10 +53,15 @@ class LocalFiles:
         self._hashes: dict[str, str] = {}
 
     def leave_out_networks(self) -> list[Path]:
-        """Leaves out the sources of networks of other sizes; returns their folders."""
-        folders = [path.parent for path in self.paths if path.name == ARCHITECTURE_FILE]
+        """Leaves out variants and the sources of networks of other sizes.
+
+        Returns:
+            The files that tell of such.
+        """
+        marks = [path for path in self.paths if path.name in (ARCHITECTURE_FILE, MANIFEST_NAME)]
+        folders = [path.parent for path in marks]
         self.paths = [p for p in self.paths if not any(map(p.is_relative_to, folders))]
-        return folders
+        return marks
 
     def find(self, file: PublicFile) -> Path | None:
         """Finds the file that is meant; None if it is not here.
@@ -152,8 +158,7 @@ class LocalTaker:
         """Takes parts from a folder, and from nowhere else.
 
         Raises:
-            WeightsError: it is not a folder, something is not in it or could be one of several, or
-                the files do not belong together.
+            WeightsError: it is not a folder, or something is not in it or could be one of several.
         """
         if not origin.is_dir():
             raise WeightsError(
@@ -163,17 +168,25 @@ class LocalTaker:
         is_listed = any(file.path == ARCHITECTURE_FILE for file in self.catalog.list_files())
         networks = [] if is_listed else here.leave_out_networks()
         # Weights first: the small files are those that lie beside them.
-        large = [part for part in parts if _holds_weights(part)]
+        large: list[SourcePart] = []
+        small: list[SourcePart] = []
+        for part in parts:
+            files = [file for form in part.forms for file in form.files]
+            is_large = any(each.is_index or each.path.endswith(_WEIGHT_SUFFIXES) for each in files)
+            (large if is_large else small).append(part)
         missing = self._take_parts(large, here)
         told = self._take_by_tensors(missing, here)
         missing = [part for part in missing if part not in told]
-        missing += self._take_parts([part for part in parts if part not in large], here)
+        missing += self._take_parts(small, here)
         if missing and networks:
+            folder = networks[0].parent
+            kind, command = "is a variant", "tinyv pull"
+            if networks[0].name == ARCHITECTURE_FILE:
+                kind = f"holds the sources of a network of other sizes ({ARCHITECTURE_FILE})"
+                command = "tinyv quantize --sources"
             raise WeightsError(
-                f"{networks[0]} holds the sources of a network of other sizes, which its "
-                f"{ARCHITECTURE_FILE} says, not the public files",
-                "make a variant of them where they lie: "
-                f"`tinyv quantize --sources {shlex.quote(str(networks[0]))}`",
+                f"{folder} {kind}, not the public files",
+                f"use it as it is: `{command} {shlex.quote(str(folder))}`",
             )
         if missing:
             names = ", ".join(part.forms[0].files[0].path for part in missing)
@@ -181,8 +194,6 @@ class LocalTaker:
                 f"{origin} does not hold {names}",
                 f"fetch the rest: `tinyv pull --stage {self.stage} --to {self.folder.path}`",
             )
-        if told:
-            self._check_together()
 
     def _take_parts(self, parts: Sequence[SourcePart], here: LocalFiles) -> list[SourcePart]:
         """Takes what is told by its hash, its name or an index; returns the parts not found."""
@@ -232,34 +243,6 @@ class LocalTaker:
             told.append(part)
         return told
 
-    def _check_together(self) -> None:
-        """Checks that all tensors are there, of the right shape.
-
-        Raises:
-            WeightsError: they are not. What was taken and has no published hash is set aside, so
-                that the next pull takes or fetches it anew.
-        """
-        from weights.reading.checkpoint import open_weights
-
-        try:
-            open_weights(resolve_sources(self.folder.path, self.stage)).close()
-        except WeightsError:
-            published = {file.sha256 for file in self.catalog.list_files()}
-            record = self.folder.read_record()
-            for path in list_removable(self.folder.path, self.catalog):
-                file = PublicFile(path.relative_to(self.folder.path).as_posix(), ())
-                taken = record.get(file.path)
-                # What came from the hub or a URL was checked there.
-                if (
-                    isinstance(taken, dict)
-                    and Path(str(taken.get("origin"))).is_absolute()
-                    and taken.get("sha256") not in published
-                    and self.folder.check(file, self.progress) is State.RIGHT
-                ):
-                    aside = self.folder.set_aside(file, path)
-                    self.notify(f"{file.path} is kept as {aside.name} and not used")
-            raise
-
     def _take_file(self, file: PublicFile, path: Path) -> None:
         """Puts a file of the user's in its place, linked where the disk can, else copied."""
         target = self.folder.find(file)
@@ -279,12 +262,6 @@ class LocalTaker:
         self.folder.put_in_place(file, part)
 
 
-def _holds_weights(part: SourcePart) -> bool:
-    """Returns whether a part is made of tensors, in one of its forms at least."""
-    files = [file for form in part.forms for file in form.files]
-    return any(file.is_index or file.path.endswith(_WEIGHT_SUFFIXES) for file in files)
-
-
 def _list_shards(index: Path) -> list[Path]:
     """Lists the files that an index names.
 
@@ -292,6 +269,40 @@ def _list_shards(index: Path) -> list[Path]:
         WeightsError: it is damaged, or names a file elsewhere.
     """
     return [index.parent / name for name in sorted(set(read_weight_map(index).values()))]
+
+
+def check_together(
+    folder: SourcesFolder, catalog: Catalog, stage: int, notify: Callable[[str], None]
+) -> None:
+    """Checks files that were told by their tensors: all tensors are there, of the right shape.
+
+    Raises:
+        WeightsError: they do not belong together. What was taken from a disk and has no published
+            hash is set aside, so that the next pull takes or fetches it anew.
+    """
+    published = {file.sha256 for file in catalog.list_files()}
+    record = folder.read_record()
+    doubtful = []
+    for path in list_removable(folder.path, catalog):
+        file = PublicFile(path.relative_to(folder.path).as_posix(), ())
+        taken = record.get(file.path)
+        # What came from the hub or a URL was checked there.
+        is_local = isinstance(taken, dict) and Path(str(taken.get("origin"))).is_absolute()
+        if is_local and record[file.path].get("sha256") not in published:
+            doubtful.append(file)
+    is_told = any(f.name.endswith(_WEIGHT_SUFFIXES) and "-of-" not in f.name for f in doubtful)
+    if not is_told or any(find_spec(name) is None for name in _TENSOR_READERS):
+        return
+    from weights.reading.checkpoint import open_weights
+
+    try:
+        open_weights(resolve_sources(folder.path, stage)).close()
+    except WeightsError:
+        for file in doubtful:
+            if folder.check(file, show_nothing) is State.RIGHT:  # still the one that was taken
+                aside = folder.set_aside(file, folder.find(file))
+                notify(f"{file.path} is kept as {aside.name} and not used")
+        raise
 
 
 def _is_of_phi(path: Path, file: PublicFile) -> bool:

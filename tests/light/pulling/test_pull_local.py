@@ -152,14 +152,24 @@ def test_two_different_files_beside_the_same_weights_are_not_guessed_between(hub
     assert "--from" in error.hint
 
 
-def test_sources_of_a_network_of_other_sizes_are_called_that(hub, attic):
-    small = attic / "small one"
-    shutil.move(attic / "models/phi", small / "phi-2")
-    (small / "architecture.json").write_text("{}")
-    for origin in (small, attic):
+@pytest.mark.parametrize(
+    ("mark", "kind", "command"),
+    [
+        ("architecture.json", "holds the sources of a network of other", "quantize --sources"),
+        ("manifest.json", "is a variant", "pull"),
+    ],
+)
+def test_what_is_something_else_is_called_that_and_nothing_of_it_is_taken(
+    hub, attic, mark, kind, command
+):
+    other = attic / "an other"
+    shutil.move(attic / "models/phi", other / "phi-2")
+    (other / mark).write_text("{}")
+    for origin in (other, attic):
         error = refuse(hub, from_=str(origin))
-        assert f"{small} holds the sources of a network of other sizes" in error.problem
-        assert f"tinyv quantize --sources '{small}'" in error.hint
+        assert f"{other} {kind}" in error.problem
+        assert f"tinyv {command} '{other}'" in error.hint
+    assert not (places.sources_dir() / "phi-2").exists()
 
 
 def test_a_folder_that_is_none_is_an_error(hub, tmp_path):

@@ -209,6 +209,24 @@ def test_files_that_do_not_belong_together_are_refused_each_time_and_left_nowher
     assert main(["quantize", "--bits", "8", "-o", "mine", "-q", "-t", "1"]) == 0
 
 
+def test_a_file_that_does_not_belong_to_what_the_hub_has_is_found_out_and_fetched(
+    own_home, resaved, serve, tmp_path
+):
+    catalog, attic = resaved
+    serve(tmp_path / "published")
+    whole = torch.load(attic / "vit.pt", weights_only=True)
+    (tmp_path / "other").mkdir()
+    torch.save({n: t[..., :-1].contiguous() for n, t in whole.items()}, tmp_path / "other/vit.pt")
+    with pytest.raises(WeightsError, match="does not hold"):
+        pull_weights(PullArguments(from_=str(tmp_path / "other")), catalog, QUICK)
+    with pytest.raises(WeightsError, match=r"eva_vit_g\.pth"):
+        pull_weights(PullArguments(), catalog, QUICK)
+    pull_weights(PullArguments(), catalog, QUICK)
+    published = (tmp_path / "published/eva_vit_g.pth").read_bytes()
+    assert (own_home / "sources/eva_vit_g.pth").read_bytes() == published
+    assert main(["quantize", "--bits", "8", "-o", "mine", "-q", "-t", "1"]) == 0
+
+
 def test_of_two_configs_the_one_beside_weights_that_were_saved_again_is_taken(
     own_home, resaved, tmp_path
 ):
