@@ -40,6 +40,7 @@ class LocalFiles:
     Attributes:
         paths: all regular files, ordered; links to such too, since the hub's cache is made of
             them. Folders behind links are not entered.
+        unknown: those of them that may be told by their names or tensors.
         weights: those of Phi-2, as far as they were found.
         taken: the files that were found.
     """
@@ -47,20 +48,23 @@ class LocalFiles:
     def __init__(self, folder: Path, progress: Progress) -> None:
         found = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
         self.paths = sorted(path for path in found if path.is_file())
+        self.unknown = self.paths
         self.weights: list[Path] = []
         self.taken: set[str] = set()
         self._progress = progress
         self._hashes: dict[str, str] = {}
 
     def leave_out_networks(self) -> list[Path]:
-        """Leaves out variants and the sources of networks of other sizes.
+        """Leaves out variants and the sources of networks of other sizes, but for known hashes.
 
         Returns:
             The files that tell of such.
         """
-        marks = [path for path in self.paths if path.name in (ARCHITECTURE_FILE, MANIFEST_NAME)]
+        marks = [path for path in self.paths if path.name == ARCHITECTURE_FILE]
+        manifests = [path for path in self.paths if path.name == MANIFEST_NAME]
+        marks += [path for path in manifests if "format_version" in _read_readable(path)]
         folders = [path.parent for path in marks]
-        self.paths = [p for p in self.paths if not any(map(p.is_relative_to, folders))]
+        self.unknown = [p for p in self.unknown if not any(map(p.is_relative_to, folders))]
         return marks
 
     def find(self, file: PublicFile) -> Path | None:
@@ -77,7 +81,7 @@ class LocalFiles:
                 if is_alike and self._hash(path) == file.sha256:
                     return path
             return None
-        fitting = [p for p in self.paths if p.name == file.name and _is_of_phi(p, file)]
+        fitting = [p for p in self.unknown if p.name == file.name and _is_of_phi(p, file)]
         if len(fitting) > 1:
             near = [path for path in fitting if self._lies_beside_weights(path)]
             # Of one content, the first stands for all; shards are part of what an index is.
@@ -215,7 +219,7 @@ class LocalTaker:
         Returns:
             The parts that were found.
         """
-        others = [path for path in here.paths if path.suffix in _WEIGHT_SUFFIXES]
+        others = [path for path in here.unknown if path.suffix in _WEIGHT_SUFFIXES]
         others = [path for path in others if os.path.realpath(path) not in here.taken]
         if not parts or not others:
             return []

@@ -164,12 +164,15 @@ def test_what_is_something_else_is_called_that_and_nothing_of_it_is_taken(
 ):
     other = attic / "an other"
     shutil.move(attic / "models/phi", other / "phi-2")
-    (other / mark).write_text("{}")
+    (other / mark).write_text('{"format_version": 1}')
+    # Of an extension of a browser, say.
+    (attic / "manifest.json").write_text('{"manifest_version": 3}')
     for origin in (other, attic):
         error = refuse(hub, from_=str(origin))
         assert f"{other} {kind}" in error.problem
         assert f"tinyv {command} '{other}'" in error.hint
-    assert not (places.sources_dir() / "phi-2").exists()
+    here = {path.name for path in (places.sources_dir() / "phi-2").iterdir()}
+    assert here == {"pytorch_model.bin"}  # known by its hash
 
 
 def test_a_folder_that_is_none_is_an_error(hub, tmp_path):
