@@ -16,6 +16,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from tinyv_cli.disk import paths
 from tinyv_cli.disk.lock import hold
 from tinyv_cli.disk.typed_json import read_object
 from tinyv_cli.disk.whole_file import sync_file, sync_folder, write_whole
@@ -37,7 +38,7 @@ from weights.reading.sources import (
 RECORD_NAME = "pulled.json"
 _PART_SUFFIX = ".part"
 _WRONG_SUFFIX = ".wrong"
-_ELSEWHERE = "name another folder with `--to DIR`"
+ELSEWHERE = "name another folder with `--to DIR`"
 _PHI_NAMES = frozenset({"config.json", TOKENIZER_FILE, *TOKENIZER_PARTS, ADDED_TOKENS_FILE})
 _OWN_NAMES = frozenset({RECORD_NAME, ARCHITECTURE_FILE, ".pull.lock"})  # the lock of older versions
 _HALF_WRITTEN = re.compile(r"\.tinyv-[0-9a-f]{16}\.tmp")  # of `write_whole`, after a kill
@@ -79,7 +80,7 @@ class SourcesFolder:
     def list_parts(self, file: PublicFile) -> list[Path]:
         """Lists all beginnings of a file, of whichever content."""
         target = self.find(file)
-        here = target.parent.iterdir() if target.parent.is_dir() else ()
+        here = target.parent.iterdir() if paths.is_folder(target.parent) else ()
         # No glob: a name may hold `[`.
         part = re.compile(re.escape(target.name) + r"\.[^.]+" + re.escape(_PART_SUFFIX))
         return sorted(path for path in here if part.fullmatch(path.name))
@@ -96,7 +97,7 @@ class SourcesFolder:
             WeightsError: it cannot be read.
         """
         path = self.find(file)
-        if not path.is_file():
+        if not paths.is_file(path):
             return State.MISSING
         # It may be the listed one, or the one that was taken.
         allowed = [(file.size_bytes, file.sha256)] if file.sha256 else []
@@ -205,10 +206,10 @@ def hold_place(place: Path, folder: Path, notify: Callable[[str], None]) -> Iter
     Raises:
         DeviceError: the folder, or a file in it, cannot be made or written.
     """
-    make_folder(folder, _ELSEWHERE)
+    make_folder(folder, ELSEWHERE)
     if not os.access(folder, os.W_OK):
         error = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        raise make_write_error(folder, error, _ELSEWHERE)
+        raise make_write_error(folder, error, ELSEWHERE)
     wait = f"another tinyv is pulling into {place}; waiting for it"
     with hold(place, lambda: notify(wait)):
         yield

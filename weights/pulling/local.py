@@ -13,10 +13,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from tinyv_cli.disk import paths
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.progress import Progress, show_nothing
 from tinyv_cli.variants.hashes import hash_file
-from tinyv_cli.variants.manifest import MANIFEST_NAME
+from tinyv_cli.variants.manifest import MANIFEST_NAME, make_read_error
 from weights.pulling.catalog import Catalog, PublicFile, SourceForm, SourcePart
 from weights.pulling.folder import SourcesFolder, State, list_removable, take_link
 from weights.reading.sources import (
@@ -47,7 +48,7 @@ class LocalFiles:
 
     def __init__(self, folder: Path, progress: Progress) -> None:
         found = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
-        self.paths = sorted(path for path in found if path.is_file())
+        self.paths = sorted(path for path in found if paths.is_file(path))
         self.unknown = self.paths
         self.weights: list[Path] = []
         self.taken: set[str] = set()
@@ -136,7 +137,10 @@ class LocalFiles:
         place = os.path.realpath(path)  # in the hub's cache several links lead to one file
         if place not in self._hashes:
             with self._progress(f"checking {path.name}", path.stat().st_size, "bytes") as bar:
-                self._hashes[place] = hash_file(path, bar)
+                try:
+                    self._hashes[place] = hash_file(path, bar)
+                except OSError as error:
+                    raise make_read_error(path, error) from error
         return self._hashes[place]
 
 
@@ -164,7 +168,7 @@ class LocalTaker:
         Raises:
             WeightsError: it is not a folder, or something is not in it or could be one of several.
         """
-        if not origin.is_dir():
+        if not paths.is_folder(origin):
             raise WeightsError(
                 f"{origin} is not a folder", "give `--from` a folder, a URL of one, or `hub`"
             )

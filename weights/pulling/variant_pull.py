@@ -17,7 +17,7 @@ from tinyv_cli.addresses import to_shown
 from tinyv_cli.console import to_size
 from tinyv_cli.disk.paths import is_folder
 from tinyv_cli.disk.staging import clean_up, move_in
-from tinyv_cli.disk.writing import writing
+from tinyv_cli.disk.writing import make_folder, writing
 from tinyv_cli.errors import DeviceError, UsageError, WeightsError
 from tinyv_cli.progress import Progress
 from tinyv_cli.variants.hashes import check_hashes
@@ -27,6 +27,7 @@ from weights.pulling.catalog import FileOrigin, PublicFile, extend_url, is_url
 from weights.pulling.failures import NotFetchedError, RetryPolicy, to_weights_error
 from weights.pulling.fetch import Fetcher
 from weights.pulling.folder import (
+    ELSEWHERE,
     RECORD_NAME,
     SourcesFolder,
     hold_place,
@@ -96,9 +97,9 @@ def pull_variant(
     """
     target = options.target
     building = target.with_name(f".{target.name}.tinyv-pulling")
-    with hold_place(target, target.parent, notify), writing(target), writing(building):
+    with hold_place(target, target.parent, notify), writing(target.parent), writing(building):
         clean_up(target)
-        building.mkdir(exist_ok=True)
+        make_folder(building, ELSEWHERE)
         try:
             _pull_into(building, options, progress, notify)
         finally:
