@@ -211,7 +211,7 @@ def hold_place(place: Path, folder: Path, notify: Callable[[str], None]) -> Iter
         error = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         raise make_write_error(folder, error, ELSEWHERE)
     wait = f"another tinyv is pulling into {place}; waiting for it"
-    with hold(place, lambda: notify(wait)):
+    with hold(place, lambda: notify(wait)), writing(folder):
         yield
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tinyv_cli.disk.writing import writing
 from tinyv_cli.progress import Progress
 from weights.pulling.catalog import Catalog, FileOrigin, SourceForm, SourcePart, extend_url, is_url
 from weights.pulling.failures import NotFetchedError, RetryPolicy, to_weights_error
@@ -59,7 +58,7 @@ def pull_sources(
         DeviceError: the disk is too small, or refuses a file.
     """
     folder, origin = SourcesFolder(options.folder), options.origin
-    with hold_place(options.folder, options.folder, notify), writing(options.folder):
+    with hold_place(options.folder, options.folder, notify):
         plans = plan_pull(catalog, options.stage, folder, progress)
         missing = [plan.part for plan in plans if not plan.is_there]
         if origin is not None and origin != HUB and not is_url(origin):

@@ -17,7 +17,8 @@ from tinyv_cli.addresses import to_shown
 from tinyv_cli.console import to_size
 from tinyv_cli.disk.paths import is_folder
 from tinyv_cli.disk.staging import clean_up, move_in
-from tinyv_cli.disk.writing import make_folder, writing
+from tinyv_cli.disk.whole_file import write_whole
+from tinyv_cli.disk.writing import make_folder
 from tinyv_cli.errors import DeviceError, UsageError, WeightsError
 from tinyv_cli.progress import Progress
 from tinyv_cli.variants.hashes import check_hashes
@@ -97,7 +98,7 @@ def pull_variant(
     """
     target = options.target
     building = target.with_name(f".{target.name}.tinyv-pulling")
-    with hold_place(target, target.parent, notify), writing(target.parent), writing(building):
+    with hold_place(target, target.parent, notify):
         clean_up(target)
         make_folder(building, ELSEWHERE)
         try:
@@ -213,7 +214,7 @@ class _LocalVariant:
     def read_manifest(self) -> Manifest:
         manifest = read_variant(self._folder, is_copied=True).manifest
         content = (self._folder / MANIFEST_NAME).read_bytes()
-        (self._fetcher.folder.path / MANIFEST_NAME).write_bytes(content)
+        write_whole(self._fetcher.folder.path / MANIFEST_NAME, content)
         return manifest
 
     def take(self, entry: FileEntry) -> None:
