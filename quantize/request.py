@@ -8,7 +8,7 @@ from quantize.cuda_recipe import CUDA_BITS, VISION_BITS
 from quantize.plan import TARGETS
 from quantize.recipe import FLOAT16_BITS, RECIPES
 from tinyv_cli.errors import MEMORY_HINT, DeviceError, UsageError, WeightsError
-from tinyv_cli.variants.manifest import MANIFEST_NAME
+from tinyv_cli.variants.home import check_replaceable
 
 # Of address space, before a source is opened. With two cores 1.06 GB ended in the middle of it, and
 # with 1.28 the miniature was made; each core's threads have stacks of their own.
@@ -115,8 +115,4 @@ def check_output(folder: Path, force: bool) -> None:
         raise WeightsError(
             f"{folder} exists already", "use `--force` to replace it, or `-o` with another name"
         )
-    if not (folder / MANIFEST_NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(
-            f"{folder} is not a variant, `--force` does not replace it",
-            "name another folder with `-o`",
-        )
+    check_replaceable(folder, "-o")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tinyv_cli.disk.lock import hold
-from tinyv_cli.disk.whole_file import sync_folder
+from tinyv_cli.disk.whole_file import sync_file, sync_folder
 from tinyv_cli.disk.writing import make_folder, writing
 from tinyv_cli.errors import WeightsError
 
@@ -68,8 +68,8 @@ def move_in(building: Path, target: Path, *, replace: bool) -> None:
         if path.is_dir():
             sync_folder(path)
         else:
-            with writing(path), path.open("rb") as file:
-                os.fsync(file.fileno())
+            with writing(path):
+                sync_file(path)
     sync_folder(building)
     try:
         if place.exists():

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from tinyv_cli.errors import InputError
+from tinyv_cli.errors import InputError, UsageError
 from tinyv_cli.pictures import fetch as fetching
 from tinyv_cli.pictures.fetch import FetchLimits, fetch
 
@@ -393,6 +393,13 @@ def test_a_certificate_is_held_against_the_name_and_not_the_address(
     assert fetch(f"https://open.test:{server.port}/", LIMITS) == b"cat"
     assert names == ["open.test"]
     assert "certificate is not valid" in fails(f"https://other.test:{server.port}/").problem
+
+
+def test_certificates_that_cannot_be_used_are_named_where_some_are_needed(serve, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/certificates.pem")
+    with pytest.raises(UsageError, match=r"SSL_CERT_FILE=/nowhere/certificates\.pem cannot"):
+        fetch("https://127.0.0.1:9/", LIMITS)
+    assert fetch(serve(ok(b"cat")).url, LIMITS) == b"cat"
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://h/x", "http://", "http://[::1", "x"])
