@@ -61,15 +61,18 @@ class QuantizeResult:
 
 
 def plan_variant(options: QuantizeOptions) -> VariantPlan:
-    """Plans the variant that `make_variant` would make, from names and shapes alone.
+    """Plans the variant that `make_variant` would make, from names and shapes; checks the tokenizer.
 
     Raises:
         UsageError: there is no such target, or no recipe for it with so many bits.
         WeightsError: the sources are not what they should be.
     """
     check_recipe(options.bits, options.target, options.vision_bits)
-    with open_weights(resolve_sources(options.sources, options.stage)) as weights:
-        return _plan(weights, options)
+    files = resolve_sources(options.sources, options.stage)
+    with open_weights(files) as weights:
+        plan = _plan(weights, options)
+        read_tokenizer_json(files, weights.spec.language.vocab_size)
+        return plan
 
 
 def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult:

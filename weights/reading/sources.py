@@ -252,7 +252,26 @@ def read_text(path: Path) -> str:
         WeightsError: the file cannot be read, or is not text.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")  # some editors put a byte order mark first
+        text = path.read_text(encoding="utf-8-sig")  # some editors put a byte order mark first
     except (OSError, UnicodeDecodeError) as error:
         reason = describe_os_error(error) if isinstance(error, OSError) else str(error)
         raise WeightsError(f"{path} cannot be read as text: {reason}", "fetch it again") from error
+    check_stand_in(str(path), text[:64].encode())
+    return text
+
+
+def check_stand_in(label: str, start: bytes) -> None:
+    """Checks that a file is not what stands in its place when it was not fetched.
+
+    Args:
+        label: how messages name the file.
+        start: its first bytes.
+
+    Raises:
+        WeightsError: it is a Git LFS pointer or a web page.
+    """
+    if start.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"{label} is a Git LFS pointer, not the file", "run `git lfs pull`")
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")):
+        raise WeightsError(f"{label} is a web page, not the file", f"fetch it again; {LIST_HINT}")
