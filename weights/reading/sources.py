@@ -109,8 +109,11 @@ def resolve_sources(folder: Path, stage: int | None = None) -> SourceFiles:
     elif (phi / ADDED_TOKENS_FILE).is_file():
         tokenizer_files = (*tokenizer_files, phi / ADDED_TOKENS_FILE)
     single = (phi / "config.json", folder / VISION_FILE, folder / QFORMER_FILE, checkpoint)
-    needed = (*single, *weights, *tokenizer_files)
-    missing = [path.relative_to(folder).as_posix() for path in needed if not path.is_file()]
+    needed = (*single, *tokenizer_files, *weights)
+    lacking = [path for path in needed if not path.is_file()]
+    missing = [path.relative_to(folder).as_posix() for path in lacking]
+    if index is not None and set(lacking) & set(weights):
+        missing[-1] += f" (named by {index.relative_to(folder).as_posix()})"
     if not weights:
         missing.append(f"{PHI_FOLDER}/{SINGLE_FILES[0]} (or any other form of Phi-2's weights)")
     if missing:
@@ -220,9 +223,9 @@ def read_weight_map(index: Path) -> dict[str, str]:
                 f"{index} names a shard outside its folder: {str(shard)[:80]!r}",
                 f"do not use this file; fetch it again from its publisher; {LIST_HINT}",
             )
-        if len(os.fsencode(shard)) > _LONGEST_NAME_BYTES:
+        if not shard.isprintable() or len(os.fsencode(shard)) > _LONGEST_NAME_BYTES:
             raise WeightsError(
-                f"{index} names a shard whose name is too long for a file: {shard[:40]!r}…",
+                f"{index} names a shard whose name is too long or not to be printed: {shard[:40]!a}",
                 f"fetch it again; {LIST_HINT}",
             )
     return weight_map
