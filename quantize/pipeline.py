@@ -61,7 +61,7 @@ class QuantizeResult:
 
 
 def plan_variant(options: QuantizeOptions) -> VariantPlan:
-    """Plans the variant that `make_variant` would make, from names and shapes; checks the tokenizer.
+    """Plans the variant that `make_variant` would make, without reading a weight.
 
     Raises:
         UsageError: there is no such target, or no recipe for it with so many bits.

@@ -4,7 +4,6 @@ Phi-2's numbers are in its config.json, under transformers' names or those of it
 The vision tower's and the Q-Former's are the published ones unless architecture.json differs.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -68,16 +67,16 @@ class _CheckedNumbers:
         if value is None:
             raise self.refuse(f"has no {key}")
         if type(value) is not int or not 1 <= value <= _LARGEST.get(field, 1_000_000):
-            raise self.refuse(f"says {key} is {value!r}")
+            raise self.refuse(f"says {key} is {value!r:.40}")
         return value
 
-    def read_real(self, *keys: str, default: float) -> float:
-        """Reads a finite number above zero."""
+    def read_real(self, *keys: str, default: float, least: float, most: float) -> float:
+        """Reads a number within limits beyond which nobody sets it."""
         key, value = self.find(*keys)
         if value is None:
             return default
-        if type(value) not in (int, float) or not (0 < value < math.inf):
-            raise self.refuse(f"says {key} is {value!r}")
+        if type(value) not in (int, float) or not least <= value <= most:
+            raise self.refuse(f"says {key} is {value!r:.40}")
         return float(value)
 
     def refuse_others(self, known: set[str]) -> None:
@@ -133,12 +132,17 @@ def make_spec(files: SourceFiles, settings: Mapping[str, Any], projection_width:
     there = _read_section(label, sections, "qformer", set(_QFORMER_KEYS.values()))
     qformer = QFormerSpec(**_read_counts(there, _QFORMER_KEYS, QFormerSpec()))
     there.check_divides("heads", qformer.n_heads, "width", qformer.width)
+    language = _read_language(files)
+    if language.context_length <= qformer.n_queries:
+        raise _CheckedNumbers(files.label(files.phi_config), {}).refuse(
+            f"has room for {language.context_length} positions, a picture takes {qformer.n_queries}"
+        )
     return ModelSpec(
         stage=files.stage,
         vision=vision,
         qformer=qformer,
         projection_width=projection_width,
-        language=_read_language(files),
+        language=language,
     )
 
 
@@ -219,12 +223,12 @@ def read_lora_alpha(files: SourceFiles, settings: Mapping[str, Any]) -> float:
     places = [place for place in found if place.endswith(_ALPHA)]
     for place, value in found.items():
         if place in places:
-            numbers.read_real(place, default=LORA_ALPHA)
+            numbers.read_real(place, default=LORA_ALPHA, least=1e-6, most=1e6)
         elif not isinstance(value, bool | int | dict) or value:
             raise numbers.refuse(
                 f"says {place} is {value!r}: only alpha / r is read as LoRA's scale"
             )
-    return numbers.read_real(*places or [_ALPHA], default=LORA_ALPHA)
+    return numbers.read_real(*places or [_ALPHA], default=LORA_ALPHA, least=1e-6, most=1e6)
 
 
 def _walk(values: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -272,7 +276,7 @@ def _read_language(files: SourceFiles) -> LanguageSpec:
     head_width = width // n_heads
     published = LanguageSpec.rotary_width / LanguageSpec().head_width
     fraction_key, said = rope.find(*places["partial_rotary_factor"])
-    fraction = rope.read_real(fraction_key, default=published)
+    fraction = rope.read_real(fraction_key, default=published, least=1e-6, most=1e6)
     by_fraction = int(fraction * head_width)
     rotary_width = rope.read_count("rotary_width", *places["rotary_dim"], default=by_fraction)
     if said is not None and rotary_width != by_fraction:
@@ -295,8 +299,12 @@ def _read_language(files: SourceFiles) -> LanguageSpec:
             "context_length", "max_position_embeddings", "n_positions"
         ),
         rotary_width=rotary_width,
-        rope_base=rope.read_real(*places["rope_theta"], default=LanguageSpec.rope_base),
-        eps=numbers.read_real("layer_norm_eps", "layer_norm_epsilon", default=LanguageSpec.eps),
+        rope_base=rope.read_real(
+            *places["rope_theta"], default=LanguageSpec.rope_base, least=1, most=1e12
+        ),
+        eps=numbers.read_real(
+            "layer_norm_eps", "layer_norm_epsilon", default=LanguageSpec.eps, least=1e-20, most=0.1
+        ),
     )
 
 

@@ -83,8 +83,9 @@ def resolve_sources(folder: Path, stage: int | None = None) -> SourceFiles:
         stage: 1 to 4; None takes the highest that is there.
 
     Raises:
-        WeightsError: the folder is none or a variant, files are missing (all are named), Phi-2's
-            weights are there more than once, or an index cannot be trusted.
+        WeightsError: the folder is none or a variant, its name is not UTF-8, files are missing
+            (all are named), Phi-2's weights are there more than once, or an index cannot be
+            trusted.
     """
     if not folder.is_dir():
         raise WeightsError(f"{folder} is not a folder", f"name a folder of sources; {LIST_HINT}")
@@ -93,6 +94,11 @@ def resolve_sources(folder: Path, stage: int | None = None) -> SourceFiles:
             f"{folder} is a variant, not a folder of sources",
             f"ask it a question with `tinyv ask -m {folder} PICTURE QUESTION`, or name the "
             "folder of the public files",
+        )
+    if str(folder).encode(errors="ignore") != os.fsencode(folder):
+        raise WeightsError(
+            f"{folder} has a name that is not UTF-8, by which torch opens no file",
+            "rename it, or go there and use `--sources .`",
         )
     if stage is None:
         present = [each for each in STAGES if (folder / make_checkpoint_name(each)).is_file()]
@@ -225,7 +231,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
             )
         if not shard.isprintable() or len(os.fsencode(shard)) > _LONGEST_NAME_BYTES:
             raise WeightsError(
-                f"{index} names a shard whose name is too long or not to be printed: {shard[:40]!a}",
+                f"{index} names a shard by what is too long or not text: {shard[:40]!a}",
                 f"fetch it again; {LIST_HINT}",
             )
     return weight_map
