@@ -130,8 +130,11 @@ def _check_known_hashes(files: SourceFiles, progress: Progress) -> None:
         published = known.get(name)
         if published is None or published.sha256 is None:
             continue
-        # Of some only the rounded size is known; a miniature's files have the same names.
-        is_near = abs(size_bytes - published.about_bytes) < published.about_bytes / 100
+        # Of some only the rounded size is known: 2030000000 is right within 5000000. Random sources
+        # of full size have the same names and come as near as 8 MB.
+        rounded = str(published.about_bytes)
+        slack_bytes = 10 ** (len(rounded) - len(rounded.rstrip("0"))) // 2
+        is_near = abs(size_bytes - published.about_bytes) <= slack_bytes
         if size_bytes == published.size_bytes or (published.size_bytes is None and is_near):
             entries.append(FileEntry(name, size_bytes, published.sha256, "source"))
     check_hashes(files.folder, entries, progress, FETCH_HINT)

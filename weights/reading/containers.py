@@ -327,10 +327,11 @@ def _list_tensors(content: dict[Any, Any], label: str) -> dict[str, torch.Tensor
     if not isinstance(inner, dict):
         return dict(_check_tensors(content, label))
     tensors = dict(_check_tensors(inner, label))
-    for key, value in content.items():
-        if key not in {*_STATES, "config", "epoch"}:
-            tensors |= {f"{key}{path}": tensor for path, tensor in _find_tensors(value)}
-    return tensors
+    others = {key: content[key] for key in content if key not in {*_STATES, "config", "epoch"}}
+    try:
+        return tensors | {path.removeprefix("."): each for path, each in _find_tensors(others)}
+    except RecursionError as error:
+        raise WeightsError(f"{label} holds lists or dicts without an end", FETCH_HINT) from error
 
 
 def _check_tensors(entries: dict[Any, Any], label: str) -> Iterator[tuple[str, torch.Tensor]]:

@@ -94,6 +94,18 @@ def test_the_first_release_may_give_the_mlp_a_width(files):
         ({"layer_norm_eps": 0}, "layer_norm_eps is 0"),
         ({"layer_norm_eps": float("nan")}, "NaN is not a number"),
         ({"rope_theta": float("inf")}, "Infinity is not a number"),
+        ({"vocab_size": 2**31}, "vocab_size is 2147483648"),
+        ({"hidden_size": -(2**31)}, "hidden_size is -2147483648"),
+        ({"num_attention_heads": 10**400}, "num_attention_heads is 1000"),
+        ({"max_position_embeddings": 2**31}, "max_position_embeddings is 2147483648"),
+        ({"max_position_embeddings": 32}, "has room for 32 positions, a picture takes 32"),
+        ({"layer_norm_eps": 2**31}, "layer_norm_eps is 2147483648"),
+        ({"layer_norm_eps": 1e-320}, "layer_norm_eps is 1e-320"),
+        ({"rope_theta": -10000.0}, "rope_theta is -10000.0"),
+        ({"rope_theta": 3.4e38}, "rope_theta is 3.4e+38"),
+        ({"rope_theta": 10**400}, "rope_theta is 1000"),
+        ({"partial_rotary_factor": 1e308}, "partial_rotary_factor is 1e+308"),
+        ({"num_key_value_heads": 2**31}, "num_key_value_heads is 2147483648"),
         ({"partial_rotary_factor": 1.5}, "rotates 120 of the 80"),
         ({"partial_rotary_factor": 0.3875}, "rotates 31 of the 80"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling is"),
@@ -106,6 +118,14 @@ def test_nonsense_in_phis_config_is_refused(files, changes, words):
     problem = refuse(files({**PHI, **changes}))
     assert words in problem
     assert "phi-2/config.json" in problem
+
+
+@pytest.mark.parametrize("digits", ["1e400", "-1e400", "9" * 5000])
+def test_a_number_that_no_float_or_reader_holds_is_refused(files, tmp_path, digits):
+    files()
+    path = tmp_path / "phi-2/config.json"
+    path.write_text(path.read_text().replace("51200", digits))
+    assert f"{path} is damaged" in refuse(resolve_sources(tmp_path))
 
 
 @pytest.mark.parametrize(
