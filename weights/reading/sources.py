@@ -83,9 +83,8 @@ def resolve_sources(folder: Path, stage: int | None = None) -> SourceFiles:
         stage: 1 to 4; None takes the highest that is there.
 
     Raises:
-        WeightsError: the folder is none or a variant, its name is not UTF-8, files are missing
-            (all are named), Phi-2's weights are there more than once, or an index cannot be
-            trusted.
+        WeightsError: the folder is none, a variant or of a name that is not UTF-8, files are
+            missing, Phi-2's weights are there more than once, or an index cannot be trusted.
     """
     if not folder.is_dir():
         raise WeightsError(f"{folder} is not a folder", f"name a folder of sources; {LIST_HINT}")
@@ -105,8 +104,7 @@ def resolve_sources(folder: Path, stage: int | None = None) -> SourceFiles:
         stage = max(present, default=STAGES[-1])
     elif stage not in STAGES:
         raise WeightsError(f"there is no stage {stage}", "use `--stage 1`, 2, 3 or 4")
-    phi = folder / PHI_FOLDER
-    checkpoint = folder / make_checkpoint_name(stage)
+    phi, checkpoint = folder / PHI_FOLDER, folder / make_checkpoint_name(stage)
     index, weights = _resolve_phi_weights(phi)
     # Those that are missing stand here too, for the message.
     tokenizer_files = tuple(phi / name for name in TOKENIZER_PARTS)
@@ -115,8 +113,7 @@ def resolve_sources(folder: Path, stage: int | None = None) -> SourceFiles:
     elif (phi / ADDED_TOKENS_FILE).is_file():
         tokenizer_files = (*tokenizer_files, phi / ADDED_TOKENS_FILE)
     single = (phi / "config.json", folder / VISION_FILE, folder / QFORMER_FILE, checkpoint)
-    needed = (*single, *tokenizer_files, *weights)
-    lacking = [path for path in needed if not path.is_file()]
+    lacking = [path for path in (*single, *tokenizer_files, *weights) if not path.is_file()]
     missing = [path.relative_to(folder).as_posix() for path in lacking]
     if index is not None and set(lacking) & set(weights):
         missing[-1] += f" (named by {index.relative_to(folder).as_posix()})"
