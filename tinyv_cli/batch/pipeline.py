@@ -14,13 +14,15 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from tinyv_cli.addresses import is_data_url
 from tinyv_cli.answers.generate import ImageEncoder
 from tinyv_cli.answers.reply import Answer
 from tinyv_cli.batch.finding import is_url, make_url_error
+from tinyv_cli.disk.reading import is_pipe, read_bytes
 from tinyv_cli.engine import Engine
-from tinyv_cli.errors import TinyvError
+from tinyv_cli.errors import InputError, TinyvError, describe_os_error
 from tinyv_cli.pictures.image import read_picture, to_pixels
 from tinyv_cli.pictures.opening import open_picture
 from tinyv_cli.prompts.boxes import boxes_to_json, read_boxes
@@ -94,6 +96,7 @@ class PicturePrefetcher:
         self._encoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
         self._begun: deque[Future[Encoded | Unreadable]] = deque()
         self._current: Encoded | None = None
+        self._is_cancelled = False
         for path in islice(self._paths, n_ahead):
             self._begin(path)
 
@@ -126,7 +129,8 @@ class PicturePrefetcher:
             each.exception()
 
     def cancel(self) -> None:
-        """Begins no further picture."""
+        """Begins no further picture, and waits for no pipe any longer."""
+        self._is_cancelled = True
         for each in (self._encoding, self._reading):
             each.shutdown(wait=False, cancel_futures=True)
 
@@ -145,7 +149,9 @@ class PicturePrefetcher:
         started = perf_counter()
         try:
             word = self._words[path]
-            if not is_url(word):
+            if is_pipe(path):
+                picture = self._read_pipe(path)
+            elif not is_url(word):
                 picture = read_picture(path)
             elif is_data_url(word):
                 picture = open_picture(word)
@@ -155,6 +161,23 @@ class PicturePrefetcher:
             return Unreadable(path, error)
         pixels = to_pixels(picture, self._image_px)
         return _Read(path, picture.width, picture.height, pixels, perf_counter() - started)
+
+    def _read_pipe(self, path: Path) -> Image.Image:
+        """Reads a picture from a pipe, for as long as pictures are wanted.
+
+        Raises:
+            InputError: nobody writes into it, or it holds no picture.
+        """
+        way_out = "name a picture's file, or write the picture into the pipe: `<(cat cat.png)`"
+        try:
+            content = read_bytes(path, lambda: not self._is_cancelled)
+        except OSError as error:
+            problem = f"{path} cannot be read: {describe_os_error(error)}"
+            raise InputError(problem, way_out) from error
+        try:
+            return read_picture(content)
+        except TinyvError as error:
+            raise type(error)(f"{path}: {error.problem}", way_out) from error
 
     def _encode(self, read: "Future[_Read | Unreadable]") -> Encoded | Unreadable:
         """Encodes one picture as soon as it was read, in the second thread."""

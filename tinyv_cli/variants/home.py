@@ -33,10 +33,7 @@ def resolve_folder(name_or_path: str) -> Path:
     """Returns the folder that a variant of this name or path has or would have."""
     if is_bare_name(name_or_path):
         return variants_dir() / name_or_path
-    try:
-        return Path(name_or_path).expanduser()
-    except RuntimeError:  # `~name`, and there is no such user
-        return Path(name_or_path)
+    return paths.expand(name_or_path)
 
 
 def resolve_variant(name_or_path: str | None) -> Variant:
