@@ -7,6 +7,7 @@ from pathlib import Path
 from quantize.cuda_recipe import CUDA_BITS, VISION_BITS
 from quantize.plan import TARGETS
 from quantize.recipe import FLOAT16_BITS, RECIPES
+from tinyv_cli.console import to_size
 from tinyv_cli.disk.paths import exists
 from tinyv_cli.disk.writing import check_place
 from tinyv_cli.errors import MEMORY_HINT, DeviceError, UsageError, WeightsError
@@ -95,8 +96,8 @@ def check_address_space() -> None:
     needed += _CORE_BYTES * (os.cpu_count() or 1)
     if limit != resource.RLIM_INFINITY and limit < needed:
         raise DeviceError(
-            f"this process may have {limit / 1e9:.2f} GB of memory, quantising takes "
-            f"{needed / 1e9:.2f} GB",
+            f"this process may have {to_size(limit, 2)} of memory, quantising takes "
+            f"{to_size(needed, 2)}",
             MEMORY_HINT,
         )
 

@@ -102,14 +102,20 @@ def to_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def to_size(size_bytes: int) -> str:
-    """Formats a number of bytes with powers of 1000: `1.7 GB`."""
+def to_size(size_bytes: float, n_digits: int = 1) -> str:
+    """Formats a number of bytes with powers of 1000: `1.7 GB`.
+
+    Args:
+        size_bytes: the number.
+        n_digits: behind the point, of what is below 100 and not in bytes; two where sizes are
+            compared, which may be near each other.
+    """
     size, unit = float(size_bytes), "bytes"
     for unit in ("bytes", "kB", "MB", "GB", "TB"):
         if size < 999.5 or unit == "TB":
             break
         size /= 1000
-    digits = 1 if size < 99.95 and unit != "bytes" else 0
+    digits = n_digits if size < 99.95 and unit != "bytes" else 0
     return f"{size:.{digits}f} {unit}"
 
 

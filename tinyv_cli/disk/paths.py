@@ -29,7 +29,7 @@ def is_folder(word: str | Path) -> bool:
 
 
 def fit_name(stem: str, ending: str) -> str:
-    """Returns a file's name that a file system takes: the stem, cut where it must be, and an ending.
+    """Returns a name that a file system takes: a stem, cut where it must be, and an ending.
 
     Args:
         stem: the name as it would be best, between characters of which it is cut.

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-_WRITER_COMES_WITHIN_S = 0.2
+WRITER_COMES_WITHIN_S = 0.2
 _LOOK_EVERY_S = 0.1
 _CHUNK_BYTES = 1 << 16
 
@@ -53,7 +53,7 @@ def _read_pipe(path: Path, is_wanted: Callable[[], bool]) -> bytes:
     content = bytearray()
     try:
         # A shell starts the program that writes and the one that reads at the same time.
-        select.select([opened], [], [], _WRITER_COMES_WITHIN_S)
+        select.select([opened], [], [], WRITER_COMES_WITHIN_S)
         while is_wanted():
             try:
                 piece = os.read(opened, _CHUNK_BYTES)

@@ -142,7 +142,7 @@ def _pull_into(
     needed, free = manifest.size_bytes - begun_bytes, measure_free(building)
     if needed > free:
         raise DeviceError(
-            f"the disk has {to_size(free)} free, the variant needs {to_size(needed)}",
+            f"the disk has {to_size(free, 2)} free, the variant needs {to_size(needed, 2)}",
             "free some space, or name a folder on another disk with `--to DIR`",
         )
     for entry in manifest.files:
