@@ -7,6 +7,7 @@ from pathlib import Path
 from tinyv_cli.addresses import is_data_url
 from tinyv_cli.batch.finding import identify
 from tinyv_cli.disk.paths import exists, fit_name
+from tinyv_cli.disk.reading import is_pipe
 from tinyv_cli.disk.whole_file import write_whole
 from tinyv_cli.errors import DeviceError, UsageError, describe_os_error
 
@@ -32,7 +33,7 @@ def check_sidecars(
         DeviceError: a folder cannot be written.
     """
     for picture, word in pictures.items():
-        if is_data_url(word):
+        if is_data_url(word) or is_pipe(picture):
             problem = f"{picture} is no file that a .txt could lie beside"
             raise UsageError(problem, "leave `--sidecar` out, or write the picture to a file")
     owners = {identify(each): each for each in pictures}
