@@ -69,11 +69,16 @@ class _Raw(io.FileIO):
         return super().write(data)
 
 
+def _find_name(opened):
+    return str(Path(f"/proc/self/fd/{opened}").readlink())
+
+
 def _open_asking(file, mode="r", buffering=-1, encoding=None, errors=None, newline=None, **others):
     if not set(mode) & set("wax+"):
         return _open(file, mode, buffering, encoding, errors, newline, **others)
+    file = file if isinstance(file, int) else os.fspath(file)
     raw = _Raw(file, mode.replace("b", "").replace("t", ""), **others)
-    raw.place = os.readlink(f"/proc/self/fd/{raw.fileno()}") if isinstance(file, int) else file
+    raw.place = _find_name(raw.fileno()) if isinstance(file, int) else file
     if buffering == 0:
         return raw
     buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
@@ -82,7 +87,7 @@ def _open_asking(file, mode="r", buffering=-1, encoding=None, errors=None, newli
 
 def _fsync_asking(opened):
     if _disk is not None and isinstance(opened, int):
-        _disk.ask("fsync", os.readlink(f"/proc/self/fd/{opened}"))
+        _disk.ask("fsync", _find_name(opened))
     return _fsync(opened)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from tinyv_cli.disk.lock import hold
 from tinyv_cli.disk.typed_json import read_object
 from tinyv_cli.disk.whole_file import write_whole
+from tinyv_cli.disk.writing import writing
 from tinyv_cli.errors import WeightsError, describe_os_error
 from tinyv_cli.progress import Bar, Progress
 from tinyv_cli.variants.hashes import CHUNK_BYTES, check_hashes, hash_file
@@ -189,6 +190,7 @@ def hold_place(place: Path, folder: Path, notify: Callable[[str], None]) -> Iter
 
     Raises:
         WeightsError: the folder cannot be made or written.
+        DeviceError: a file in it is refused later.
     """
     with ExitStack() as stack:
         try:
@@ -202,7 +204,8 @@ def hold_place(place: Path, folder: Path, notify: Callable[[str], None]) -> Iter
                 f"{folder} cannot be written: {describe_os_error(error)}",
                 "name another folder with `--to DIR`",
             ) from error
-        yield
+        with writing(folder, "make room or allow it; the same command then goes on from there"):
+            yield
 
 
 def take_link(source: Path, target: Path, bar: Bar) -> None:

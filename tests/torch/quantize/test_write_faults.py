@@ -7,7 +7,6 @@ Seen in: issue "what other people's reports broke", table F: EIO and EACCES at 5
 import errno
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -36,8 +35,12 @@ def test_each_refusal_is_named_and_leaves_nothing(quantize, tmp_path, capsys):
     code, asked = quantize()
     assert code == ExitCode.OK
     assert len(asked) > 30
+    last = {each: number for number, each in enumerate(asked)}
+    first = {each: number for number, each in reversed(list(enumerate(asked)))}
+    numbers = sorted({*first.values(), *last.values()})  # of a file's 34 writes the two ends
     n_told = 0
-    for number, (what, place) in enumerate(asked):
+    for number in numbers:
+        what, place = asked[number]
         shutil.rmtree(made)
         shutil.rmtree(tmp_path / "home")
         capsys.readouterr()
@@ -57,4 +60,4 @@ def test_each_refusal_is_named_and_leaves_nothing(quantize, tmp_path, capsys):
         assert not made.exists(), case
         assert [each.name for each in tmp_path.iterdir() if each.name != "home"] == [], case
         made.mkdir()
-    assert n_told > len(asked) / 2
+    assert n_told > len(numbers) / 2
