@@ -8,7 +8,7 @@ from quantize.cuda_recipe import CUDA_BITS, VISION_BITS
 from quantize.plan import TARGETS
 from quantize.recipe import FLOAT16_BITS, RECIPES
 from tinyv_cli.console import to_size
-from tinyv_cli.disk.paths import exists
+from tinyv_cli.disk.paths import check_utf8, exists
 from tinyv_cli.disk.writing import check_place
 from tinyv_cli.errors import MEMORY_HINT, DeviceError, UsageError, WeightsError
 from tinyv_cli.variants.manifest import MANIFEST_NAME
@@ -110,10 +110,11 @@ def check_output(folder: Path, force: bool) -> None:
         force: whether a variant that stands there is replaced.
 
     Raises:
-        WeightsError: it exists already.
+        WeightsError: it exists already, or its name cannot be opened.
         UsageError: it is something else than a variant, which is never replaced.
         DeviceError: it may not be looked at, or nothing may be written there.
     """
+    check_utf8(folder)
     check_place(folder, _ANOTHER_PLACE)
     above = next(each for each in folder.parents if exists(each))
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):

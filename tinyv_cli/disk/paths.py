@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from tinyv_cli.errors import WeightsError
+
 _LONGEST_NAME_BYTES = 255  # of all usual file systems
 
 
@@ -44,3 +46,18 @@ def fit_name(stem: str, ending: str) -> str:
 def expand(word: str) -> Path:
     """Returns the path that a word names, `~` and `~user` replaced where there is such a user."""
     return Path(os.path.expanduser(word))  # noqa: PTH111 - that of a path raises where there is none
+
+
+def check_utf8(folder: Path) -> None:
+    """Checks that a folder's name is one that torch and onnxruntime, which want UTF-8, can open.
+
+    Raises:
+        WeightsError: it is not, or that of a folder above it is not.
+    """
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise WeightsError(
+            f"the name of {folder} is not UTF-8, and the libraries that compute cannot open it",
+            "rename the folder, or the one above it whose name it is: `mv OLD NEW`",
+        ) from error

@@ -51,14 +51,19 @@ def writing(place: Path, way_out: str = WAY_OUT) -> Iterator[None]:
         raise make_write_error(name or place, error, way_out) from error
 
 
-def make_folder(folder: Path, way_out: str = WAY_OUT) -> None:
+def make_folder(folder: Path, way_out: str = WAY_OUT, *, is_new: bool = False) -> None:
     """Makes a folder and its parents where they are missing.
+
+    Args:
+        folder: the folder.
+        way_out: the hint.
+        is_new: whether it may not be there already.
 
     Raises:
         DeviceError: it cannot be made.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=not is_new)
     except OSError as error:
         failed = folder if error.filename is None else os.fsdecode(error.filename)
         raise make_write_error(failed, error, way_out) from error

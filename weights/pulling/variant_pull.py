@@ -17,6 +17,7 @@ from tinyv_cli.addresses import to_shown
 from tinyv_cli.console import to_size
 from tinyv_cli.disk.paths import expand, is_folder
 from tinyv_cli.disk.staging import clean_up, move_in
+from tinyv_cli.disk.writing import make_folder
 from tinyv_cli.errors import DeviceError, UsageError, WeightsError
 from tinyv_cli.progress import Progress
 from tinyv_cli.variants.hashes import check_hashes
@@ -95,7 +96,7 @@ def pull_variant(
     building = target.with_name(f".{target.name}.tinyv-pulling")
     with hold_place(target, target.parent, notify):
         clean_up(target)
-        building.mkdir(exist_ok=True)
+        make_folder(building)
         try:
             _pull_into(building, options, progress, notify)
         finally:

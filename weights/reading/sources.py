@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinyv_cli.disk.paths import check_utf8
 from tinyv_cli.disk.typed_json import read_object
 from tinyv_cli.errors import WeightsError, describe_os_error
 from tinyv_cli.variants.manifest import make_read_error
@@ -84,10 +85,12 @@ def resolve_sources(folder: Path, stage: int | None = None) -> SourceFiles:
 
     Raises:
         WeightsError: the folder is none or a variant, files are missing (all are named), Phi-2's
-            weights are there more than once, or an index cannot be trusted.
+            weights are there more than once, an index cannot be trusted, or the folder's name
+            cannot be opened.
     """
     if not folder.is_dir():
         raise WeightsError(f"{folder} is not a folder", f"name a folder of sources; {LIST_HINT}")
+    check_utf8(folder)
     if (folder / "manifest.json").exists():
         raise WeightsError(
             f"{folder} is a variant, not a folder of sources",
