@@ -91,6 +91,19 @@ def count_variants() -> int:
     return len(_list_folders())
 
 
+def list_newer(variant: Variant) -> list[str]:
+    """Lists the variants of the user's own that were made after one, the last first.
+
+    Where that one was taken as the newest, they are those that cannot be read.
+
+    Raises:
+        WeightsError: the folder of variants itself cannot be read.
+    """
+    made_ns = _find_made_ns(variant.folder)
+    folders = sorted(_list_folders(), key=_find_made_ns, reverse=True)
+    return [each.name for each in folders if _find_made_ns(each) > made_ns]
+
+
 def list_named_variants() -> list[Variant | DamagedVariant]:
     """Reads all that `-m` takes by name: the user's own, then the miniature if none has its name.
 

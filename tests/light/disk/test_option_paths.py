@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.light.path_cases import HOME, KINDS, OPTIONS
+from tests.light.disk.path_cases import HOME, KINDS, OPTIONS
 from tinyv_cli.errors import ExitCode
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PLANNED = {ExitCode.USAGE, ExitCode.INPUT, ExitCode.WEIGHTS, ExitCode.DEVICE, ExitCode.BATCH}
 BY_PERMISSION = {"locked", "read-only"}
 RIGHTS = "-dac_override,-dac_read_search"
@@ -54,7 +54,7 @@ def cases(tmp_path_factory):
     drop = [setpriv, f"--bounding-set={RIGHTS}", f"--inh-caps={RIGHTS}"]
     command = [*(drop if is_root() and setpriv else ()), sys.executable]
     done = subprocess.run(
-        [*command, "-m", "tests.light.path_cases", str(folder)],
+        [*command, "-m", "tests.light.disk.path_cases", str(folder)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
