@@ -20,6 +20,7 @@ from quantize.recipe import RECIPES, Recipe
 from quantize.request import QuantizeOptions, check_output, check_recipe
 from tinyv_cli.answers.tokenizer import Tokenizer, derive_stop_ids
 from tinyv_cli.backends.backend import resolve_threads
+from tinyv_cli.console import to_size
 from tinyv_cli.disk.staging import build_beside, move_in
 from tinyv_cli.errors import DeviceError, WeightsError
 from tinyv_cli.progress import Progress
@@ -98,8 +99,8 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
         free_bytes = shutil.disk_usage(building).free
         if free_bytes < plan.disk_bytes:
             raise DeviceError(
-                f"{target.parent} has {free_bytes / 1e9:.1f} GB free, the variant needs "
-                f"{plan.disk_bytes / 1e9:.1f} GB",
+                f"{target.parent} has {to_size(free_bytes, 2)} free, the variant needs "
+                f"{to_size(plan.disk_bytes, 2)}",
                 "free some space, or name a folder on another disk with `-o`",
             )
         recipe, images = _write_parts(building, weights, plan, options, progress)

@@ -6,6 +6,7 @@ suffices. `Engine.open` loads the weights; over what it opens, any number of con
 held.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from tinyv_cli.errors import DeviceError, UsageError, WeightsError
 from tinyv_cli.progress import Progress, show_nothing
 from tinyv_cli.prompts.prompt import TEMPLATES, Template
 from tinyv_cli.variants.hashes import check_hashes
-from tinyv_cli.variants.home import count_variants, resolve_variant
+from tinyv_cli.variants.home import count_variants, list_newer, resolve_variant
 from tinyv_cli.variants.manifest import MAKE_AGAIN, Variant
 from tinyv_cli.variants.memory import CUDA_CONTEXT_BYTES, MemoryPlan, Room, plan_memory
 from tinyv_cli.variants.miniature import is_miniature_folder, note_miniature, to_damage
@@ -248,7 +249,11 @@ def find_variant(model: str | None, template: str | None = None) -> FoundVariant
             f"there is no template '{name}', which variant {variant.name} asks for", MAKE_AGAIN
         )
     notes: list[str] = []
-    if model is None and count_variants() > 1:
+    is_newest = model is None and not os.environ.get("TINYV_MODEL")
+    if is_newest and (damaged := list_newer(variant)):
+        passed_over = f"newer, but damaged: {', '.join(damaged)} (`tinyv list` says how)"
+        notes.append(f"{variant.name} answers; {passed_over}")
+    elif is_newest and count_variants() > 1:
         notes.append(f"{variant.name} answers, the newest variant; `-m NAME` takes another")
     note_miniature(variant, notes.append)
     return FoundVariant(variant, TEMPLATES[name], notes=tuple(notes))

@@ -1,5 +1,6 @@
 """Words of a command line become the pictures they name, each once; opens none of them."""
 
+import codecs
 import glob
 import os
 import shlex
@@ -15,7 +16,7 @@ from tinyv_cli.addresses import (
     to_shown,
 )
 from tinyv_cli.disk.paths import exists, is_folder
-from tinyv_cli.errors import InputError
+from tinyv_cli.errors import InputError, describe_os_error
 from tinyv_cli.pictures.decoding.formats import list_suffixes
 from tinyv_cli.pictures.names import find_meant
 
@@ -48,7 +49,7 @@ def find_pictures(
     found: dict[Path, tuple[Path, str]] = {}
     for word in words:
         if word == STDIN:
-            content = read_stdin()
+            content = read_stdin().removeprefix(codecs.BOM_UTF8)
             lines = content.split(b"\0") if b"\0" in content else content.splitlines()
             named = [os.fsdecode(line) for line in lines if line.strip()]
         elif exists(word) or is_data_url(word):
@@ -103,14 +104,24 @@ def _resolve(folder: Path) -> Path:
 
 
 def _look_into(path: Path, recurses: bool) -> Iterator[Path]:
-    """Yields the file itself, or the pictures of a folder."""
+    """Yields the file itself, or the pictures of a folder and the sub-folders that are refused.
+
+    Raises:
+        InputError: the folder itself may not be read.
+    """
     if not is_folder(path):
         yield path
         return
-    for folder, folders, names in os.walk(path):
+    refused: list[OSError] = []
+    for folder, folders, names in os.walk(path, onerror=refused.append):
         folders[:] = sorted(name for name in folders if recurses and not name.startswith("."))
         for name in sorted(names):
             each = Path(folder, name)
-            is_shown = not name.startswith(".") and each.suffix.lower() in list_suffixes()
-            if is_shown and each.is_file():
-                yield each
+            if not name.startswith(".") and each.suffix.lower() in list_suffixes():
+                yield each  # whatever it is: what is no file gets a line that says so
+    for error in refused:
+        refuser = Path(os.fsdecode(error.filename or path))
+        if refuser == path:
+            problem = f"{path} cannot be read: {describe_os_error(error)}"
+            raise InputError(problem, f"allow it: `chmod u+rx {shlex.quote(str(path))}`")
+        yield refuser

@@ -40,7 +40,7 @@ def build_beside(target: Path) -> Iterator[Path]:
     with hold(target, refuse), writing(target, _WAY_OUT), writing(building, _WAY_OUT):
         clean_up(target)
         make_folder(building.parent, _WAY_OUT)
-        building.mkdir()
+        make_folder(building, _WAY_OUT, is_new=True)
         try:
             yield building
         finally:

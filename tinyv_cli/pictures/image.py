@@ -6,6 +6,7 @@ transparency, colour profiles, and values wider than 8 bits.
 """
 
 import hashlib
+import os
 import re
 import shlex
 import stat
@@ -20,6 +21,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from tinyv_cli.disk.reading import read_bytes
 from tinyv_cli.errors import DeviceError, InputError, describe_os_error
 from tinyv_cli.pictures.decoding.formats import NotReadError
 from tinyv_cli.pictures.decoding.rgb import decode
@@ -149,12 +151,13 @@ def _open_stream(source: Path | bytes) -> BinaryIO:
     try:
         status = source.stat()
         if stat.S_ISDIR(status.st_mode):
+            os.scandir(source).close()  # a folder that may not be read is that first of all
             quoted = shlex.quote(str(source))
             raise InputError(f"{source} is a folder", f"name one picture in it: `ls {quoted}`")
         if stat.S_ISREG(status.st_mode) and status.st_size == 0:
             raise InputError(f"{source} is empty", f"fetch it again; `ls -l {folder}` shows sizes")
         if stat.S_ISFIFO(status.st_mode):
-            return BytesIO(source.read_bytes())
+            return BytesIO(read_bytes(source))
         if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{source} is not a file", f"name a picture: `ls {folder}`")
         return source.open("rb")

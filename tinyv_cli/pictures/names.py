@@ -55,7 +55,7 @@ def find_meant(path: Path) -> str | None:
     by_key = {Path(name).stem.lower(): name for name in names if has_picture_suffix(name)}
     by_key |= {name.lower(): name for name in names}
     close = get_close_matches(path.name.lower(), by_key, 1, _LEAST_LIKENESS)
-    if close:
+    if close and by_key[close[0]] != path.name:  # it is there itself where a link leads nowhere
         return str(path.with_name(by_key[close[0]]))
     return f"https://{path}" if _HOST.match(str(path)) else None
 

@@ -35,10 +35,7 @@ def resolve_folder(name_or_path: str) -> Path:
     """Returns the folder that a variant of this name or path has or would have."""
     if is_bare_name(name_or_path):
         return variants_dir() / name_or_path
-    try:
-        return Path(name_or_path).expanduser()
-    except RuntimeError:  # `~name`, and there is no such user
-        return Path(name_or_path)
+    return paths.expand(name_or_path)
 
 
 def resolve_variant(name_or_path: str | None) -> Variant:
@@ -127,6 +124,19 @@ def count_variants() -> int:
         WeightsError: the folder of variants itself cannot be read.
     """
     return len(_list_folders())
+
+
+def list_newer(variant: Variant) -> list[str]:
+    """Lists the variants of the user's own that were made after one, the last first.
+
+    Where that one was taken as the newest, they are those that cannot be read.
+
+    Raises:
+        WeightsError: the folder of variants itself cannot be read.
+    """
+    made_ns = _find_made_ns(variant.folder)
+    folders = sorted(_list_folders(), key=_find_made_ns, reverse=True)
+    return [each.name for each in folders if _find_made_ns(each) > made_ns]
 
 
 def list_named_variants() -> list[Variant | DamagedVariant]:

@@ -13,6 +13,7 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tinyv_cli.disk.reading import read_bytes
 from tinyv_cli.disk.typed_json import read_object, to_dataclass
 from tinyv_cli.errors import WeightsError, describe_os_error
 from tinyv_cli.spec import ModelSpec
@@ -208,7 +209,7 @@ def read_variant(folder: Path, *, is_copied: bool = False) -> Variant:
     if not folder.is_dir():
         raise WeightsError(f"{folder} is not a folder", hint)
     try:
-        text = (folder / MANIFEST_NAME).read_bytes()
+        text = read_bytes(folder / MANIFEST_NAME)
     except FileNotFoundError as error:
         problem = f"{folder} is not a variant: it has no {MANIFEST_NAME}"
         if (folder / "phi-2").is_dir() or any(folder.glob("*.pth")):

@@ -117,7 +117,8 @@ def check_room(plans: Sequence[PartPlan], folder: Path) -> None:
     free = measure_free(folder)
     if needed > free:
         raise DeviceError(
-            f"the disk has {to_size(free)} free for {folder}, the files need {to_size(needed)}",
+            f"the disk has {to_size(free, 2)} free for {folder}, the files need "
+            f"{to_size(needed, 2)}",
             "free some space, or name a folder on another disk with `--to DIR`",
         )
 

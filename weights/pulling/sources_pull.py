@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from tinyv_cli.disk.paths import expand
 from tinyv_cli.progress import Progress
 from weights.pulling.catalog import Catalog, FileOrigin, SourceForm, SourcePart, extend_url, is_url
 from weights.pulling.failures import NotFetchedError, RetryPolicy, to_weights_error
@@ -64,7 +65,7 @@ def pull_sources(
         if origin is not None and origin != HUB and not is_url(origin):
             # From there and nowhere else, so that nobody downloads gigabytes by surprise.
             taker = LocalTaker(folder, catalog, options.stage, progress, notify)
-            taker.take(Path(origin).expanduser(), missing)
+            taker.take(expand(origin), missing)
         else:
             check_room(plans, options.folder)
             fetcher = Fetcher(folder, progress, notify, options.retry_policy, options.offline)

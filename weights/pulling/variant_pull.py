@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from tinyv_cli.addresses import to_shown
 from tinyv_cli.console import to_size
-from tinyv_cli.disk.paths import is_folder
+from tinyv_cli.disk.paths import expand, is_folder
 from tinyv_cli.disk.staging import clean_up, move_in
 from tinyv_cli.disk.whole_file import write_whole
 from tinyv_cli.disk.writing import make_folder
@@ -67,8 +67,8 @@ def name_variant(origin: str) -> str:
     """
     if is_url(origin):
         name = urlsplit(origin).path.rstrip("/").rpartition("/")[2]
-    elif origin and is_folder(Path(origin).expanduser()):
-        name = Path(origin).expanduser().resolve().name
+    elif origin and is_folder(expand(origin)):
+        name = expand(origin).resolve().name
     else:
         name = _split_repository(origin)[0].rpartition("/")[2]
     name = re.sub(r"[^\w.-]+", "-", name).strip(".-")
@@ -122,8 +122,8 @@ def _pull_into(
     source: _RemoteVariant | _LocalVariant
     if is_url(options.origin):
         source = _RemoteVariant(FileOrigin(url=options.origin), fetcher)
-    elif is_folder(Path(options.origin).expanduser()):
-        source = _LocalVariant(Path(options.origin).expanduser(), fetcher)
+    elif is_folder(expand(options.origin)):
+        source = _LocalVariant(expand(options.origin), fetcher)
     else:
         repository, revision = _split_repository(options.origin)
         source = _RemoteVariant(FileOrigin(repository=repository, revision=revision), fetcher)
@@ -149,7 +149,7 @@ def _pull_into(
     needed, free = manifest.size_bytes - begun_bytes, measure_free(building)
     if needed > free:
         raise DeviceError(
-            f"the disk has {to_size(free)} free, the variant needs {to_size(needed)}",
+            f"the disk has {to_size(free, 2)} free, the variant needs {to_size(needed, 2)}",
             "free some space, or name a folder on another disk with `--to DIR`",
         )
     for entry in manifest.files:
