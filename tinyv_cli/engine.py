@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
-from tinyv_cli.devices.choice import choose_device
+from tinyv_cli.devices.choice import Choice, choose_device
 from tinyv_cli.errors import DeviceError, UsageError, WeightsError
 from tinyv_cli.progress import Progress, show_nothing
 from tinyv_cli.prompts.prompt import TEMPLATES, Template
@@ -282,7 +282,7 @@ def plan_engine(
     """
     from tinyv_cli.backends.backend import resolve_threads
 
-    variant, n_slots, budget_bytes = found.variant, demand.n_slots, wanted.memory_budget_bytes
+    variant, n_slots = found.variant, demand.n_slots
     for note in found.notes:
         notify(note)
     n_positions = _limit_positions(variant, demand.n_positions, wanted.context_length)
@@ -291,7 +291,7 @@ def plan_engine(
     choice = choose_device(
         variant,
         wanted.device,
-        budget_bytes,
+        wanted.memory_budget_bytes,
         room=Room(_limit_positions(variant, None, wanted.context_length), n_slots),
         encodes=lambda: demand.encodes("cuda"),
         may_offload=demand.may_offload,
@@ -304,24 +304,9 @@ def plan_engine(
         check_hashes(variant.folder, variant.manifest.files, progress)
     except WeightsError as error:
         raise to_damage(error) if is_miniature_folder(variant.folder) else error from error
-    if choice.memory:  # torch is held to it, and the CUDA context comes on top
-        budget_bytes = choice.memory.limit_bytes - CUDA_CONTEXT_BYTES
-    elif budget_bytes is not None:
-        budget_bytes -= demand.held_bytes  # what is free was measured with them in memory
-    try:
-        memory = choice.memory or plan_memory(
-            variant,
-            Room(n_positions, n_slots),
-            budget_bytes,
-            encodes=demand.encodes(choice.device),
-            may_offload=demand.may_offload,
-        )
-    except DeviceError as error:
-        raise DeviceError(error.problem, demand.way_out or error.hint) from error
+    memory, budget_bytes = _plan_memory(variant, choice, wanted, demand, n_positions)
     if memory.n_slots != n_slots:
         notify(f"memory suffices for {memory.n_slots} answers at once, not {n_slots}")
-    if not choice.memory:
-        memory = replace(memory, needed_bytes=memory.needed_bytes + demand.held_bytes)
     options = replace(
         wanted,
         device=choice.device,
@@ -330,6 +315,35 @@ def plan_engine(
         notify=notify,
     )
     return Engine(variant, found.template, options, memory, notify)
+
+
+def _plan_memory(
+    variant: Variant, choice: Choice, wanted: "BackendOptions", demand: Demand, n_positions: int
+) -> tuple[MemoryPlan, int | None]:
+    """Plans the memory of the CPU, where the device's was not planned when it was chosen.
+
+    Returns:
+        The plan, and the bytes that the backend is held to; None for what there is.
+
+    Raises:
+        DeviceError: memory does not suffice.
+    """
+    if choice.memory:  # torch is held to it, and the CUDA context comes on top
+        return choice.memory, choice.memory.limit_bytes - CUDA_CONTEXT_BYTES
+    budget_bytes = wanted.memory_budget_bytes
+    if budget_bytes is not None:
+        budget_bytes -= demand.held_bytes  # what is free was measured with them in memory
+    try:
+        memory = plan_memory(
+            variant,
+            Room(n_positions, demand.n_slots),
+            budget_bytes,
+            encodes=demand.encodes(choice.device),
+            may_offload=demand.may_offload,
+        )
+    except DeviceError as error:
+        raise DeviceError(error.problem, demand.way_out or error.hint) from error
+    return replace(memory, needed_bytes=memory.needed_bytes + demand.held_bytes), budget_bytes
 
 
 def _limit_positions(variant: Variant, n_positions: int | None, context_length: int | None) -> int:

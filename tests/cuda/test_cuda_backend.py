@@ -111,7 +111,7 @@ def test_a_recorded_step_gives_what_the_same_step_gives_unrecorded(bits, make_fi
     for token in ids:
         recorded, plain = (decoder.extend([(token,)]) for decoder in decoders)
         assert relative(recorded, plain) < 1e-3
-    assert len(decoders[0]._graphs) == 3
+    assert len(decoders[0].steps._graphs) == 3
 
 
 @EVERY_BITS
