@@ -12,16 +12,18 @@ Knows activations and a grid of allowed numbers; neither layers nor files. In wo
 5. The bias takes what is left on the mean.
 
 Where a row is longer than `_MOST_COLUMNS`, runs of columns are rounded one after the other, each
-with a target that also takes over what those before it lost: H as a whole would be 420 MB for
-Phi-2's fc2, and its factor a minute of work.
+with a Hessian of its own and a target that also takes over what those before it lost: the whole
+Hessian of Phi-2's fc2 would be 420 MB, and its factor a minute of work.
 
 Source: GPTQ, arXiv 2210.17323, section 3 (the order by falling diagonal is its published code's);
 targets for inputs that are rounded already, GPTAQ, arXiv 2504.02692, section 3. Bounds held by the
 tests: against every other choice of codes on small matrices, and never worse than the nearest.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import pairwise
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -49,17 +51,8 @@ class Grid(Protocol):
         """
 
 
-class MakeGrid(Protocol):
-    """Searches the grid of a run of columns."""
-
-    def __call__(self, matrix: Tensor, first_column: int, weights: Tensor) -> Grid:
-        """Makes a grid.
-
-        Args:
-            matrix: (N, k) float32, the targets of these columns.
-            first_column: of the run; the grid counts columns from there.
-            weights: (k) float32, positive: how much a squared error in each column costs.
-        """
+# A target (N, K) float32, and what a squared error in each column costs, (K) positive → its grid.
+MakeGrid: TypeAlias = Callable[[Tensor, Tensor], Grid]
 
 
 @dataclass(frozen=True)
@@ -92,7 +85,6 @@ def calibrate_matrix(
     inputs: Tensor,
     wanted: Tensor,
     make_grid: MakeGrid,
-    multiple: int,
     settings: Settings,
     threads: int = 1,
 ) -> Calibrated:
@@ -102,33 +94,31 @@ def calibrate_matrix(
         matrix: W, (N, K) float32.
         inputs: X̂, (P, K) float32, as the operator multiplies them.
         wanted: Y, (P, N) float32, the outputs that it is to have, bias included.
-        make_grid: makes the numbers that it may take; called once for each run of columns, from
-            left to right.
-        multiple: a run of columns begins at multiples of it.
+        make_grid: makes the numbers that it may take.
         settings: how far it goes.
         threads: runs of rows that are rounded at once; the result does not depend on it.
 
     Returns:
         The matrix and the bias with which inputs · matrixᵀ + bias is near to what is wanted.
     """
+    n_columns = matrix.shape[1]
     means, wanted_means = inputs.mean(0), wanted.mean(0)
     centred = inputs - means
     left_over = (wanted - wanted_means).addmm_(centred, matrix.T, alpha=-1)
-    n_columns = matrix.shape[1]
-    n_units = -(-n_columns // multiple)
     n_runs = -(-n_columns // _MOST_COLUMNS)
-    rounded = torch.empty_like(matrix)
-    for run in range(n_runs):
-        first, last = (multiple * (n_units * edge // n_runs) for edge in (run, run + 1))
-        columns = slice(first, min(last, n_columns))
-        x, w = centred[:, columns], matrix[:, columns]
-        target = w + settings.strength * find_shift(x, left_over, settings.ridge)
-        order, factor = factor_inverse(x, settings.damping)
-        weights = torch.empty(len(order))
-        weights[order] = factor.diagonal() ** -2
-        grid = make_grid(target, first, weights)
-        rounded[:, columns] = round_in_order(target, order, factor, grid, threads)
-        left_over.addmm_(x, (rounded[:, columns] - w).T, alpha=-1)
+    runs = [slice(*ends) for ends in pairwise(n_columns * n // n_runs for n in range(n_runs + 1))]
+    factors = [factor_inverse(centred[:, run], settings.damping) for run in runs]
+    weights = torch.empty(n_columns)
+    for run, (order, factor) in zip(runs, factors, strict=True):
+        weights[run][order] = factor.diagonal() ** -2
+    rounded = matrix.clone()
+    grid = None
+    for run, (order, factor) in zip(runs, factors, strict=True):
+        x, w = centred[:, run], matrix[:, run]
+        rounded[:, run] += settings.strength * find_shift(x, left_over, settings.ridge)
+        grid = grid or make_grid(rounded, weights)
+        round_in_order(rounded, order + run.start, factor, grid, threads)
+        left_over.addmm_(x, (rounded[:, run] - w).T, alpha=-1)
     return Calibrated(rounded, wanted_means - rounded @ means)
 
 
@@ -180,48 +170,42 @@ def factor_inverse(inputs: Tensor, damping: float) -> tuple[Tensor, Tensor]:
 
 
 def round_in_order(
-    matrix: Tensor, order: Tensor, factor: Tensor, grid: Grid, threads: int = 1
-) -> Tensor:
-    """Rounds column by column, and lets those that follow make up for each.
+    matrix: Tensor, columns: Tensor, factor: Tensor, grid: Grid, threads: int = 1
+) -> None:
+    """Rounds columns one after the other, and lets those that follow make up for each.
 
     Args:
-        matrix: (N, K) float32.
-        order: (K) in which columns are rounded.
-        factor: U, (K, K), upper, in this order.
+        matrix: (N, K) float32; these columns are rounded in place.
+        columns: (k) of it, in the order in which they are rounded.
+        factor: U, (k, k), upper, in this order.
         grid: that they are rounded to.
         threads: runs of rows at once.
-
-    Returns:
-        (N, K) float32 on the grid.
     """
-    rounded = torch.empty_like(matrix)
-    columns: list[int] = order.tolist()
+    names: list[int] = columns.tolist()
     diagonal: list[float] = factor.diagonal().tolist()
 
     def round_rows(start: int) -> None:
         rows = slice(start, start + _ROWS_AT_ONCE)
-        left = matrix[rows].T[order]  # (K, n), a column of the matrix lies in one piece
+        left = matrix[rows].T[columns]  # (k, n): a column of the matrix lies in one piece
         errors = torch.empty_like(left)
 
         def walk(first: int, last: int) -> None:
             if last - first > _LEAF_COLUMNS:
                 middle = (first + last) // 2
                 walk(first, middle)
-                left[middle:last].addmm_(
-                    factor[first:middle, middle:last].T, errors[first:middle], alpha=-1
-                )
+                spread = factor[first:middle, middle:last].T
+                left[middle:last].addmm_(spread, errors[first:middle], alpha=-1)
                 walk(middle, last)
                 return
             for k in range(first, last):
-                nearest = grid.round_column(columns[k], left[k], rows)
-                errors[k] = (left[k] - nearest) / diagonal[k]
+                nearest = grid.round_column(names[k], left[k], rows)
+                torch.sub(left[k], nearest, out=errors[k]).div_(diagonal[k])
                 left[k] = nearest
                 if k + 1 < last:
                     left[k + 1 : last].addr_(factor[k, k + 1 : last], errors[k], alpha=-1)
 
-        walk(0, len(columns))
-        rounded[rows, order] = left.T
+        walk(0, len(names))
+        matrix[rows, columns] = left.T
 
     with divided_among(threads) as pool:
         list(pool.map(round_rows, range(0, len(matrix), _ROWS_AT_ONCE)))
-    return rounded

@@ -21,6 +21,7 @@ from typing import Any, cast
 import torch
 from safetensors import safe_open
 
+from quantize.calibrate.grids import name_nf4_arrays
 from quantize.channelwise import LARGEST_CODE, round_channels
 from quantize.cuda_recipe import (
     DOUBLE_QUANTISATION,
@@ -95,9 +96,7 @@ def to_arrays(name: str, tensor: torch.Tensor, kind: StorageKind) -> Mapping[str
         codes, state = quantize_4bit(
             tensor, blocksize=NF4_BLOCK, quant_type="nf4", compress_statistics=DOUBLE_QUANTISATION
         )
-        state.dtype = torch.float16  # of the products; the scales come from float32
-        arrays = {f".{key}": values for key, values in state.as_dict(packed=True).items()}
-        arrays = {"": codes} | arrays
+        arrays = name_nf4_arrays(codes, state)
     elif kind is not StorageKind.FLOAT32:
         # Not by the library: its rows of zeros divide by zero. Its codes are the same but for ties.
         rounded = round_channels(tensor)
