@@ -1,27 +1,37 @@
 """A folder of sources becomes a variant: planned, written, measured, and only then moved in."""
 
+import hashlib
+import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import Tensor
+import numpy as np
+from PIL.Image import Image
 
+from quantize.calibrate.language import Calibration, CpuTarget, CudaTarget, Target
 from quantize.cpu.decoder_graph import check_heads
 from quantize.cpu.parts import PartWriter
 from quantize.cpu.vision_side import write_vision_side
-from quantize.measure.probes import PROBES, EncodedProbes
+from quantize.language_side import Encode, LanguageSide, find_codes
+from quantize.measure.compare import ExactProbes
+from quantize.measure.probes import PROBES, make_pictures
+from quantize.measure.reference import compute_image_tokens
 from quantize.measure.trial import Trial
 from quantize.plan import TARGETS, TOKENIZER, VariantPlan, make_plan
 from quantize.recipe import RECIPES, Recipe
 from quantize.request import QuantizeOptions, check_output, check_recipe
 from tinyv_cli.answers.tokenizer import Tokenizer, derive_stop_ids
 from tinyv_cli.backends.backend import resolve_threads
+from tinyv_cli.backends.cpu.onnx_cpu import OnnxEncoder
+from tinyv_cli.backends.cpu.onnx_sessions import open_graphs
+from tinyv_cli.disk.places import rounding_cache_dir
 from tinyv_cli.disk.staging import build_beside, move_in
 from tinyv_cli.errors import DeviceError, WeightsError
+from tinyv_cli.pictures.image import to_pixels
 from tinyv_cli.progress import Progress
 from tinyv_cli.prompts.prompt import default_template
 from tinyv_cli.variants.hashes import check_hashes, hash_file, remember_hashes
@@ -34,10 +44,12 @@ from tinyv_cli.variants.manifest import (
     read_variant,
 )
 from weights.pulling.catalog import read_catalog
-from weights.reading.checkpoint import MergedWeights, ReadTensor, open_weights
+from weights.reading.checkpoint import MergedWeights, open_weights
 from weights.reading.containers import FETCH_HINT
 from weights.reading.sources import SourceFiles, resolve_sources
 from weights.reading.tokenizer_json import read_tokenizer_json
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -99,22 +111,26 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
                 f"{plan.disk_bytes / 1e9:.1f} GB",
                 "free some space, or name a folder on another disk with `-o`",
             )
-        recipe, images = _write_parts(building, weights, plan, options, progress)
         (building / plan.files[TOKENIZER]).write_text(tokenizer_json, "utf-8")
+        name = hashlib.sha256(os.fsencode(target)).hexdigest()[:16]
+        kept = rounding_cache_dir() / name
+        written = _Writing(building, weights, plan, options, kept, progress)
+        recipe, probes, images = written.write()
         variant = _describe(building, weights, plan, recipe, progress)
-        trial = Trial(variant, weights, options.threads, progress).run(images)
-        divergence, limit = trial.errors.logits_kl_nats, options.max_error
+        tried = Trial(variant, weights, options.threads, progress).run(probes, images)
+        divergence, limit = tried.errors.logits_kl_nats, options.max_error
         if limit is not None and divergence > limit:
             raise WeightsError(
                 f"the logits diverge by {divergence:.4f} nats, more than {limit:g}",
                 "use more bits: `--bits 8`, or a larger `--max-error`",
             )
-        _write_manifest(building, replace(variant.manifest, errors=trial.errors))
+        _write_manifest(building, replace(variant.manifest, errors=tried.errors))
         move_in(building, target, replace=options.force)
+    shutil.rmtree(kept, ignore_errors=True)
     variant = read_variant(target)
     remember_hashes(variant.folder, variant.manifest.files)
     return QuantizeResult(
-        variant, plan, PROBES[0].answer, PROBES[0].question, trial.answer, trial.cuda_answer
+        variant, plan, PROBES[0].answer, PROBES[0].question, tried.answer, tried.cuda_answer
     )
 
 
@@ -142,46 +158,116 @@ def _plan(weights: MergedWeights, options: QuantizeOptions) -> VariantPlan:
     return make_plan(weights.spec, weights.shapes, recipe, devices, options.vision_bits)
 
 
-def _write_parts(
-    building: Path,
-    weights: MergedWeights,
-    plan: VariantPlan,
-    options: QuantizeOptions,
-    progress: Progress,
-) -> tuple[Recipe, EncodedProbes | None]:
+@dataclass(frozen=True)
+class _Writing:
     """Writes the files of each device.
 
-    Returns:
-        The recipe after the choices that were left to measurement, and the probes' image tokens,
-        None where there are no files for the CPU.
+    Attributes:
+        building: the folder, which holds the tokenizer already.
+        weights: in full precision.
+        plan: of the variant.
+        options: the user's.
+        kept: a folder for layers that are rounded already.
+        progress: is told of each step.
+        asked: names of the tensors that were asked for.
     """
-    recipe, images = plan.recipe, None
-    if "cpu" in plan.devices:
-        with _reading_all(weights) as read:
-            threads = resolve_threads(options.threads)
-            writer = PartWriter(building, plan, recipe, read, threads, progress)
-            recipe, images = write_vision_side(writer, weights)
-            writer.write_decoder()
-            writer.write_embeddings()
-    if "cuda" in plan.devices:
+
+    building: Path
+    weights: MergedWeights
+    plan: VariantPlan
+    options: QuantizeOptions
+    kept: Path
+    progress: Progress
+    asked: set[str] = field(default_factory=set)
+
+    def write(self) -> tuple[Recipe, ExactProbes, np.ndarray | None]:
+        """Writes everything but tokenizer and manifest.
+
+        Returns:
+            The recipe after the choices that were left to measurement, the probes in full
+            precision, and their image tokens by the CPU's files, None where there are none.
+        """
+        if self.plan.devices == ("cuda",):
+            pixels = self._to_pixels(make_pictures())
+            with self.progress("computing the vision side in full precision"):
+                exact = self._encode_exactly(pixels)
+            return self.plan.recipe, self._write_cuda_parts(exact), None
+        recipe, probes, images = self._write_cpu_parts()
+        if "cuda" in self.plan.devices:
+            self._write_cuda_parts(probes.images)
+        return recipe, probes, images
+
+    def _write_cpu_parts(self) -> tuple[Recipe, ExactProbes, np.ndarray]:
+        recipe, threads = self.plan.recipe, self._threads
+        read = self._noting(self.weights.read)
+        writer = PartWriter(self.building, self.plan, recipe, read, threads, self.progress)
+        recipe, encoded = write_vision_side(writer, self.weights)
+        paths = [self.building / name for name in self.plan.graphs("vision")]
+        encoder = OnnxEncoder(lambda: open_graphs(paths, threads))
+        calibration = self._calibrate(
+            CpuTarget(recipe, threads),
+            lambda pixels: np.concatenate([encoder.encode(each) for each in pixels]),
+        )
+        encoder.close()
+        side = self._make_side(encoded.exact)
+        passed = side.open_pass(None if self.options.quick else recipe, calibration)
+        codes = self._noting(find_codes(passed, recipe, threads))
+        writer = replace(writer, read=self._noting(passed.read), find_codes=codes)
+        writer.write_decoder()
+        writer.write_embeddings()
+        self._check_all_asked()
+        for name in sorted(passed.unfit):
+            rounding = replace(recipe.rounding(name), float_activations=True)
+            recipe = recipe.replace_rounding([name], rounding)
+        return recipe, side.finish(passed), encoded.rounded
+
+    def _write_cuda_parts(self, exact: np.ndarray) -> ExactProbes:
         from quantize.cuda.parts import write_cuda_parts
 
-        with _reading_all(weights) as read:
-            write_cuda_parts(building, plan, weights.shapes, read, progress)
-    return recipe, images
+        side = self._make_side(exact)
+        calibration = self._calibrate(CudaTarget(), self._encode_exactly)
+        passed = side.open_pass(None, calibration)
+        read, find = self._noting(passed.read), self._noting(passed.find)
+        shapes = self.weights.shapes
+        write_cuda_parts(self.building, self.plan, shapes, read, self.progress, find)
+        self._check_all_asked()
+        return side.finish(passed)
 
+    def _calibrate(self, target: Target, encode: Encode) -> Calibration | None:
+        """Makes the streams to round for, None where matrices are rounded to the nearest."""
+        if not self.plan.recipe.is_calibrated or self.options.quick:
+            return None
+        with self.progress("preparing what to round for"):
+            own, folder = self.options.calibrate, self.kept / type(target).__name__
+            return self._make_side(np.empty(0)).make_calibration(target, encode, own, folder)
 
-@contextmanager
-def _reading_all(weights: MergedWeights) -> Iterator[ReadTensor]:
-    """Yields a reader, and checks at the end that no tensor was left out."""
-    names = set()
+    def _make_side(self, exact: np.ndarray) -> LanguageSide:
+        tokenizer = Tokenizer(self.building / self.plan.files[TOKENIZER])
+        return LanguageSide(self.weights, tokenizer, exact, self._threads)
 
-    def read(name: str) -> Tensor:
-        names.add(name)
-        return weights.read(name)
+    def _encode_exactly(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        return compute_image_tokens(self.weights.spec, self.weights.read, np.concatenate(pixels))
 
-    yield read
-    assert names == set(weights.names), "a tensor of the sources was written nowhere"
+    def _to_pixels(self, pictures: Sequence[Image]) -> list[np.ndarray]:
+        return [to_pixels(each, self.weights.spec.vision.image_px) for each in pictures]
+
+    def _noting(self, take: Callable[[str], T]) -> Callable[[str], T]:
+        """Wraps what takes a tensor's name, so that it is known which were asked for."""
+
+        def note_and_take(name: str) -> T:
+            self.asked.add(name)
+            return take(name)
+
+        return note_and_take
+
+    def _check_all_asked(self) -> None:
+        """Checks that no tensor was left out of a device's files."""
+        assert self.asked == set(self.weights.names), "a tensor of the sources was written nowhere"
+        self.asked.clear()
+
+    @property
+    def _threads(self) -> int:
+        return resolve_threads(self.options.threads)
 
 
 def _describe(

@@ -20,11 +20,14 @@ class Rounding:
             neighbouring activations one scale; `fit` makes it smaller for some matrices.
         per_channel: instead, a row has one scale and no zero point, and all activations that meet
             the matrix share one; at 8 bits only. Two to six times as fast.
+        float_activations: activations are not rounded to 8 bits: for matrices that meet channels a
+            hundred times as large as the others. Several times as slow.
     """
 
     bits: int
     group: int = 128
     per_channel: bool = False
+    float_activations: bool = False
 
     @property
     def has_codes(self) -> bool:
@@ -81,10 +84,13 @@ class Recipe:
     Attributes:
         bits: what the user asked for, the bits of the language model's matrices.
         rules: patterns (as in `fnmatch`) of canonical tensor names, each with its rounding.
+        is_calibrated: whether the language model's matrices are rounded for what they will meet,
+            unless the user is in a hurry; at 8 bits nothing is gained by it.
     """
 
     bits: int
     rules: tuple[tuple[str, Rounding], ...]
+    is_calibrated: bool = False
 
     def rounding(self, name: str) -> Rounding:
         """Returns the rounding of a tensor; one that no rule names stays float32."""
@@ -104,6 +110,7 @@ class Recipe:
                 "tensors": pattern,
                 "bits": rounding.bits,
                 "group": "channel" if rounding.per_channel else rounding.group,
+                **({"activations": "float32"} if rounding.float_activations else {}),
             }
             for pattern, rounding in self.rules
         ]
@@ -116,7 +123,7 @@ def _rules(rounding: Rounding, patterns: tuple[str, ...]) -> tuple[tuple[str, Ro
 
 _COMMON = _rules(INT8, _TABLES + VISION_MATRICES) + _rules(FLOAT16, _PATCHES)
 RECIPES: dict[int, Recipe] = {
-    4: Recipe(4, _rules(INT4, LANGUAGE_MATRICES) + _COMMON),
+    4: Recipe(4, _rules(INT4, LANGUAGE_MATRICES) + _COMMON, is_calibrated=True),
     8: Recipe(8, _rules(INT8, LANGUAGE_MATRICES) + _COMMON),
     32: Recipe(32, ()),
 }

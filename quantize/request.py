@@ -29,6 +29,8 @@ class QuantizeOptions:
         threads: to work with, None for the physical cores.
         target: that the variant is for: `cpu`, `cuda` or `all`.
         vision_bits: of the vision side's matrices on a GPU: 8 or 16.
+        quick: whether matrices are rounded to the nearest instead of for what they will meet.
+        calibrate: a file of questions that they are rounded for; None: those of the program.
     """
 
     sources: Path
@@ -40,6 +42,8 @@ class QuantizeOptions:
     threads: int | None = None
     target: str = "cpu"
     vision_bits: int = FLOAT16_BITS
+    quick: bool = False
+    calibrate: Path | None = None
 
 
 def check_recipe(bits: int, target: str, vision_bits: int) -> None:

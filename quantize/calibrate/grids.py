@@ -52,14 +52,15 @@ class AffineGrid:
         """Returns what `to_grouped_codes` makes codes of again."""
         found = self._found
         codes = self._codes.T.contiguous()
-        return {"codes": codes, "scales": found.scales, "zero_points": found.zero_points}
+        arrays = {"codes": codes, "scales": found.scales, "zero_points": found.zero_points}
+        return arrays | {"n_columns": torch.tensor(found.n_columns)}
 
 
-def to_grouped_codes(
-    arrays: dict[str, Tensor], rounding: Rounding, n_columns: int
-) -> GroupedCodes:
+def to_grouped_codes(arrays: dict[str, Tensor], rounding: Rounding) -> GroupedCodes:
     """Makes codes of an affine grid's arrays."""
-    return GroupedCodes(**arrays, rounding=rounding.fit(n_columns), n_columns=n_columns)
+    n_columns = int(arrays["n_columns"])
+    codes = [arrays[key] for key in ("codes", "scales", "zero_points")]
+    return GroupedCodes(*codes, rounding=rounding.fit(n_columns), n_columns=n_columns)
 
 
 class Nf4Grid:

@@ -24,6 +24,9 @@ MATRICES = ("attention.qkv", "attention.dense", "mlp.fc1", "mlp.fc2")
 RoundLinear: TypeAlias = Callable[[str, nn.Linear, Tensor, Tensor], Tensor]
 
 
+# Of a product, by activations in 8 bits: the mean over positions, and the worst of them.
+LARGEST_MEAN_ERROR, LARGEST_ERROR = 0.03, 0.2
+_MEASURED_ROWS = 256
 _ROW_POSITIONS = 256  # several sequences stand in a row: attention is cheap, little is padding
 
 
@@ -92,6 +95,23 @@ def round_activations(x: Tensor, group: int) -> Tensor:
     scale = padded.abs().amax(-1, keepdim=True) / 127
     codes = (padded / torch.where(scale > 0, scale, 1)).round_()
     return codes.mul_(scale).flatten(-2)[..., :n_columns]
+
+
+def bears_8_bits(x: Tensor, matrix: Tensor, group: int) -> bool:
+    """Measures whether a product bears that its activations are rounded to 8 bits.
+
+    By position, since one whose activations are huge would hide the others in a norm over all.
+
+    Args:
+        x: (P, K) float32.
+        matrix: W, (N, K).
+        group: neighbouring columns that share a scale.
+    """
+    rows = x[:: max(1, len(x) // _MEASURED_ROWS)]
+    exact = rows @ matrix.T
+    errors = (round_activations(rows, group) @ matrix.T - exact).norm(dim=1)
+    errors /= exact.norm(dim=1).clamp_min(torch.finfo(exact.dtype).tiny)
+    return bool(errors.mean() <= LARGEST_MEAN_ERROR and errors.max() <= LARGEST_ERROR)
 
 
 @torch.no_grad()

@@ -19,27 +19,36 @@ from tinyv_cli.pictures.image import read_picture
 N_PICTURES = 8
 _SIDE_PX = 448
 _SEED = 20261130
-_COLOURS = "red orange yellow green blue purple pink brown black white grey golden silver".split()
-_QUALITIES = (
+
+
+def _to_words(text: str, between: str | None = None) -> list[str]:
+    return text.split(between)
+
+
+_COLOURS = _to_words(
+    "red orange yellow green blue purple pink brown black white grey golden silver"
+)
+_QUALITIES = _to_words(
     "small large tall old new round square wooden broken shiny wet empty open bright dark heavy "
     "thin striped quiet busy distant second left right upper lower whole strange familiar"
-).split()
-_THINGS = (
+)
+_THINGS = _to_words(
     "cup table window street bird horse lamp bottle clock garden roof bicycle train boat river "
     "mountain child woman man dog kitchen shelf newspaper basket flower tree fence bridge wheel "
     "shirt hat glove mirror curtain plate spoon knife candle piano guitar ball kite sign letter "
     "screen keyboard cable engine wing shell stone cloud shadow tower market field island desert"
-).split()
-_PLACES = (
+)
+_PLACES = _to_words(
     "on the left; on the right; in the middle; near the edge; in the background; behind a wall; "
-    "under the table; next to it; far away; above the others; in front of the house; between them"
-).split("; ")
-_VERBS = "stands lies hangs moves waits shines leans floats turns falls rests appears".split()
-_OTHER = (
+    "under the table; next to it; far away; above the others; in front of the house; between them",
+    "; ",
+)
+_VERBS = _to_words("stands lies hangs moves waits shines leans floats turns falls rests appears")
+_OTHER = _to_words(
     "because although perhaps seven twelve 1984 3.5 hundred never often usually between without "
     "analysis number theory method result why how therefore water energy history music language "
     "def return import class x = y + 1 ; ( ) \" ' : - the of and to in is that it was for with"
-).split()
+)
 
 
 @dataclass(frozen=True)

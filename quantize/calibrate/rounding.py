@@ -2,8 +2,8 @@
 
 Knows activations and a grid of allowed numbers; neither layers nor files. In words:
 
-1. The target. W stands for exact inputs X; the rounded network sends X̂. With both centred by their
-   means, W* = argmin ‖X̂·W*ᵀ − Y‖² + ridge · ‖W* − W‖², Y the output wanted; the matrix is moved from
+1. The target. W stands for exact inputs X; the rounded network sends X̂. With both centred by
+   their means, W* = argmin ‖X̂·W*ᵀ − Y‖² + ridge · ‖W* − W‖², Y the output wanted; the matrix is moved from
    W towards W* by a share, its strength.
 2. The Hessian H = X̂ᵀ·X̂ / P, damped, and U, the upper factor of H⁻¹ = Uᵀ·U.
 3. The grid, searched for the target with column k weighted by 1 / U_kk², and fixed from then on.
@@ -67,7 +67,7 @@ class Settings:
             would drown them.
     """
 
-    strength: float = 0.75
+    strength: float = 0.5
     ridge: float = 0.05
     damping: float = 0.02
 

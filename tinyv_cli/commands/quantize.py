@@ -63,6 +63,8 @@ def quantize_sources(arguments: QuantizeArguments) -> None:
         threads=resolve_threads(arguments.threads, console.write_note),
         target=arguments.target,
         vision_bits=vision_bits,
+        quick=arguments.quick,
+        calibrate=arguments.calibrate,
     )
     if arguments.dry_run:
         console.write_line(to_plan_table(pipeline.plan_variant(options)))
