@@ -14,7 +14,7 @@ import torch
 
 from quantize.calibrate.grids import to_grouped_codes
 from quantize.calibrate.kept import KeptLayers
-from quantize.calibrate.language import Calibration, LanguagePass, Target
+from quantize.calibrate.language import Calibration, LanguagePass, Target, measure_losses
 from quantize.calibrate.layer import pack
 from quantize.calibrate.material import Material, make_material, read_material
 from quantize.groupwise import GroupedCodes, round_matrix
@@ -33,6 +33,7 @@ _POSITIONS_A_COLUMN = 5
 _MOST_ACTIVATIONS = 2048 * 10240  # of the widest matrix: Phi-2's takes 2,048 positions
 _OWN_SHARE = 0.75  # of the positions, where the user has questions; the rest keeps it general
 _N_EXERCISES = 2000  # more than are ever taken
+_RANKING_EVERY = 3  # of the probes
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,19 @@ class LanguageSide:
         table = read(EMBEDDINGS).numpy()
         measured = pack(embed(self._probe_ids, self.images, table.__getitem__), language)
 
-        def find_group(name: str, n_columns: int) -> int:
-            assert recipe is not None
-            return recipe.rounding(name).fit(n_columns).group
+        return LanguagePass(language, read, measured, calibration, recipe)
 
-        return LanguagePass(language, read, measured, calibration, recipe and find_group)
+    def rank_matrices(self) -> list[str]:
+        """Lists the layers' matrices, those first whose 4 bits lose most for their size.
+
+        What they lose is measured on the probes in full precision, each matrix by itself.
+        """
+        language, read = self.weights.spec.language, self.weights.read
+        table = read(EMBEDDINGS).numpy()
+        some = self._probe_ids[::_RANKING_EVERY]
+        probes = pack(embed(some, self.images, table.__getitem__), language)
+        losses = measure_losses(language, read, probes, self.threads)
+        return sorted(losses, key=lambda name: -losses[name])
 
     def finish(self, passed: LanguagePass) -> ExactProbes:
         """Returns the probes as the pass computed them, once all layers were asked for."""
@@ -95,13 +104,14 @@ class LanguageSide:
         spec = self.weights.spec
         widest = max(spec.language.mlp_width, spec.language.width)
         wanted = min(_POSITIONS_A_COLUMN * widest, _MOST_ACTIVATIONS // widest)
-        exact, rounded = [], []
+        exact: list[np.ndarray] = []
+        rounded: list[np.ndarray] = []
         table = self.weights.read(EMBEDDINGS)
         materials = [(make_material(_N_EXERCISES), wanted)]
         if own is not None:
             materials.insert(0, (read_material(own), int(_OWN_SHARE * wanted)))
         for material, up_to in materials:
-            n_taken = sum(map(len, exact))
+            n_taken = sum(len(each) for each in exact)
             ids = self._encode_exercises(material, up_to - n_taken)
             shown = sorted({each.picture for each in ids})
             pixels = [to_pixels(material.pictures[n], spec.vision.image_px) for n in shown]

@@ -155,6 +155,8 @@ def _plan(weights: MergedWeights, options: QuantizeOptions) -> VariantPlan:
     if "cpu" in devices:
         check_heads(weights.spec.language)
     recipe = RECIPES[options.bits]
+    if recipe.most_bits:  # which matrices get them is measured later; so many bytes they will be
+        recipe = recipe.spend(weights.shapes, sorted(weights.shapes))
     return make_plan(weights.spec, weights.shapes, recipe, devices, options.vision_bits)
 
 
@@ -198,18 +200,22 @@ class _Writing:
         return recipe, probes, images
 
     def _write_cpu_parts(self) -> tuple[Recipe, ExactProbes, np.ndarray]:
-        recipe, threads = self.plan.recipe, self._threads
+        recipe, threads = RECIPES[self.options.bits], self._threads
         read = self._noting(self.weights.read)
         writer = PartWriter(self.building, self.plan, recipe, read, threads, self.progress)
         recipe, encoded = write_vision_side(writer, self.weights)
         paths = [self.building / name for name in self.plan.graphs("vision")]
         encoder = OnnxEncoder(lambda: open_graphs(paths, threads))
+        side = self._make_side(encoded.exact)
+        if recipe.most_bits:
+            with self.progress("measuring where more bits gain most"):
+                recipe = recipe.spend(self.weights.shapes, side.rank_matrices())
+            writer = replace(writer, recipe=recipe)
         calibration = self._calibrate(
             CpuTarget(recipe, threads),
             lambda pixels: np.concatenate([encoder.encode(each) for each in pixels]),
         )
         encoder.close()
-        side = self._make_side(encoded.exact)
         passed = side.open_pass(None if self.options.quick else recipe, calibration)
         codes = self._noting(find_codes(passed, recipe, threads))
         writer = replace(writer, read=self._noting(passed.read), find_codes=codes)

@@ -59,8 +59,13 @@ class AffineGrid:
 def to_grouped_codes(arrays: dict[str, Tensor], rounding: Rounding) -> GroupedCodes:
     """Makes codes of an affine grid's arrays."""
     n_columns = int(arrays["n_columns"])
-    codes = [arrays[key] for key in ("codes", "scales", "zero_points")]
-    return GroupedCodes(*codes, rounding=rounding.fit(n_columns), n_columns=n_columns)
+    return GroupedCodes(
+        arrays["codes"],
+        arrays["scales"],
+        arrays["zero_points"],
+        rounding.fit(n_columns),
+        n_columns,
+    )
 
 
 class Nf4Grid:

@@ -36,11 +36,15 @@ class KeptLayers:
         """Reads a layer's arrays; None where it is still to be rounded."""
         path = self._folder / f"layer-{layer}.safetensors"
         # The states come last: without them nothing follows on a layer.
-        return load_file(path) if path.is_file() and self._find_states() >= layer else None
+        if not path.is_file() or self._find_states() < layer:
+            return None
+        arrays: dict[str, Tensor] = load_file(path)
+        return arrays
 
     def load_states(self) -> dict[str, Tensor]:
         """Reads the streams' states behind the last layer."""
-        return load_file(self._folder / _STATES.format(self._find_states()))
+        states: dict[str, Tensor] = load_file(self._folder / _STATES.format(self._find_states()))
+        return states
 
     def save(self, layer: int, arrays: dict[str, Tensor], states: dict[str, Tensor]) -> None:
         """Keeps a layer, and the states behind it instead of those behind the one before.

@@ -6,7 +6,6 @@ one layer and the states are in memory.
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
@@ -24,7 +23,8 @@ from quantize.calibrate.layer import (
     round_layer,
 )
 from quantize.calibrate.rounding import Settings, calibrate_matrix
-from quantize.recipe import Recipe
+from quantize.groupwise import round_matrix
+from quantize.recipe import INT4, Recipe
 from tinyv_cli.model.phi import PhiBlock
 from tinyv_cli.spec import LanguageSpec
 from weights.reading.checkpoint import ReadTensor
@@ -101,8 +101,7 @@ class LanguagePass:
         measured: sequences that full precision is to be computed for, besides; their states are
             those behind the layers that were asked for.
         calibration: None: matrices are handed out as they are.
-        find_group: a matrix's name and columns become the group that its activations are rounded
-            by; None: they are not.
+        recipe: of files whose matrices round their activations; None: they do not.
 
     Attributes:
         unfit: matrices that the measured sequences send activations which 8 bits do not hold.
@@ -114,11 +113,11 @@ class LanguagePass:
         read: ReadTensor,
         measured: Sequences,
         calibration: Calibration | None = None,
-        find_group: Callable[[str, int], int] | None = None,
+        recipe: Recipe | None = None,
     ) -> None:
         self.unfit: set[str] = set()
         self._measured = measured
-        self._spec, self._read, self._find_group = spec, read, find_group
+        self._spec, self._read, self._recipe = spec, read, recipe
         self._calibration = calibration
         self._layer, self._computed = -1, -1
         self._tensors: dict[str, Tensor] = {}
@@ -160,11 +159,8 @@ class LanguagePass:
             return
         self._restore()
         at = f"language.layers.{layer}"
-        with torch.device("meta"):
-            block = PhiBlock(self._spec, layer)
-        self._tensors = {f"{at}.{key}": self._read(f"{at}.{key}") for key in block.state_dict()}
-        own = {key.removeprefix(f"{at}."): each for key, each in self._tensors.items()}
-        block.load_state_dict(own, strict=True, assign=True)
+        block, own = _read_block(self._spec, self._read, layer)
+        self._tensors = {f"{at}.{key}": tensor for key, tensor in own.items()}
         self._measure(block, at)
         if self._calibration is not None:
             self._arrays = {}
@@ -178,11 +174,13 @@ class LanguagePass:
 
         def watch(name: str, linear: nn.Linear, inputs: tuple[Tensor, ...]) -> None:
             x = inputs[0][self._measured.filled]
-            assert self._find_group is not None
-            if not bears_8_bits(x, linear.weight, self._find_group(name, x.shape[1])):
+            assert self._recipe is not None
+            rounding = self._recipe.rounding(name)
+            group = rounding.fit(x.shape[1]).group
+            if rounding.has_codes and not bears_8_bits(x, linear.weight, group):
                 self.unfit.add(name)
 
-        for name in MATRICES if self._find_group else ():
+        for name in MATRICES if self._recipe else ():
             hook = partial(watch, f"{at}.{name}.weight")
             hooks.append(block.get_submodule(name).register_forward_pre_hook(hook))
         self._measured = replace(self._measured, states=self._measured.run(block))
@@ -242,3 +240,50 @@ class LanguagePass:
             self._restore()
         states = self._measured.states
         return [states[row, start : start + n] for row, start, n in self._measured.places]
+
+
+@torch.no_grad()
+def measure_losses(
+    spec: LanguageSpec, read: ReadTensor, sequences: Sequences, threads: int
+) -> dict[str, float]:
+    """Measures what each matrix loses by itself when it is rounded to 4 bits, for its size.
+
+    Args:
+        spec: the language model's numbers.
+        read: returns a canonical tensor in float32.
+        sequences: that are computed in full precision.
+        threads: to round with.
+
+    Returns:
+        Name → mean over positions of ‖rounded − exact‖² / ‖exact‖² of the block's output, a weight.
+        A later layer sees that output normed, so its own length is what an error counts against.
+        On the miniature the order is near to that of the true loss at the end (DESIGN.md).
+    """
+    losses = {}
+    for layer in range(spec.n_layers):
+        at = f"language.layers.{layer}"
+        block, _ = _read_block(spec, read, layer)
+        states = sequences.run(block)
+        exact = states[sequences.filled]
+        squares = exact.square().sum(1)
+        for name in MATRICES:
+            linear = block.get_submodule(name)
+            matrix = linear.get_parameter("weight")
+            unrounded = matrix.clone()
+            matrix.copy_(round_matrix(unrounded, INT4, threads).to_matrix())
+            lost = (sequences.run(block)[sequences.filled] - exact).square().sum(1)
+            losses[f"{at}.{name}.weight"] = float((lost / squares).mean()) / matrix.numel()
+            matrix.copy_(unrounded)
+        sequences = replace(sequences, states=states)
+    return losses
+
+
+def _read_block(
+    spec: LanguageSpec, read: ReadTensor, layer: int
+) -> tuple[PhiBlock, dict[str, Tensor]]:
+    """Reads a layer; returns it with its tensors."""
+    with torch.device("meta"):
+        block = PhiBlock(spec, layer)
+    own = {key: read(f"language.layers.{layer}.{key}") for key in block.state_dict()}
+    block.load_state_dict(own, strict=True, assign=True)
+    return block, own

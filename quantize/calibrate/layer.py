@@ -91,10 +91,12 @@ def round_activations(x: Tensor, group: int) -> Tensor:
     Source: onnxruntime's mlas, sqnbitgemm's QuantizeARow for CompInt8.
     """
     n_columns = x.shape[-1]
-    padded = nn.functional.pad(x, (0, -n_columns % group)).unflatten(-1, (-1, group))
+    padded = nn.functional.pad(x, (0, -n_columns % group))
+    padded = padded.view(*x.shape[:-1], -1, group)
     scale = padded.abs().amax(-1, keepdim=True) / 127
     codes = (padded / torch.where(scale > 0, scale, 1)).round_()
-    return codes.mul_(scale).flatten(-2)[..., :n_columns]
+    rounded: Tensor = codes.mul_(scale).flatten(-2)[..., :n_columns]
+    return rounded
 
 
 def bears_8_bits(x: Tensor, matrix: Tensor, group: int) -> bool:

@@ -3,8 +3,8 @@
 Knows activations and a grid of allowed numbers; neither layers nor files. In words:
 
 1. The target. W stands for exact inputs X; the rounded network sends X̂. With both centred by
-   their means, W* = argmin ‖X̂·W*ᵀ − Y‖² + ridge · ‖W* − W‖², Y the output wanted; the matrix is moved from
-   W towards W* by a share, its strength.
+   their means, W* = argmin ‖X̂·W*ᵀ − Y‖² + ridge · ‖W* − W‖², Y the output wanted; the matrix is
+   moved from W towards W* by a share, its strength.
 2. The Hessian H = X̂ᵀ·X̂ / P, damped, and U, the upper factor of H⁻¹ = Uᵀ·U.
 3. The grid, searched for the target with column k weighted by 1 / U_kk², and fixed from then on.
 4. Columns by falling diagonal of H: each is rounded, and its error (w − ŵ) / U_kk times the rest of

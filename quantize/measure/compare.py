@@ -3,7 +3,7 @@
 Both answer the probes of `probes.py`; the reference is computed in float32, a layer at a time.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,13 +69,15 @@ def make_probe_ids(tokenizer: Tokenizer, template: str) -> tuple[ProbeIds, ...]:
 
 
 def embed(
-    probes: Sequence[ProbeIds], images: np.ndarray, look_up: Callable[[list[int]], np.ndarray]
+    probes: Sequence[ProbeIds],
+    images: np.ndarray | Mapping[int, np.ndarray],
+    look_up: Callable[[list[int]], np.ndarray],
 ) -> list[np.ndarray]:
     """Puts together what the first layer reads of each probe, (T, D) float32.
 
     Args:
         probes: their ids.
-        images: image tokens of the pictures, (P, Q, D).
+        images: image tokens of each picture, (Q, D).
         look_up: token ids become rows of the embedding table.
     """
     return [

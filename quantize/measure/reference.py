@@ -77,10 +77,12 @@ def compute_image_tokens(
         return out
 
     stream = _Stream(spec, read, watch)
-    states = stream.run("vision.embeddings", [torch.tensor(each)[None] for each in pixels])
+    states: list[Tensor] = stream.run(
+        "vision.embeddings", [torch.tensor(each)[None] for each in pixels]
+    )
     for layer in range(spec.vision.n_layers):
         states = stream.run(f"vision.layers.{layer}", states)
-    features = stream.run("vision.ln_vision", states)  # (1, N, Dv) each
+    features: list[Tensor] = stream.run("vision.ln_vision", states)  # (1, N, Dv) each
     states = stream.run("qformer.bert.layernorm", [read("qformer.query_tokens")] * len(features))
     for layer in range(spec.qformer.n_layers):
         part = f"qformer.bert.encoder.layer.{layer}"
@@ -111,7 +113,7 @@ def map_logits(
         What it returned.
     """
     stream = _Stream(spec, read)
-    normed = stream.run("language.final_layernorm", states)
+    normed: list[Tensor] = stream.run("language.final_layernorm", states)
 
     def call_head(head: nn.Module, state: Tensor) -> T:
         return take(head(state).numpy())
