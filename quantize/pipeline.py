@@ -23,7 +23,7 @@ from quantize.measure.reference import compute_image_tokens
 from quantize.measure.trial import Trial
 from quantize.plan import TARGETS, TOKENIZER, VariantPlan, make_plan
 from quantize.recipe import RECIPES, Recipe
-from quantize.request import QuantizeOptions, check_output, check_recipe
+from quantize.request import QuantizeOptions, check_calibration, check_output, check_recipe
 from tinyv_cli.answers.tokenizer import Tokenizer, derive_stop_ids
 from tinyv_cli.backends.backend import resolve_threads
 from tinyv_cli.backends.cpu.onnx_cpu import OnnxEncoder
@@ -97,6 +97,7 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
         DeviceError: the disk is too small.
     """
     check_recipe(options.bits, options.target, options.vision_bits)
+    check_calibration(options.bits, options.quick, options.calibrate)
     files = resolve_sources(options.sources, options.stage)
     target = options.output.absolute()
     check_output(target, options.force)
@@ -116,12 +117,15 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
         kept = rounding_cache_dir() / name
         written = _Writing(building, weights, plan, options, kept, progress)
         recipe, probes, images = written.write()
-        variant = _describe(building, weights, plan, recipe, progress)
+        is_calibrated = recipe.is_calibrated and not options.quick
+        variant = _describe(building, weights, plan, recipe, is_calibrated, progress)
         tried = Trial(variant, weights, options.threads, progress).run(probes, images)
         divergence, limit = tried.errors.logits_kl_nats, options.max_error
         if limit is not None and divergence > limit:
+            low, high = tried.errors.logits_kl_low, tried.errors.logits_kl_high
             raise WeightsError(
-                f"the logits diverge by {divergence:.4f} nats, more than {limit:g}",
+                f"the logits diverge by {divergence:.4f} nats ({low:.4f}-{high:.4f} at 95 %), more "
+                f"than {limit:g}",
                 "use more bits: `--bits 8`, or a larger `--max-error`",
             )
         _write_manifest(building, replace(variant.manifest, errors=tried.errors))
@@ -277,7 +281,12 @@ class _Writing:
 
 
 def _describe(
-    building: Path, weights: MergedWeights, plan: VariantPlan, recipe: Recipe, progress: Progress
+    building: Path,
+    weights: MergedWeights,
+    plan: VariantPlan,
+    recipe: Recipe,
+    is_calibrated: bool,
+    progress: Progress,
 ) -> Variant:
     """Writes the manifest, its errors still unmeasured, and reads the variant back."""
     sources = weights.files.all_files
@@ -293,6 +302,7 @@ def _describe(
         origin = tuple(describe(path, weights.files.folder, "source") for path in sources)
     tokenizer = Tokenizer(building / plan.files[TOKENIZER])
     described: dict[str, Any] = recipe.to_dict() if "cpu" in plan.devices else {"bits": recipe.bits}
+    described["rounding"] = "calibrated" if is_calibrated else "nearest"
     if "cuda" in plan.devices:
         described["cuda"] = plan.cuda_recipe.to_dict()
     manifest = Manifest(

@@ -8,6 +8,7 @@ from quantize.cuda_recipe import CUDA_BITS, VISION_BITS
 from quantize.plan import TARGETS
 from quantize.recipe import FLOAT16_BITS, RECIPES
 from tinyv_cli.errors import MEMORY_HINT, DeviceError, UsageError, WeightsError
+from tinyv_cli.evaluation.questions import check_pictures, read_question_file, read_questions
 from tinyv_cli.variants.manifest import MANIFEST_NAME
 
 # Of address space, before a source is opened. With two cores 1.06 GB ended in the middle of it, and
@@ -22,7 +23,7 @@ class QuantizeOptions:
     Attributes:
         sources: the folder of public files.
         output: the variant's folder.
-        bits: 4, 8 or 32.
+        bits: 4, 5, 8 or 32.
         stage: which checkpoint, None for the highest.
         force: whether a variant that stands there is replaced.
         max_error: largest mean divergence of the logits that is accepted, in nats; None for any.
@@ -77,6 +78,34 @@ def check_recipe(bits: int, target: str, vision_bits: int) -> None:
             f"use `--bits` with {known}, or `--target cpu`",
         )
     raise UsageError(f"there is no recipe for {bits} bits", f"use `--bits` with {known}")
+
+
+def check_calibration(bits: int, quick: bool, own: Path | None) -> None:
+    """Checks that there is something to be calibrated with a user's questions, and reads these.
+
+    Args:
+        bits: of a weight.
+        quick: whether matrices are rounded to the nearest.
+        own: the file of questions, None for those of the program.
+
+    Raises:
+        UsageError: matrices are rounded to the nearest.
+        InputError: the file cannot be used, or a picture is missing.
+    """
+    if own is None:
+        return
+    if quick:
+        raise UsageError(
+            "`--quick` rounds to the nearest, whatever the questions in `--calibrate` are",
+            "leave one of the two out",
+        )
+    recipe = RECIPES.get(bits)
+    if recipe is not None and not recipe.is_calibrated:
+        raise UsageError(
+            f"`--calibrate` is of no use with {bits} bits, which are rounded to the nearest",
+            "leave it out, or use `--bits 4`",
+        )
+    check_pictures(read_questions(read_question_file(own), own))
 
 
 def check_address_space() -> None:

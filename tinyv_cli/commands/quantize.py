@@ -26,16 +26,24 @@ def quantize_sources(arguments: QuantizeArguments) -> None:
     Raises:
         UsageError: there is no such recipe or target, or the packages for quantising are not
             installed.
+        InputError: the questions in `--calibrate` cannot be used.
         WeightsError: the sources are not what they should be, or the variant exists already or
             is too far from them.
         DeviceError: memory or disk do not suffice.
     """
-    from quantize.request import QuantizeOptions, check_address_space, check_output, check_recipe
+    from quantize.request import (
+        QuantizeOptions,
+        check_address_space,
+        check_calibration,
+        check_output,
+        check_recipe,
+    )
     from weights.reading.sources import resolve_sources
 
     console = Console(quiet=arguments.quiet)
     vision_bits = _resolve_vision_bits(arguments, console)
     check_recipe(arguments.bits, arguments.target, vision_bits)
+    check_calibration(arguments.bits, arguments.quick, arguments.calibrate)
     _check_packages(arguments)
     sources = _resolve_sources(arguments.sources, console)
     stage = resolve_sources(sources, arguments.stage).stage

@@ -14,7 +14,7 @@ Sources = Annotated[
 
 Bits = Annotated[
     int,
-    option("--bits", metavar="4|8|32", help="Bits of a weight", reads=whole("--bits", 1)),
+    option("--bits", metavar="4|5|8|32", help="Bits of a weight", reads=whole("--bits", 1)),
 ]
 
 Target = Annotated[
