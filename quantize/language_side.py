@@ -29,9 +29,9 @@ Encode = Callable[[Sequence[np.ndarray]], np.ndarray]  # pixels (1, 3, S, S) →
 
 # Positions for each column of the widest matrix: with 5 the miniature is six times as near as when
 # rounded to the nearest, with 1.3 three and a half times.
-_POSITIONS_A_COLUMN = 5
+_POSITIONS_A_COLUMN = 8
 _MOST_ACTIVATIONS = 2048 * 10240  # of the widest matrix: Phi-2's takes 2,048 positions
-_OWN_SHARE = 0.75  # of the positions, where the user has questions; the rest keeps it general
+_OWN_SHARE = 0.9  # of the positions, where the user has questions; the rest keeps it general
 _N_EXERCISES = 2000  # more than are ever taken
 _RANKING_EVERY = 3  # of the probes
 
@@ -93,7 +93,7 @@ class LanguageSide:
         Args:
             target: of the codes.
             encode: computes image tokens.
-            own: the user's file of questions, which take three quarters of the positions; None:
+            own: the user's file of questions, which take nine tenths of the positions; None:
                 all is the program's own.
             folder: takes the layers that are done.
 

@@ -117,7 +117,7 @@ class Recipe:
 
         Args:
             shapes: every canonical tensor and its shape.
-            names: of the matrices, those first that are to have 8 bits first.
+            names: of matrices, those first that are to have 8 bits first; others are passed over.
         """
         matrices = [n for n in shapes if any(fnmatchcase(n, each) for each in LANGUAGE_MATRICES)]
 
@@ -128,7 +128,7 @@ class Recipe:
         left = self.most_bits * sum(math.prod(shapes[name]) for name in matrices)
         left -= sum(count_bits(name, self.rounding(name)) for name in matrices)
         chosen = []
-        for name in names:
+        for name in filter(matrices.__contains__, names):
             more = count_bits(name, INT8) - count_bits(name, self.rounding(name))
             if more <= left:
                 chosen.append(name)

@@ -8,7 +8,6 @@ from quantize.cuda_recipe import CUDA_BITS, VISION_BITS
 from quantize.plan import TARGETS
 from quantize.recipe import FLOAT16_BITS, RECIPES
 from tinyv_cli.errors import MEMORY_HINT, DeviceError, UsageError, WeightsError
-from tinyv_cli.evaluation.questions import check_pictures, read_question_file, read_questions
 from tinyv_cli.variants.manifest import MANIFEST_NAME
 
 # Of address space, before a source is opened. With two cores 1.06 GB ended in the middle of it, and
@@ -94,6 +93,8 @@ def check_calibration(bits: int, quick: bool, own: Path | None) -> None:
     """
     if own is None:
         return
+    from tinyv_cli.evaluation.questions import check_pictures, read_question_file, read_questions
+
     if quick:
         raise UsageError(
             "`--quick` rounds to the nearest, whatever the questions in `--calibrate` are",

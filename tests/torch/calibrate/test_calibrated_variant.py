@@ -136,7 +136,7 @@ def test_the_users_own_questions_take_most_of_the_positions(tiny_sources, tmp_pa
     own = packed[0][0]
     n_own = sum(len(each) for each in packed[0] if each.shape == own.shape)
     n_all = sum(len(each) for each in packed[0])
-    assert 0.7 < n_own / n_all < 0.85
+    assert 0.85 < n_own / n_all < 0.97
 
 
 def test_a_file_that_cannot_be_read_is_told_before_anything_is_rounded(
