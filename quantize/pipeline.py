@@ -32,7 +32,7 @@ from tinyv_cli.disk.places import rounding_cache_dir
 from tinyv_cli.disk.staging import build_beside, move_in
 from tinyv_cli.errors import DeviceError, WeightsError
 from tinyv_cli.pictures.image import to_pixels
-from tinyv_cli.progress import Progress
+from tinyv_cli.progress import Progress, WholeProgress
 from tinyv_cli.prompts.prompt import default_template
 from tinyv_cli.variants.hashes import check_hashes, hash_file, remember_hashes
 from tinyv_cli.variants.manifest import (
@@ -101,8 +101,13 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
     files = resolve_sources(options.sources, options.stage)
     target = options.output.absolute()
     check_output(target, options.force)
-    with open_weights(files) as weights, build_beside(target) as building:
+    with (
+        open_weights(files) as weights,
+        build_beside(target) as building,
+        progress("quantising", WholeProgress.UNITS) as whole,
+    ):
         plan = _plan(weights, options)
+        progress = WholeProgress(whole, _list_shares(plan, options))
         tokenizer_json = read_tokenizer_json(files, weights.spec.language.vocab_size)
         _check_known_hashes(files, progress)
         free_bytes = shutil.disk_usage(building).free
@@ -152,6 +157,23 @@ def _check_known_hashes(files: SourceFiles, progress: Progress) -> None:
         if size_bytes == published.size_bytes or (published.size_bytes is None and is_near):
             entries.append(FileEntry(name, size_bytes, published.sha256, "source"))
     check_hashes(files.folder, entries, progress, FETCH_HINT)
+
+
+def _list_shares(plan: VariantPlan, options: QuantizeOptions) -> dict[str, float]:
+    """Lists the steps, and about how many seconds each takes at full size on two cores."""
+    is_calibrated = plan.recipe.is_calibrated and not options.quick
+    shares = {"computing the vision side in full precision": 60.0, "hashing": 20.0}
+    shares |= {"measuring against full precision": 60.0, "answering a question": 5.0}
+    if is_calibrated:
+        shares["preparing what to round for"] = 40.0
+    if plan.recipe.most_bits:
+        shares["measuring where more bits gain most"] = 200.0
+    if "cpu" in plan.devices:
+        shares["rounding the vision side"] = 60.0
+        shares["rounding the language model"] = 500.0 if is_calibrated else 180.0
+    if "cuda" in plan.devices:
+        shares["rounding for the GPU"] = 600.0 if is_calibrated else 200.0
+    return shares
 
 
 def _plan(weights: MergedWeights, options: QuantizeOptions) -> VariantPlan:
