@@ -99,8 +99,9 @@ def test_matrices_that_meet_huge_channels_keep_float_activations(factor, is_cali
         graph, unfit = write(read, folder, is_calibrated, is_measured)
         assert unfit == (MEETING if name == "measured" else set())
         errors[name] = compute_error(graph, read)
-    assert errors["measured"] < 1.3 * errors["plain"]
-    assert errors["trusted"] > 1.5 * errors["plain"]
+    # Rounded to the nearest, columns a hundred times as small cost their groups something, too.
+    assert errors["measured"] < 1.6 * errors["plain"]
+    assert errors["trusted"] > 1.3 * errors["measured"]
 
 
 def test_one_position_with_huge_channels_does_not_take_the_fast_kernels_from_the_others(tmp_path):
