@@ -66,7 +66,9 @@ class WholeProgress:
 
     def __init__(self, bar: Bar, shares: Mapping[str, float]) -> None:
         self._bar = bar
-        self._units = {key: self.UNITS * each / sum(shares.values()) for key, each in shares.items()}
+        self._units = {
+            key: self.UNITS * each / sum(shares.values()) for key, each in shares.items()
+        }
         self._reached, self._shown = 0.0, 0
 
     def __call__(self, label: str, total: int | None = None, unit: Unit = "steps") -> "ShareBar":

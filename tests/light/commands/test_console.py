@@ -297,9 +297,9 @@ def test_steps_shown_as_one_move_it_by_their_shares_and_reach_its_end():
     with progress("opening") as bar:
         bar.advance(5)
     assert sum(moved) == 250
-    with pytest.raises(ValueError, match="no"), progress("rounding", 4) as bar:
-        bar.advance(2)
-        raise ValueError("no")
+    failing = progress("rounding", 4)
+    failing.advance(2)
+    failing.__exit__(ValueError, ValueError(), None)  # what failed does not reach its end
     assert sum(moved) == 625
     progress = WholeProgress(WholeBar(), {"rounding": 3})
     moved.clear()

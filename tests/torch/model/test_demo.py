@@ -23,7 +23,8 @@ def test_the_variant_is_made_again_but_for_the_codes_it_was_calibrated_for(tmp_p
     brought = read_variant(DEMO / "variant").manifest
     assert replace(made, errors=None, files=()) == replace(brought, errors=None, files=())
     pairs = list(zip(made.files, brought.files, strict=True))
-    assert {one.role for one, other in pairs if one != other} == {"decoder-data"}
+    changed = {one.role for one, other in pairs if one != other}
+    assert changed == {"decoder-data", "decoder"}  # short arrays stand in the graph
     assert all(one.size_bytes == other.size_bytes for one, other in pairs)
     assert made.errors.logits_kl_nats < 0.015  # 0.0086 measured, 0.0327 to the nearest
     assert brought.errors.logits_kl_nats < 0.025
