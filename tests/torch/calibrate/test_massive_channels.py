@@ -52,10 +52,12 @@ def make_sequences(n: int, seed: int) -> list[np.ndarray]:
     return [generator.standard_normal((40, LANGUAGE.width), np.float32) for _ in range(n)]
 
 
-def write(read, folder: Path, is_calibrated: bool, is_measured: bool) -> tuple[Path, set[str]]:
+def write(
+    read, folder: Path, bits: int, is_calibrated: bool, is_measured: bool
+) -> tuple[Path, set[str]]:
     """Writes the decoder; returns its graph and the matrices that keep float activations."""
     shapes = {n: tuple(t.shape) for n, t in make_empty_model(SPEC).state_dict().items()}
-    recipe = RECIPES[4]
+    recipe = RECIPES[bits]
     plan = make_plan(SPEC, shapes, recipe)
     measured = pack(make_sequences(6, 1), LANGUAGE)
     calibration = None
@@ -84,9 +86,11 @@ def compute_error(graph: Path, read) -> float:
     return float(np.linalg.norm(logits - exact) / np.linalg.norm(exact))
 
 
-@pytest.mark.parametrize("is_calibrated", [False, True])
+@pytest.mark.parametrize(("bits", "is_calibrated"), [(8, False), (4, False), (4, True)])
 @pytest.mark.parametrize("factor", [100, 1000])
-def test_matrices_that_meet_huge_channels_keep_float_activations(factor, is_calibrated, tmp_path):
+def test_matrices_that_meet_huge_channels_keep_float_activations(
+    factor, bits, is_calibrated, tmp_path
+):
     errors = {}
     for name, planted, is_measured in (
         ("plain", 1, True),
@@ -96,12 +100,13 @@ def test_matrices_that_meet_huge_channels_keep_float_activations(factor, is_cali
         folder = tmp_path / name
         folder.mkdir()
         read = make_planted_read(planted)
-        graph, unfit = write(read, folder, is_calibrated, is_measured)
+        graph, unfit = write(read, folder, bits, is_calibrated, is_measured)
         assert unfit == (MEETING if name == "measured" else set())
         errors[name] = compute_error(graph, read)
-    # Rounded to the nearest, columns a hundred times as small cost their groups something, too.
+    # Columns a hundred times as small cost their groups of weights something, too, at 4 bits most
+    # of it: what is left to activations shows at 8.
     assert errors["measured"] < 1.6 * errors["plain"]
-    assert errors["trusted"] > 1.3 * errors["measured"]
+    assert errors["trusted"] > (1.5 if bits == 8 else 1.0) * errors["measured"]
 
 
 def test_one_position_with_huge_channels_does_not_take_the_fast_kernels_from_the_others(tmp_path):
