@@ -103,10 +103,11 @@ def test_matrices_that_meet_huge_channels_keep_float_activations(
         graph, unfit = write(read, folder, bits, is_calibrated, is_measured)
         assert unfit == (MEETING if name == "measured" else set())
         errors[name] = compute_error(graph, read)
-    # Columns a hundred times as small cost their groups of weights something, too, at 4 bits most
-    # of it: what is left to activations shows at 8.
-    assert errors["measured"] < 1.6 * errors["plain"]
-    assert errors["trusted"] > (1.5 if bits == 8 else 1.0) * errors["measured"]
+    assert errors["measured"] < (0.9 if bits == 8 else 1.0) * errors["trusted"]
+    if bits == 4:
+        # At 8 bits it is the weights that planting costs most: columns a hundred times as small as
+        # the others of their group.
+        assert errors["measured"] < 1.6 * errors["plain"]
 
 
 def test_one_position_with_huge_channels_does_not_take_the_fast_kernels_from_the_others(tmp_path):
