@@ -17,6 +17,7 @@ from quantize.calibrate.kept import KeptLayers
 from quantize.calibrate.language import Calibration, LanguagePass, Target, measure_losses
 from quantize.calibrate.layer import pack
 from quantize.calibrate.material import Material, make_material, read_material
+from quantize.calibrate.rounding import Settings
 from quantize.groupwise import GroupedCodes, round_matrix
 from quantize.measure.compare import ExactProbes, ProbeIds, embed, make_probe_ids
 from quantize.recipe import EMBEDDINGS, INT8, Recipe
@@ -30,7 +31,10 @@ Encode = Callable[[Sequence[np.ndarray]], np.ndarray]  # pixels (1, 3, S, S) →
 # Positions for each column of the widest matrix: with 5 the miniature is six times as near as when
 # rounded to the nearest, with 1.3 three and a half times.
 _POSITIONS_A_COLUMN = 8
-_MOST_ACTIVATIONS = 2048 * 10240  # of the widest matrix: Phi-2's takes 2,048 positions
+# Of the widest matrix: Phi-2's takes 1,024 positions, each 0.3 s of its 32 layers' products. So few
+# for its columns cannot be trusted as far.
+_MOST_ACTIVATIONS = 1024 * 10240
+_FEW_POSITIONS = Settings(ridge=0.5, damping=0.05)
 _OWN_SHARE = 0.9  # of the positions, where the user has questions; the rest keeps it general
 _N_EXERCISES = 2000  # more than are ever taken
 _RANKING_EVERY = 3  # of the probes
@@ -129,7 +133,9 @@ class LanguageSide:
             key.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
         key.update(f"{target} {version('tinyv')} {torch.__version__} {self.threads}".encode())
         kept = KeptLayers(folder, key.hexdigest())
-        return Calibration(*streams, target, kept, self.threads)
+        n_positions = int(streams[0].filled.sum())
+        settings = Settings() if n_positions >= widest else _FEW_POSITIONS
+        return Calibration(*streams, target, kept, self.threads, settings)
 
     def _encode_exercises(self, material: Material, n_positions: int) -> list[ProbeIds]:
         """Encodes exercises, as many as fill so many positions."""
