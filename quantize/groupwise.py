@@ -10,7 +10,9 @@ scale, plus half a scale where the zero point was rounded; the searched scale ne
 squared error than the plain one.
 """
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -49,13 +51,20 @@ class GroupedCodes:
         return matrix.flatten(1)[:, : self.n_columns]
 
 
-def round_matrix(matrix: torch.Tensor, rounding: Rounding, threads: int = 1) -> GroupedCodes:
+def round_matrix(
+    matrix: torch.Tensor,
+    rounding: Rounding,
+    threads: int = 1,
+    weights: torch.Tensor | None = None,
+) -> GroupedCodes:
     """Rounds a matrix with the scales and zero points of least squared error among those tried.
 
     Args:
         matrix: (N, K) float32, finite.
         rounding: 2 to 8 bits; the group is fitted to K.
         threads: how many runs of rows are searched at once; the result does not depend on it.
+        weights: (K) float32, positive: how much a squared error in each column costs; None: all the
+            same.
 
     Returns:
         Codes whose `to_matrix` is near the matrix.
@@ -68,41 +77,53 @@ def round_matrix(matrix: torch.Tensor, rounding: Rounding, threads: int = 1) -> 
     scales = torch.empty(n_rows, n_groups)
     zero_points = torch.empty(n_rows, n_groups, dtype=torch.uint8)
     step = max(1, _CHUNK_WEIGHTS // (n_groups * rounding.group))
+    if weights is not None:
+        weights = torch.nn.functional.pad(weights, (0, padding)).view(n_groups, -1)
 
     def round_rows(start: int) -> None:
         part = slice(start, start + step)
         rows = torch.nn.functional.pad(matrix[part], (0, padding))
-        found = _search_groups(rows.view(-1, rounding.group), rounding.bits)
-        codes[part] = found[0].view(-1, n_groups, rounding.group).to(torch.uint8)
-        scales[part] = found[1].view(-1, n_groups)
-        zero_points[part] = found[2].view(-1, n_groups).to(torch.uint8)
+        found = _search_groups(rows.view(-1, n_groups, rounding.group), rounding.bits, weights)
+        codes[part] = found[0].to(torch.uint8)
+        scales[part] = found[1].squeeze(-1)
+        zero_points[part] = found[2].squeeze(-1).to(torch.uint8)
 
-    torch_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # runs of rows are divided among threads, not each small operator
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(round_rows, range(0, n_rows, step)))
-    finally:
-        torch.set_num_threads(torch_threads)
+    with divided_among(threads) as pool:
+        list(pool.map(round_rows, range(0, n_rows, step)))
     return GroupedCodes(codes.flatten(1), scales, zero_points, rounding, n_columns)
 
 
+@contextmanager
+def divided_among(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Yields a pool of threads in which torch computes without further ones.
+
+    Runs of rows are divided among threads, not each small operator.
+    """
+    torch_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(torch_threads)
+
+
 def _search_groups(
-    groups: torch.Tensor, bits: int
+    groups: torch.Tensor, bits: int, weights: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Finds codes, scale and zero point for each row of `groups` (R, group)."""
+    """Finds codes, scale and zero point for each group of `groups` (R, G, group)."""
     top = 2**bits - 1
-    low = groups.amin(1, keepdim=True).clamp_(max=0)
-    high = groups.amax(1, keepdim=True).clamp_(min=0)
+    low = groups.amin(-1, keepdim=True).clamp_(max=0)
+    high = groups.amax(-1, keepdim=True).clamp_(min=0)
     span = (high - low) / top
     span = torch.where(span > 0, span, torch.ones_like(span))
     best_scale, best_zero = span, (-low / span).round_().clamp_(0, top)
-    best_codes, best_error = _round_groups(groups, best_scale, best_zero, top)
+    best_codes, best_error = _round_groups(groups, best_scale, best_zero, top, weights)
     for shrink in _SHRINKS.get(bits, (1.0,)):
         scale = span * shrink
         zero = (-low * shrink / scale).round_().clamp_(0, top)
         for _ in range(1 + _REFINEMENTS):
-            codes, error = _round_groups(groups, scale, zero, top)
+            codes, error = _round_groups(groups, scale, zero, top, weights)
             better = error < best_error
             best_error = torch.where(better, error, best_error)
             best_scale = torch.where(better, scale, best_scale)
@@ -110,25 +131,31 @@ def _search_groups(
             best_codes = torch.where(better, codes, best_codes)
             # The scale of least squared error for these steps: Σw·n / Σn².
             steps = codes - zero
-            power = _add_up(steps.square())
-            fitted = (_add_up(groups * steps) / power).float()
+            power = _add_up(steps.square(), weights)
+            fitted = (_add_up(groups * steps, weights) / power).float()
             scale = torch.where((power > 0) & (fitted > 0), fitted, scale)
     return best_codes, best_scale, best_zero
 
 
 def _round_groups(
-    groups: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, top: int
+    groups: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor,
+    top: int,
+    weights: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rounds to codes (R, group) by scale and zero point (R, 1); squared error (R, 1) with them."""
+    """Rounds to codes (R, G, group) by scale and zero point (R, G, 1); squared error with them."""
     codes = (groups / scale).round_().add_(zero).clamp_(0, top)
     squares = ((codes - zero).mul_(scale).sub_(groups)).square_()
-    return codes, _add_up(squares)
+    return codes, _add_up(squares, weights)
 
 
-def _add_up(rows: torch.Tensor) -> torch.Tensor:
-    """Sums (R, group) → (R, 1) in float64.
+def _add_up(groups: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """Sums (R, G, group), times the weights (G, group) of its columns, → (R, G, 1) in float64.
 
     Processors add in different orders, and the last bit of a float32 sum would make another variant
     of the same sources; in float64 that no longer reaches the bits of a scale.
     """
-    return rows.sum(1, keepdim=True, dtype=torch.float64)
+    if weights is not None:
+        groups = groups * weights
+    return groups.sum(-1, keepdim=True, dtype=torch.float64)

@@ -1,29 +1,39 @@
 """A folder of sources becomes a variant: planned, written, measured, and only then moved in."""
 
+import hashlib
+import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import Tensor
+import numpy as np
+from PIL.Image import Image
 
+from quantize.calibrate.language import Calibration, CpuTarget, CudaTarget, Target
 from quantize.cpu.decoder_graph import check_heads
 from quantize.cpu.parts import PartWriter
 from quantize.cpu.vision_side import write_vision_side
-from quantize.measure.probes import PROBES, EncodedProbes
+from quantize.language_side import Encode, LanguageSide, find_codes
+from quantize.measure.compare import ExactProbes
+from quantize.measure.probes import PROBES, make_pictures
+from quantize.measure.reference import compute_image_tokens
 from quantize.measure.trial import Trial
 from quantize.plan import TARGETS, TOKENIZER, VariantPlan, make_plan
 from quantize.recipe import RECIPES, Recipe
-from quantize.request import QuantizeOptions, check_output, check_recipe
+from quantize.request import QuantizeOptions, check_calibration, check_output, check_recipe
 from tinyv_cli.answers.tokenizer import Tokenizer, derive_stop_ids
 from tinyv_cli.backends.backend import resolve_threads
+from tinyv_cli.backends.cpu.onnx_cpu import OnnxEncoder
+from tinyv_cli.backends.cpu.onnx_sessions import open_graphs
 from tinyv_cli.console import to_size
+from tinyv_cli.disk.places import rounding_cache_dir
 from tinyv_cli.disk.staging import build_beside, move_in
 from tinyv_cli.errors import DeviceError, WeightsError
-from tinyv_cli.progress import Progress
+from tinyv_cli.pictures.image import to_pixels
+from tinyv_cli.progress import Progress, WholeProgress
 from tinyv_cli.prompts.prompt import default_template
 from tinyv_cli.variants.hashes import check_hashes, hash_file, remember_hashes
 from tinyv_cli.variants.manifest import (
@@ -35,10 +45,12 @@ from tinyv_cli.variants.manifest import (
     read_variant,
 )
 from weights.pulling.catalog import read_catalog
-from weights.reading.checkpoint import MergedWeights, ReadTensor, open_weights
+from weights.reading.checkpoint import MergedWeights, open_weights
 from weights.reading.containers import FETCH_HINT
 from weights.reading.sources import SourceFiles, resolve_sources
 from weights.reading.tokenizer_json import read_tokenizer_json
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -89,11 +101,17 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
         DeviceError: the disk is too small.
     """
     check_recipe(options.bits, options.target, options.vision_bits)
+    check_calibration(options.bits, options.quick, options.calibrate)
     files = resolve_sources(options.sources, options.stage)
     target = options.output.absolute()
     check_output(target, options.force)
-    with open_weights(files) as weights, build_beside(target) as building:
+    with (
+        open_weights(files) as weights,
+        build_beside(target) as building,
+        progress("quantising", WholeProgress.UNITS) as whole,
+    ):
         plan = _plan(weights, options)
+        progress = WholeProgress(whole, _list_shares(plan, options))
         tokenizer_json = read_tokenizer_json(files, weights.spec.language.vocab_size)
         _check_known_hashes(files, progress)
         free_bytes = shutil.disk_usage(building).free
@@ -103,22 +121,29 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
                 f"{to_size(plan.disk_bytes, 2)}",
                 "free some space, or name a folder on another disk with `-o`",
             )
-        recipe, images = _write_parts(building, weights, plan, options, progress)
         (building / plan.files[TOKENIZER]).write_text(tokenizer_json, "utf-8")
-        variant = _describe(building, weights, plan, recipe, progress)
-        trial = Trial(variant, weights, options.threads, progress).run(images)
-        divergence, limit = trial.errors.logits_kl_nats, options.max_error
+        name = hashlib.sha256(os.fsencode(target)).hexdigest()[:16]
+        kept = rounding_cache_dir() / name
+        written = _Writing(building, weights, plan, options, kept, progress)
+        recipe, probes, images = written.write()
+        is_calibrated = recipe.is_calibrated and not options.quick
+        variant = _describe(building, weights, plan, recipe, is_calibrated, progress)
+        tried = Trial(variant, weights, options.threads, progress).run(probes, images)
+        divergence, limit = tried.errors.logits_kl_nats, options.max_error
         if limit is not None and divergence > limit:
+            low, high = tried.errors.logits_kl_low, tried.errors.logits_kl_high
             raise WeightsError(
-                f"the logits diverge by {divergence:.4f} nats, more than {limit:g}",
+                f"the logits diverge by {divergence:.4f} nats ({low:.4f}-{high:.4f} at 95 %), more "
+                f"than {limit:g}",
                 "use more bits: `--bits 8`, or a larger `--max-error`",
             )
-        _write_manifest(building, replace(variant.manifest, errors=trial.errors))
+        _write_manifest(building, replace(variant.manifest, errors=tried.errors))
         move_in(building, target, replace=options.force)
+    shutil.rmtree(kept, ignore_errors=True)
     variant = read_variant(target)
     remember_hashes(variant.folder, variant.manifest.files)
     return QuantizeResult(
-        variant, plan, PROBES[0].answer, PROBES[0].question, trial.answer, trial.cuda_answer
+        variant, plan, PROBES[0].answer, PROBES[0].question, tried.answer, tried.cuda_answer
     )
 
 
@@ -141,58 +166,156 @@ def _check_known_hashes(files: SourceFiles, progress: Progress) -> None:
     check_hashes(files.folder, entries, progress, FETCH_HINT)
 
 
+def _list_shares(plan: VariantPlan, options: QuantizeOptions) -> dict[str, float]:
+    """Lists the steps, and about how many seconds each takes at full size on two cores."""
+    is_calibrated = plan.recipe.is_calibrated and not options.quick
+    shares = {"computing the vision side in full precision": 60.0, "hashing": 20.0}
+    shares |= {"measuring against full precision": 60.0, "answering a question": 5.0}
+    if is_calibrated:
+        shares["preparing what to round for"] = 40.0
+    if plan.recipe.most_bits:
+        shares["measuring where more bits gain most"] = 200.0
+    if "cpu" in plan.devices:
+        shares["rounding the vision side"] = 60.0
+        shares["rounding the language model"] = 500.0 if is_calibrated else 180.0
+    if "cuda" in plan.devices:
+        shares["rounding for the GPU"] = 600.0 if is_calibrated else 200.0
+    return shares
+
+
 def _plan(weights: MergedWeights, options: QuantizeOptions) -> VariantPlan:
     devices = TARGETS[options.target]
     if "cpu" in devices:
         check_heads(weights.spec.language)
     recipe = RECIPES[options.bits]
+    if recipe.most_bits:  # which matrices get them is measured later; so many bytes they will be
+        recipe = recipe.spend(weights.shapes, sorted(weights.shapes))
     return make_plan(weights.spec, weights.shapes, recipe, devices, options.vision_bits)
 
 
-def _write_parts(
-    building: Path,
-    weights: MergedWeights,
-    plan: VariantPlan,
-    options: QuantizeOptions,
-    progress: Progress,
-) -> tuple[Recipe, EncodedProbes | None]:
+@dataclass(frozen=True)
+class _Writing:
     """Writes the files of each device.
 
-    Returns:
-        The recipe after the choices that were left to measurement, and the probes' image tokens,
-        None where there are no files for the CPU.
+    Attributes:
+        building: the folder, which holds the tokenizer already.
+        weights: in full precision.
+        plan: of the variant.
+        options: the user's.
+        kept: a folder for layers that are rounded already.
+        progress: is told of each step.
+        asked: names of the tensors that were asked for.
     """
-    recipe, images = plan.recipe, None
-    if "cpu" in plan.devices:
-        with _reading_all(weights) as read:
-            threads = resolve_threads(options.threads)
-            writer = PartWriter(building, plan, recipe, read, threads, progress)
-            recipe, images = write_vision_side(writer, weights)
-            writer.write_decoder()
-            writer.write_embeddings()
-    if "cuda" in plan.devices:
+
+    building: Path
+    weights: MergedWeights
+    plan: VariantPlan
+    options: QuantizeOptions
+    kept: Path
+    progress: Progress
+    asked: set[str] = field(default_factory=set)
+
+    def write(self) -> tuple[Recipe, ExactProbes, np.ndarray | None]:
+        """Writes everything but tokenizer and manifest.
+
+        Returns:
+            The recipe after the choices that were left to measurement, the probes in full
+            precision, and their image tokens by the CPU's files, None where there are none.
+        """
+        if self.plan.devices == ("cuda",):
+            pixels = self._to_pixels(make_pictures())
+            with self.progress("computing the vision side in full precision"):
+                exact = self._encode_exactly(pixels)
+            return self.plan.recipe, self._write_cuda_parts(exact), None
+        recipe, probes, images = self._write_cpu_parts()
+        if "cuda" in self.plan.devices:
+            self._write_cuda_parts(probes.images)
+        return recipe, probes, images
+
+    def _write_cpu_parts(self) -> tuple[Recipe, ExactProbes, np.ndarray]:
+        recipe, threads = RECIPES[self.options.bits], self._threads
+        read = self._noting(self.weights.read)
+        writer = PartWriter(self.building, self.plan, recipe, read, threads, self.progress)
+        recipe, encoded = write_vision_side(writer, self.weights)
+        paths = [self.building / name for name in self.plan.graphs("vision")]
+        encoder = OnnxEncoder(lambda: open_graphs(paths, threads))
+        side = self._make_side(encoded.exact)
+        if recipe.most_bits:
+            with self.progress("measuring where more bits gain most"):
+                recipe = recipe.spend(self.weights.shapes, side.rank_matrices())
+            writer = replace(writer, recipe=recipe)
+        calibration = self._calibrate(
+            CpuTarget(recipe, threads),
+            lambda pixels: np.concatenate([encoder.encode(each) for each in pixels]),
+        )
+        encoder.close()
+        passed = side.open_pass(None if self.options.quick else recipe, calibration)
+        codes = self._noting(find_codes(passed, recipe, threads))
+        writer = replace(writer, read=self._noting(passed.read), find_codes=codes)
+        writer.write_decoder()
+        writer.write_embeddings()
+        self._check_all_asked()
+        for name in sorted(passed.unfit):
+            rounding = replace(recipe.rounding(name), float_activations=True)
+            recipe = recipe.replace_rounding([name], rounding)
+        return recipe, side.finish(passed), encoded.rounded
+
+    def _write_cuda_parts(self, exact: np.ndarray) -> ExactProbes:
         from quantize.cuda.parts import write_cuda_parts
 
-        with _reading_all(weights) as read:
-            write_cuda_parts(building, plan, weights.shapes, read, progress)
-    return recipe, images
+        side = self._make_side(exact)
+        calibration = self._calibrate(CudaTarget(), self._encode_exactly)
+        passed = side.open_pass(None, calibration)
+        read, find = self._noting(passed.read), self._noting(passed.find)
+        shapes = self.weights.shapes
+        write_cuda_parts(self.building, self.plan, shapes, read, self.progress, find)
+        self._check_all_asked()
+        return side.finish(passed)
 
+    def _calibrate(self, target: Target, encode: Encode) -> Calibration | None:
+        """Makes the streams to round for, None where matrices are rounded to the nearest."""
+        if not self.plan.recipe.is_calibrated or self.options.quick:
+            return None
+        with self.progress("preparing what to round for"):
+            own, folder = self.options.calibrate, self.kept / type(target).__name__
+            return self._make_side(np.empty(0)).make_calibration(target, encode, own, folder)
 
-@contextmanager
-def _reading_all(weights: MergedWeights) -> Iterator[ReadTensor]:
-    """Yields a reader, and checks at the end that no tensor was left out."""
-    names = set()
+    def _make_side(self, exact: np.ndarray) -> LanguageSide:
+        tokenizer = Tokenizer(self.building / self.plan.files[TOKENIZER])
+        return LanguageSide(self.weights, tokenizer, exact, self._threads)
 
-    def read(name: str) -> Tensor:
-        names.add(name)
-        return weights.read(name)
+    def _encode_exactly(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        return compute_image_tokens(self.weights.spec, self.weights.read, np.concatenate(pixels))
 
-    yield read
-    assert names == set(weights.names), "a tensor of the sources was written nowhere"
+    def _to_pixels(self, pictures: Sequence[Image]) -> list[np.ndarray]:
+        return [to_pixels(each, self.weights.spec.vision.image_px) for each in pictures]
+
+    def _noting(self, take: Callable[[str], T]) -> Callable[[str], T]:
+        """Wraps what takes a tensor's name, so that it is known which were asked for."""
+
+        def note_and_take(name: str) -> T:
+            self.asked.add(name)
+            return take(name)
+
+        return note_and_take
+
+    def _check_all_asked(self) -> None:
+        """Checks that no tensor was left out of a device's files."""
+        assert self.asked == set(self.weights.names), "a tensor of the sources was written nowhere"
+        self.asked.clear()
+
+    @property
+    def _threads(self) -> int:
+        return resolve_threads(self.options.threads)
 
 
 def _describe(
-    building: Path, weights: MergedWeights, plan: VariantPlan, recipe: Recipe, progress: Progress
+    building: Path,
+    weights: MergedWeights,
+    plan: VariantPlan,
+    recipe: Recipe,
+    is_calibrated: bool,
+    progress: Progress,
 ) -> Variant:
     """Writes the manifest, its errors still unmeasured, and reads the variant back."""
     sources = weights.files.all_files
@@ -208,6 +331,7 @@ def _describe(
         origin = tuple(describe(path, weights.files.folder, "source") for path in sources)
     tokenizer = Tokenizer(building / plan.files[TOKENIZER])
     described: dict[str, Any] = recipe.to_dict() if "cpu" in plan.devices else {"bits": recipe.bits}
+    described["rounding"] = "calibrated" if is_calibrated else "nearest"
     if "cuda" in plan.devices:
         described["cuda"] = plan.cuda_recipe.to_dict()
     manifest = Manifest(

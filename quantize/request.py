@@ -26,13 +26,15 @@ class QuantizeOptions:
     Attributes:
         sources: the folder of public files.
         output: the variant's folder.
-        bits: 4, 8 or 32.
+        bits: 4, 5, 8 or 32.
         stage: which checkpoint, None for the highest.
         force: whether a variant that stands there is replaced.
         max_error: largest mean divergence of the logits that is accepted, in nats; None for any.
         threads: to work with, None for the physical cores.
         target: that the variant is for: `cpu`, `cuda` or `all`.
         vision_bits: of the vision side's matrices on a GPU: 8 or 16.
+        quick: whether matrices are rounded to the nearest instead of for what they will meet.
+        calibrate: a file of questions that they are rounded for; None: those of the program.
     """
 
     sources: Path
@@ -44,6 +46,8 @@ class QuantizeOptions:
     threads: int | None = None
     target: str = "cpu"
     vision_bits: int = FLOAT16_BITS
+    quick: bool = False
+    calibrate: Path | None = None
 
 
 def check_recipe(bits: int, target: str, vision_bits: int) -> None:
@@ -77,6 +81,36 @@ def check_recipe(bits: int, target: str, vision_bits: int) -> None:
             f"use `--bits` with {known}, or `--target cpu`",
         )
     raise UsageError(f"there is no recipe for {bits} bits", f"use `--bits` with {known}")
+
+
+def check_calibration(bits: int, quick: bool, own: Path | None) -> None:
+    """Checks that there is something to be calibrated with a user's questions, and reads these.
+
+    Args:
+        bits: of a weight.
+        quick: whether matrices are rounded to the nearest.
+        own: the file of questions, None for those of the program.
+
+    Raises:
+        UsageError: matrices are rounded to the nearest.
+        InputError: the file cannot be used, or a picture is missing.
+    """
+    if own is None:
+        return
+    from tinyv_cli.evaluation.questions import check_pictures, read_question_file, read_questions
+
+    if quick:
+        raise UsageError(
+            "`--quick` rounds to the nearest, whatever the questions in `--calibrate` are",
+            "leave one of the two out",
+        )
+    recipe = RECIPES.get(bits)
+    if recipe is not None and not recipe.is_calibrated:
+        raise UsageError(
+            f"`--calibrate` is of no use with {bits} bits, which are rounded to the nearest",
+            "leave it out, or use `--bits 4`",
+        )
+    check_pictures(read_questions(read_question_file(own), own))
 
 
 def check_address_space() -> None:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self
@@ -52,6 +52,59 @@ class SilentBar:
 def show_nothing(label: str, total: int | None = None, unit: Unit = "steps") -> SilentBar:
     """Opens a step that is not shown; a `Progress`."""
     return SilentBar()
+
+
+class WholeProgress:
+    """Shows several steps as one, with the time left for all of them; a `Progress`.
+
+    Args:
+        bar: of the whole, `UNITS` long and under way.
+        shares: a step's label → its part of the time; a label that is not there takes none.
+    """
+
+    UNITS = 1000
+
+    def __init__(self, bar: Bar, shares: Mapping[str, float]) -> None:
+        self._bar = bar
+        self._units = {
+            key: self.UNITS * each / sum(shares.values()) for key, each in shares.items()
+        }
+        self._reached, self._shown = 0.0, 0
+
+    def __call__(self, label: str, total: int | None = None, unit: Unit = "steps") -> "ShareBar":
+        """Opens a step."""
+        return ShareBar(self, self._units.pop(label, 0.0), total)
+
+    def move(self, units: float) -> None:
+        """Moves the bar of the whole, in whole units."""
+        self._reached += units
+        more = round(self._reached) - self._shown
+        self._shown += more
+        if more:
+            self._bar.advance(more)
+
+
+class ShareBar:
+    """A step that is shown as its share of the whole."""
+
+    def __init__(self, whole: WholeProgress, units: float, total: int | None) -> None:
+        self._whole, self._left, self._total = whole, units, total
+        self._unit = units / total if total else 0.0
+
+    def advance(self, amount: int = 1) -> None:
+        """Moves the whole by what this is of it."""
+        units = min(self._left, amount * self._unit)
+        self._left -= units
+        self._whole.move(units)
+
+    def __enter__(self) -> Self:
+        """Shows nothing."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Moves the whole by the rest of the share, unless the step failed."""
+        if kind is None:
+            self._whole.move(self._left)
 
 
 class LineBar:

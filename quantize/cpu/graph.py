@@ -6,6 +6,7 @@ spelt in operators stands here (`linear`); which operators make up the network d
 Source: com.microsoft.MatMulNBits and DynamicQuantizeMatMul in onnxruntime's ContribOperators.md.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -25,6 +26,7 @@ IR_VERSION = 10
 MICROSOFT = "com.microsoft"
 _INLINE_BYTES = 1024  # below this a tensor stays in the graph, where the runtime can fold it
 Attribute: TypeAlias = int | float | str | list[int]
+FindCodes: TypeAlias = Callable[[str], GroupedCodes | None]  # by a matrix's canonical name
 
 
 class DataFile:
@@ -71,16 +73,25 @@ class GraphWriter:
         recipe: how each matrix is rounded.
         read: returns a canonical tensor in float32.
         threads: to round with.
+        find_codes: a matrix that was rounded before becomes its codes; None: each is rounded to the
+            nearest when it is written.
     """
 
     def __init__(
-        self, path: Path, data: DataFile, recipe: Recipe, read: ReadTensor, threads: int = 1
+        self,
+        path: Path,
+        data: DataFile,
+        recipe: Recipe,
+        read: ReadTensor,
+        threads: int = 1,
+        find_codes: FindCodes | None = None,
     ) -> None:
         self.path = path
         self.read = read
         self._data = data
         self._recipe = recipe
         self._threads = threads
+        self._find_codes = find_codes
         self._nodes: list[Any] = []
         self._constants: dict[str, Any] = {}
 
@@ -145,12 +156,11 @@ class GraphWriter:
         name = f"{tensors}.weight"
         bias, out = self.weight(f"{tensors}.bias"), f"{tensors}.out"
         rounding = self._recipe.rounding(name)
-        matrix = self.read(name)
         if not rounding.has_codes:
-            product = self.apply("MatMul", [x, self.constant(name, matrix.T.numpy())], f"{out}.mul")
-            return self.apply("Add", [product, bias], out)
+            matrix = self.constant(name, self.read(name).T.numpy())
+            return self.apply("Add", [self.apply("MatMul", [x, matrix], f"{out}.mul"), bias], out)
         if rounding.per_channel:
-            rows = round_channels(matrix)
+            rows = round_channels(self.read(name))
             stored = {
                 f"{name}.codes": rows.codes.T.numpy(),  # (K, N)
                 f"{name}.scales": rows.scales.numpy(),
@@ -158,7 +168,9 @@ class GraphWriter:
             }
             inputs = [x, *(self.constant(*each) for each in stored.items()), bias]
             return self.apply("DynamicQuantizeMatMul", inputs, out, domain=MICROSOFT)
-        grouped = round_matrix(matrix, rounding, self._threads)
+        grouped = self._find_codes(name) if self._find_codes is not None else None
+        if grouped is None:
+            grouped = round_matrix(self.read(name), rounding, self._threads)
         names = [f"{name}.{each}" for each in ("codes", "scales", "zero_points")]
         stored = dict(zip(names, to_matmul_nbits(grouped), strict=True))
         return self.apply(
@@ -166,13 +178,13 @@ class GraphWriter:
             [x, *(self.constant(*each) for each in stored.items()), "", bias],
             out,
             domain=MICROSOFT,
-            N=matrix.shape[0],
-            K=matrix.shape[1],
+            N=len(grouped.codes),
+            K=grouped.n_columns,
             bits=grouped.rounding.bits,
             block_size=grouped.rounding.group,
-            # The fast kernels: activations are rounded to 8 bits by group. That is 0.6 % of one
-            # product's norm, as much as the weights' own rounding to 8 bits.
-            accuracy_level=4,
+            # The fast kernels round activations to 8 bits by group. That is 0.6 % of one product's
+            # norm, as much as the weights' own rounding to 8 bits.
+            accuracy_level=1 if grouped.rounding.float_activations else 4,
         )
 
     def save(self, inputs: list[Any], outputs: list[Any]) -> None:

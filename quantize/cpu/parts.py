@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from quantize.cpu.decoder_graph import write_decoder
-from quantize.cpu.graph import DataFile, GraphWriter
+from quantize.cpu.graph import DataFile, FindCodes, GraphWriter
 from quantize.cpu.vision_graph import fold_projections, write_vision
 from quantize.groupwise import round_matrix
 from quantize.plan import VariantPlan
@@ -28,6 +28,7 @@ class PartWriter:
         read: returns a canonical tensor in float32.
         threads: to round with.
         progress: is told of each layer.
+        find_codes: as `GraphWriter` takes it, for the language model.
     """
 
     folder: Path
@@ -36,6 +37,7 @@ class PartWriter:
     read: ReadTensor
     threads: int
     progress: Progress
+    find_codes: FindCodes | None = None
 
     def write_vision(self) -> None:
         """Writes the vision side, over one that was written before."""
@@ -77,7 +79,9 @@ class PartWriter:
         shares = self.plan.graphs(part)
         with DataFile(self.folder / self.plan.files[f"{part}-data"]) as data:
             writers = [
-                GraphWriter(self.folder / name, data, self.recipe, read, self.threads)
+                GraphWriter(
+                    self.folder / name, data, self.recipe, read, self.threads, self.find_codes
+                )
                 for name in shares
             ]
             yield writers, list(shares.values())

@@ -13,14 +13,15 @@ Source: arXiv 2305.14314, section 3, for NF4 and its double quantisation; arXiv 
 section 3.2, for the rows of int8.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from safetensors import safe_open
 
+from quantize.calibrate.grids import name_nf4_arrays
 from quantize.channelwise import LARGEST_CODE, round_channels
 from quantize.cuda_recipe import (
     DOUBLE_QUANTISATION,
@@ -37,9 +38,16 @@ from tinyv_cli.progress import Progress
 from weights.reading.checkpoint import ReadTensor
 from weights.safetensors_writer import SafetensorsWriter
 
+FindArrays: TypeAlias = Callable[[str], Mapping[str, torch.Tensor] | None]
+
 
 def write_cuda_parts(
-    folder: Path, plan: VariantPlan, shapes: Shapes, read: ReadTensor, progress: Progress
+    folder: Path,
+    plan: VariantPlan,
+    shapes: Shapes,
+    read: ReadTensor,
+    progress: Progress,
+    find_arrays: FindArrays = lambda name: None,
 ) -> None:
     """Writes both files.
 
@@ -49,6 +57,8 @@ def write_cuda_parts(
         shapes: every canonical tensor and its shape.
         read: returns a canonical tensor in float32.
         progress: is told of each tensor.
+        find_arrays: a matrix that was rounded before becomes its arrays, by the ends of their
+            names; else it is rounded to the nearest.
 
     Raises:
         WeightsError: a number is too large for float16.
@@ -62,7 +72,12 @@ def write_cuda_parts(
             writer = SafetensorsWriter(folder / plan.files[role], count_header_bytes(arrays))
             writers[role] = stack.enter_context(writer)
         for name, kind in kinds.items():
-            for array, values in to_arrays(name, read(name), kind).items():
+            found = find_arrays(name)
+            if found is None:
+                found = to_arrays(name, read(name), kind)
+            else:
+                found = {f"{name}{suffix}": values for suffix, values in found.items()}
+            for array, values in found.items():
                 writers[find_role(name)].append(array, values)
             bar.advance()
 
@@ -95,9 +110,7 @@ def to_arrays(name: str, tensor: torch.Tensor, kind: StorageKind) -> Mapping[str
         codes, state = quantize_4bit(
             tensor, blocksize=NF4_BLOCK, quant_type="nf4", compress_statistics=DOUBLE_QUANTISATION
         )
-        state.dtype = torch.float16  # of the products; the scales come from float32
-        arrays = {f".{key}": values for key, values in state.as_dict(packed=True).items()}
-        arrays = {"": codes} | arrays
+        arrays = name_nf4_arrays(codes, state)
     elif kind is not StorageKind.FLOAT32:
         # Not by the library: its rows of zeros divide by zero. Its codes are the same but for ties.
         rounded = round_channels(tensor)

@@ -5,6 +5,7 @@ is read once however many inputs there are.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from tinyv_cli.model.phi import make_rotary
 from tinyv_cli.model.tinygptv import make_empty_model
 from tinyv_cli.spec import ModelSpec
 
+T = TypeVar("T")
 Read = Callable[[str], Tensor]
 Watch = Callable[[str, Tensor, Tensor], None]  # a matrix's name, its input (B, N, K), W (M, K)
 
@@ -35,8 +37,8 @@ class _Stream:
                 module.register_forward_pre_hook(make_hook(f"{name}.weight", watch))
 
     def run(
-        self, part: str, *inputs: Sequence[Tensor], call: Callable[..., Tensor] | None = None
-    ) -> list[Tensor]:
+        self, part: str, *inputs: Sequence[Tensor], call: Callable[..., T] | None = None
+    ) -> list[T]:
         """Runs the part of that name on inputs, one after the other.
 
         Args:
@@ -47,8 +49,8 @@ class _Stream:
         module = self._model.get_submodule(part)
         tensors = {name: self._read(f"{part}.{name}") for name in module.state_dict()}
         module.load_state_dict(tensors, strict=True, assign=True)
-        call = call or nn.Module.__call__
-        outputs = [call(module, *each) for each in zip(*inputs, strict=True)]
+        called: Callable[..., Any] = call or nn.Module.__call__
+        outputs = [called(module, *each) for each in zip(*inputs, strict=True)]
         module.to("meta")
         return outputs
 
@@ -75,10 +77,12 @@ def compute_image_tokens(
         return out
 
     stream = _Stream(spec, read, watch)
-    states = stream.run("vision.embeddings", [torch.tensor(each)[None] for each in pixels])
+    states: list[Tensor] = stream.run(
+        "vision.embeddings", [torch.tensor(each)[None] for each in pixels]
+    )
     for layer in range(spec.vision.n_layers):
         states = stream.run(f"vision.layers.{layer}", states)
-    features = stream.run("vision.ln_vision", states)  # (1, N, Dv) each
+    features: list[Tensor] = stream.run("vision.ln_vision", states)  # (1, N, Dv) each
     states = stream.run("qformer.bert.layernorm", [read("qformer.query_tokens")] * len(features))
     for layer in range(spec.qformer.n_layers):
         part = f"qformer.bert.encoder.layer.{layer}"
@@ -87,6 +91,34 @@ def compute_image_tokens(
     states = stream.run("projection.second", states)
     image_tokens: np.ndarray = torch.cat(states).numpy()
     return image_tokens
+
+
+@torch.no_grad()
+def map_logits(
+    spec: ModelSpec,
+    read: Read,
+    states: Sequence[Tensor],
+    take: Callable[[np.ndarray], T],
+) -> list[T]:
+    """Computes logits of states behind the last layer, a sequence after the other.
+
+    Args:
+        spec: the network's numbers.
+        read: returns the float32 tensor of a name; called once a name.
+        states: (T, D) float32 each.
+        take: is called with each sequence's logits, (T, V) float32, which are then forgotten: at
+            the full vocabulary 0.2 MB a position.
+
+    Returns:
+        What it returned.
+    """
+    stream = _Stream(spec, read)
+    normed: list[Tensor] = stream.run("language.final_layernorm", states)
+
+    def call_head(head: nn.Module, state: Tensor) -> T:
+        return take(head(state).numpy())
+
+    return stream.run("language.lm_head", normed, call=call_head)
 
 
 @torch.no_grad()
@@ -111,5 +143,4 @@ def compute_logits(spec: ModelSpec, read: Read, prompts: Sequence[np.ndarray]) -
     states = [torch.tensor(prompt)[None] for prompt in prompts]  # (1, T, D) each
     for layer in range(spec.language.n_layers):
         states = stream.run(f"language.layers.{layer}", states, call=call_block)
-    states = stream.run("language.final_layernorm", states)
-    return [each[0].numpy() for each in stream.run("language.lm_head", states)]
+    return map_logits(spec, read, [each[0] for each in states], np.array)

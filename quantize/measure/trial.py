@@ -13,8 +13,15 @@ import torch
 
 from quantize.cuda.parts import StoredTensors
 from quantize.cuda_recipe import LANGUAGE_ROLE, VISION_ROLE
-from quantize.measure.compare import ComputeLogits, measure_errors, run_layers, step_through
-from quantize.measure.probes import PROBES, EncodedProbes, make_pictures
+from quantize.measure.compare import (
+    ComputeLogits,
+    ExactProbes,
+    measure_errors,
+    run_layers,
+    step_through,
+)
+from quantize.measure.prefill import prefill
+from quantize.measure.probes import PROBES, make_pictures
 from quantize.measure.reference import compute_image_tokens
 from tinyv_cli.answers.slots import Slots
 from tinyv_cli.answers.tokenizer import Tokenizer, open_tokenizer
@@ -23,6 +30,7 @@ from tinyv_cli.backends.backend import (
     BackendEncoder,
     BackendOptions,
     prefetch_nothing,
+    resolve_threads,
 )
 from tinyv_cli.engine import Engine, OpenEngine
 from tinyv_cli.pictures.image import to_pixels
@@ -68,11 +76,12 @@ class Trial:
     threads: int | None
     progress: Progress
 
-    def run(self, images: EncodedProbes | None) -> TrialResult:
+    def run(self, probes: ExactProbes, images: np.ndarray | None) -> TrialResult:
         """Answers a question on each device, and measures the first of them.
 
         Args:
-            images: the probes' image tokens by the CPU's files, None where it has none.
+            probes: as full precision computed them.
+            images: their pictures' image tokens by the CPU's files, None where it has none.
 
         Raises:
             WeightsError: the runtime cannot read what was written.
@@ -80,13 +89,14 @@ class Trial:
         """
         self.weights.close()  # what was mapped to be rounded
         if images is None:
-            return self._try_cuda()
+            return self._try_cuda(probes)
         with ExitStack() as stack:
             with self.progress("opening the variant"):
                 opened = stack.enter_context(self._engine.open())
-            answer = self._answer(opened.backend, images.rounded)
-            errors = self._measure(step_through(opened.backend), images)
+            answer = self._answer(opened.backend, images)
         del opened  # and its weights
+        compute = prefill(self.variant, resolve_threads(self.threads))
+        errors = self._measure(compute, probes, images)
         if "cuda" not in self.variant.devices:
             return TrialResult(errors, answer)
         backend, image_tokens = self._open_cuda(self._make_pixels())
@@ -94,23 +104,20 @@ class Trial:
         backend.close()
         return TrialResult(errors, answer, cuda_answer)
 
-    def _try_cuda(self) -> TrialResult:
+    def _try_cuda(self, probes: ExactProbes) -> TrialResult:
         """Tries a variant for a GPU alone."""
         spec, pixels = self.variant.manifest.spec, self._make_pixels()
-        with self.progress("computing the vision side in full precision"):
-            exact = compute_image_tokens(spec, self.weights.read, np.concatenate(pixels))
-        self.weights.close()
-        backend, image_tokens = self._open_cuda(pixels)
-        answer = self._answer_by_cuda_files(backend, image_tokens)
-        images = EncodedProbes(exact, image_tokens)
+        backend, images = self._open_cuda(pixels)
+        answer = self._answer_by_cuda_files(backend, images)
         if backend.device == "cpu":
             # Here each token takes long: NF4 unpacks all matrices for it, 0.3 s a layer of full
             # width. What counts is how weights are rounded (activations keep 16 bits, also in
             # int8), so all probes' tokens go through one unpacked layer after the other instead.
             del backend  # and its weights
             stored = StoredTensors(self.variant.path(LANGUAGE_ROLE))
-            return TrialResult(self._measure(run_layers(spec, stored.read), images), answer)
-        errors = self._measure(step_through(backend), images)
+            errors = self._measure(run_layers(spec, stored.read), probes, images)
+            return TrialResult(errors, answer)
+        errors = self._measure(step_through(backend), probes, images)
         backend.close()
         return TrialResult(errors, answer)
 
@@ -140,14 +147,15 @@ class Trial:
             session.show(make_pictures()[probe.picture], engine.image_px)
             return session.ask(probe.question, AnswerOptions(n_tokens)).finish().text
 
-    def _measure(self, compute: ComputeLogits, images: EncodedProbes) -> MeasuredErrors:
+    def _measure(
+        self, compute: ComputeLogits, probes: ExactProbes, images: np.ndarray
+    ) -> MeasuredErrors:
         with self.progress("measuring against full precision"):
             return measure_errors(
                 self.weights.spec,
                 self.weights.read,
                 compute,
-                self._tokenizer,
-                self.variant.manifest.template,
+                probes,
                 images,
             )
 

@@ -26,16 +26,18 @@ def quantize_sources(arguments: QuantizeArguments) -> None:
     Raises:
         UsageError: there is no such recipe or target, or the packages for quantising are not
             installed.
+        InputError: the questions in `--calibrate` cannot be used.
         WeightsError: the sources are not what they should be, or the variant exists already or
             is too far from them.
         DeviceError: memory or disk do not suffice.
     """
-    from quantize.request import QuantizeOptions, check_address_space, check_output, check_recipe
+    from quantize import request
     from weights.reading.sources import resolve_sources
 
     console = Console(quiet=arguments.quiet)
     vision_bits = _resolve_vision_bits(arguments, console)
-    check_recipe(arguments.bits, arguments.target, vision_bits)
+    request.check_recipe(arguments.bits, arguments.target, vision_bits)
+    request.check_calibration(arguments.bits, arguments.quick, arguments.calibrate)
     _check_packages(arguments)
     sources = _resolve_sources(arguments.sources, console)
     stage = resolve_sources(sources, arguments.stage).stage
@@ -47,13 +49,13 @@ def quantize_sources(arguments: QuantizeArguments) -> None:
         name = f"{origin}-{arguments.bits}bit{'-cuda' if arguments.target == 'cuda' else ''}"
     output = resolve_folder(name)
     if not arguments.dry_run:
-        check_output(output.absolute(), arguments.force)
-    check_address_space()
+        request.check_output(output.absolute(), arguments.force)
+    request.check_address_space()
     # With these comes torch, seconds for which nothing that is refused above has to wait.
     from quantize import pipeline
     from tinyv_cli.backends.backend import resolve_threads
 
-    options = QuantizeOptions(
+    options = request.QuantizeOptions(
         sources=sources,
         output=output,
         bits=arguments.bits,
@@ -63,6 +65,8 @@ def quantize_sources(arguments: QuantizeArguments) -> None:
         threads=resolve_threads(arguments.threads, console.write_note),
         target=arguments.target,
         vision_bits=vision_bits,
+        quick=arguments.quick,
+        calibrate=arguments.calibrate,
     )
     if arguments.dry_run:
         console.write_line(to_plan_table(pipeline.plan_variant(options)))

@@ -46,3 +46,10 @@ def image_cache_dir() -> Path:
     if os.environ.get("TINYV_HOME"):
         return home_dir() / "cache" / "images"
     return Path(platformdirs.user_cache_dir("tinyv", appauthor=False)) / "images"
+
+
+def rounding_cache_dir() -> Path:
+    """Where layers that are rounded already are kept while a variant is made."""
+    if os.environ.get("TINYV_HOME"):
+        return home_dir() / "cache" / "rounding"
+    return Path(platformdirs.user_cache_dir("tinyv", appauthor=False)) / "rounding"

@@ -47,6 +47,8 @@ def read_object(text: str | bytes) -> dict[str, Any]:
 def to_dataclass(kind: type[T], value: object, where: str = "") -> T:
     """Makes a dataclass from a JSON object; keys without a field are ignored.
 
+    Fields that are None by default may be missing.
+
     Args:
         kind: a dataclass whose fields are int, float, str, dict, a dataclass like it,
             `tuple[x, ...]` or `x | None` of these.
@@ -61,6 +63,8 @@ def to_dataclass(kind: type[T], value: object, where: str = "") -> T:
     prefix = f"{where}." if where else ""
     typed = {}
     for field in fields(cast("Any", kind)):
+        if field.name not in value and field.default is None:
+            continue  # what older files do not say
         if field.name not in value:
             raise ValueError(f"{prefix}{field.name} is missing")
         typed[field.name] = _to_typed(field.type, value[field.name], prefix + field.name)

@@ -14,7 +14,7 @@ Sources = Annotated[
 
 Bits = Annotated[
     int,
-    option("--bits", metavar="4|8|32", help="Bits of a weight", reads=whole("--bits", 1)),
+    option("--bits", metavar="4|5|8|32", help="Bits of a weight", reads=whole("--bits", 1)),
 ]
 
 Target = Annotated[
@@ -53,6 +53,19 @@ MaxError = Annotated[
     ),
 ]
 
+Quick = Annotated[
+    bool, option("--quick", help="Round each weight to the nearest: sooner, and farther off")
+]
+
+Calibrate = Annotated[
+    Path | None,
+    option(
+        "--calibrate",
+        metavar="FILE",
+        help="Questions like yours, as `tinyv eval` reads them, to round for",
+    ),
+]
+
 
 @dataclass(frozen=True)
 class QuantizeArguments:
@@ -66,6 +79,8 @@ class QuantizeArguments:
     stage: Stage = None
     force: Force = False
     dry_run: DryRun = False
+    quick: Quick = False
+    calibrate: Calibrate = None
     max_error: MaxError = None
     threads: Threads = None
     quiet: Quiet = False

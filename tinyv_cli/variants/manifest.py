@@ -29,7 +29,11 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LARGEST = {"stage": 4, "n_layers": 1000, "image_px": 4096, "rope_base": 1e12}
 _LARGEST_EPSILON = 1.0
 _LARGEST_BITS = 32
-_LARGEST_FIGURES = {"logits_kl_nats": 1e3}  # of what was measured; cosines and shares end at 1
+# Of what was measured; cosines and shares end at 1.
+_LARGEST_FIGURES = {
+    **dict.fromkeys(("logits_kl_nats", "logits_kl_low", "logits_kl_high"), 1e3),
+    "n_positions": 10**9,
+}
 _SLACK = 1e-3  # for a cosine of rounded numbers
 _SHOWN_DIGITS = 20
 
@@ -53,12 +57,22 @@ class MeasuredErrors:
         image_token_cosine_min: the worst of them.
         logits_kl_nats: mean divergence of the next token's distribution, in nats, 0 is identical.
         top1_agreement: share of positions with the same best token, 0 to 1.
+        n_positions: that both are means over; like what follows None in older manifests.
+        logits_kl_low: the least divergence that is likely, at 95 %.
+        logits_kl_high: the largest.
+        top1_low: the least agreement that is likely, at 95 %.
+        top1_high: the largest.
     """
 
     image_token_cosine_mean: float
     image_token_cosine_min: float
     logits_kl_nats: float
     top1_agreement: float
+    n_positions: int | None = None
+    logits_kl_low: float | None = None
+    logits_kl_high: float | None = None
+    top1_low: float | None = None
+    top1_high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -296,7 +310,7 @@ def _check_values(manifest: Manifest) -> None:
     errors = manifest.errors
     if errors is not None:
         for name, figure in asdict(errors).items():
-            if abs(figure) > _LARGEST_FIGURES.get(name, 1 + _SLACK):
+            if figure is not None and abs(figure) > _LARGEST_FIGURES.get(name, 1 + _SLACK):
                 raise ValueError(f"errors.{name} is {figure:g}")
     for stop_id in manifest.stop_ids:
         if not 0 <= stop_id < manifest.spec.language.vocab_size:

@@ -9,7 +9,7 @@ import pytest
 from tinyv_cli import progress as progress_module
 from tinyv_cli.console import Console, to_size, to_table
 from tinyv_cli.errors import InputError
-from tinyv_cli.progress import LineBar, SilentBar
+from tinyv_cli.progress import LineBar, SilentBar, WholeProgress
 
 ERROR = InputError("cat.heic is not a picture Pillow can read", "convert it to JPEG or PNG")
 
@@ -280,3 +280,31 @@ with Console().progress("reading [a]", total=3, unit="bytes") as bar:
     assert out == "[bold]answer[/bold]\n"
     assert "reading [a]" in shown
     assert "3/3 bytes" in shown
+
+
+def test_steps_shown_as_one_move_it_by_their_shares_and_reach_its_end():
+    moved = []
+
+    class WholeBar(SilentBar):
+        def advance(self, amount=1):
+            moved.append(amount)
+
+    progress = WholeProgress(WholeBar(), {"reading": 1, "rounding": 3})
+    with progress("reading", 7) as bar:
+        for _ in range(7):
+            bar.advance()
+    assert sum(moved) == 250
+    with progress("opening") as bar:
+        bar.advance(5)
+    assert sum(moved) == 250
+    failing = progress("rounding", 4)
+    failing.advance(2)
+    failing.__exit__(ValueError, ValueError(), None)  # what failed does not reach its end
+    assert sum(moved) == 625
+    progress = WholeProgress(WholeBar(), {"rounding": 3})
+    moved.clear()
+    with progress("rounding", 4) as bar:
+        bar.advance(9)
+    with progress("rounding", 4) as bar:  # a second time it takes none
+        bar.advance()
+    assert sum(moved) == 1000

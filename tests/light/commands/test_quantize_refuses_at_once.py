@@ -27,7 +27,7 @@ sys.exit(code)
 """
 SOURCES = ["--sources", "sources"]
 REFUSED = [
-    (["--bits", "5"], ExitCode.USAGE, "there is no recipe for 5 bits"),
+    (["--bits", "6"], ExitCode.USAGE, "there is no recipe for 6 bits"),
     (["--bits", "32", "--target", "cuda"], ExitCode.USAGE, "no recipe for 32 bits with"),
     (["--target", "tpu"], ExitCode.USAGE, "there is no target tpu"),
     (["--vision-bits", "8"], ExitCode.USAGE, "is for a GPU's files only"),

@@ -79,8 +79,13 @@ def test_a_variant_for_a_gpu_too_far_from_its_sources_is_refused(tiny_sources, t
             "hint:  use `--bits` with 4, 8, or `--target cpu`\n",
         ),
         (
-            ["--target", "all", "--bits", "5"],
-            "error: there is no recipe for 5 bits\nhint:  use `--bits` with 4, 8\n",
+            ["--target", "all", "--bits", "6"],
+            "error: there is no recipe for 6 bits\nhint:  use `--bits` with 4, 8\n",
+        ),
+        (
+            ["--target", "cuda", "--bits", "5"],
+            "error: there is no recipe for 5 bits with `--target cuda`\n"
+            "hint:  use `--bits` with 4, 8, or `--target cpu`\n",
         ),
         (
             ["--target", "gpu"],

@@ -1,0 +1,1 @@
+"""Rounding that knows what the matrix will be multiplied with, and makes up for its own errors."""

@@ -1,0 +1,164 @@
+"""One block and two streams of states become its rounded matrices, and the streams behind it.
+
+The exact stream is what full precision computes; the rounded one has met what was rounded so far,
+activations included. Each matrix is rounded when the rounded stream reaches it, so that it makes up
+for those before it. Files and grids are others' business.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tinyv_cli.model.phi import PhiBlock, Rotary, make_rotary
+from tinyv_cli.spec import LanguageSpec
+
+MATRICES = ("attention.qkv", "attention.dense", "mlp.fc1", "mlp.fc2")
+
+# A linear's name in the block, its module, inputs (P, K) and the outputs wanted (P, N) become the
+# inputs as its operator takes them; the module's weight and bias are rounded in place.
+RoundLinear: TypeAlias = Callable[[str, nn.Linear, Tensor, Tensor], Tensor]
+
+
+# Of a product, by activations in 8 bits: the mean over positions, and the worst of them.
+LARGEST_MEAN_ERROR, LARGEST_ERROR = 0.03, 0.2
+_MEASURED_ROWS = 256
+_ROW_POSITIONS = 256  # several sequences stand in a row: attention is cheap, little is padding
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Sequences of embeddings or states, several in a row, none of which sees another.
+
+    Attributes:
+        states: (B, T, D), the rest of each row zeros.
+        filled: (B, T), false where there is no position.
+        places: row, start and length of each sequence.
+        rotary: of each position in its own sequence.
+        mask: (B, 1, T, T), true where the row's position sees the column's.
+    """
+
+    states: Tensor
+    filled: Tensor
+    places: tuple[tuple[int, int, int], ...]
+    rotary: Rotary
+    mask: Tensor
+
+    def run(self, block: PhiBlock) -> Tensor:
+        """Computes a block's output, (B, T, D)."""
+        out: Tensor = block(self.states, self.rotary, self.mask)
+        return out
+
+
+def pack(sequences: Sequence[np.ndarray], spec: LanguageSpec) -> Sequences:
+    """Puts embeddings, (T, D) float32 each, into rows, the longest first."""
+    capacity = max(_ROW_POSITIONS, *map(len, sequences))
+    used: list[int] = []
+    places = [(0, 0, 0)] * len(sequences)
+    for index in sorted(range(len(sequences)), key=lambda index: -len(sequences[index])):
+        length = len(sequences[index])
+        row = next((r for r, n in enumerate(used) if n + length <= capacity), len(used))
+        used[row:] = [used[row], *used[row + 1 :]] if row < len(used) else [0]
+        places[index] = (row, used[row], length)
+        used[row] += length
+    states = torch.zeros(len(used), capacity, sequences[0].shape[1])
+    positions = torch.zeros(len(used), capacity, dtype=torch.int64)
+    owners = torch.full((len(used), capacity), -1)
+    for index, (row, start, length) in enumerate(places):
+        states[row, start : start + length] = torch.from_numpy(sequences[index])
+        positions[row, start : start + length] = torch.arange(length)
+        owners[row, start : start + length] = index
+    order = torch.arange(capacity)
+    mask = (owners[:, :, None] == owners[:, None]) & (order[:, None] >= order)
+    rotary = make_rotary(spec, positions, states.dtype)
+    return Sequences(states, owners >= 0, tuple(places), rotary, mask[:, None])
+
+
+def round_activations(x: Tensor, group: int) -> Tensor:
+    """Rounds activations as MatMulNBits does at `accuracy_level` 4.
+
+    Args:
+        x: (…, K) float32.
+        group: neighbouring columns that share a scale, as the matrix's weights do.
+
+    Returns:
+        The same shape: codes -127 … 127 times the scale, a 127th of the group's largest.
+
+    Source: onnxruntime's mlas, sqnbitgemm's QuantizeARow for CompInt8.
+    """
+    n_columns = x.shape[-1]
+    padded = nn.functional.pad(x, (0, -n_columns % group))
+    padded = padded.view(*x.shape[:-1], -1, group)
+    scale = padded.abs().amax(-1, keepdim=True) / 127
+    codes = (padded / torch.where(scale > 0, scale, 1)).round_()
+    rounded: Tensor = codes.mul_(scale).flatten(-2)[..., :n_columns]
+    return rounded
+
+
+def bears_8_bits(x: Tensor, matrix: Tensor, group: int) -> bool:
+    """Measures whether a product bears that its activations are rounded to 8 bits.
+
+    By position, since one whose activations are huge would hide the others in a norm over all.
+
+    Args:
+        x: (P, K) float32.
+        matrix: W, (N, K).
+        group: neighbouring columns that share a scale.
+    """
+    rows = x[:: max(1, len(x) // _MEASURED_ROWS)]
+    exact = rows @ matrix.T
+    errors = (round_activations(rows, group) @ matrix.T - exact).norm(dim=1)
+    errors /= exact.norm(dim=1).clamp_min(torch.finfo(exact.dtype).tiny)
+    return bool(errors.mean() <= LARGEST_MEAN_ERROR and errors.max() <= LARGEST_ERROR)
+
+
+@torch.no_grad()
+def round_layer(
+    block: PhiBlock, exact: Sequences, rounded: Sequences, round_linear: RoundLinear
+) -> tuple[Tensor, Tensor]:
+    """Rounds a block's matrices in place, and computes both streams behind it.
+
+    Args:
+        block: holds full precision; afterwards what `round_linear` made of its four matrices.
+        exact: states before it.
+        rounded: those of the rounded stream, at the same places.
+        round_linear: rounds one matrix.
+
+    Returns:
+        The exact and the rounded states behind it, (B, T, D) each.
+    """
+    wanted: dict[str, Tensor] = {}
+    hooks = []
+
+    def keep(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        wanted[name] = output[exact.filled]
+
+    for name in MATRICES[:-1]:
+        linear = block.get_submodule(name)
+        hooks.append(linear.register_forward_hook(partial(keep, name)))
+    exact_out = exact.run(block)
+    for hook in hooks:
+        hook.remove()
+
+    def exchange(name: str, linear: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+        assert isinstance(linear, nn.Linear)
+        x = torch.zeros_like(inputs[0])
+        x[exact.filled] = round_linear(name, linear, inputs[0][exact.filled], wanted.pop(name))
+        return (x,)
+
+    def take_over(module: nn.Module, inputs: tuple[Tensor, ...], attended: Tensor) -> None:
+        # fc2 comes last, and is asked for all that the block still lacks.
+        wanted[MATRICES[-1]] = (exact_out - rounded.states - attended)[exact.filled]
+
+    hooks = [block.post_layernorm.register_forward_hook(take_over)]
+    for name in MATRICES:
+        linear = block.get_submodule(name)
+        hooks.append(linear.register_forward_pre_hook(partial(exchange, name)))
+    rounded_out = rounded.run(block)
+    for hook in hooks:
+        hook.remove()
+    return exact_out, rounded_out
