@@ -101,7 +101,7 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
         DeviceError: the disk is too small.
     """
     check_recipe(options.bits, options.target, options.vision_bits)
-    check_calibration(options.bits, options.quick, options.calibrate)
+    check_calibration(options.bits, options.calibrated, options.calibrate)
     files = resolve_sources(options.sources, options.stage)
     target = options.output.absolute()
     check_output(target, options.force)

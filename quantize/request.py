@@ -33,8 +33,9 @@ class QuantizeOptions:
         threads: to work with, None for the physical cores.
         target: that the variant is for: `cpu`, `cuda` or `all`.
         vision_bits: of the vision side's matrices on a GPU: 8 or 16.
-        quick: whether matrices are rounded to the nearest instead of for what they will meet.
-        calibrate: a file of questions that they are rounded for; None: those of the program.
+        calibrated: whether matrices are rounded for what they will meet instead of to the nearest.
+        calibrate: a file of questions that they are rounded for, which asks for it too; None: those
+            of the program.
     """
 
     sources: Path
@@ -46,8 +47,13 @@ class QuantizeOptions:
     threads: int | None = None
     target: str = "cpu"
     vision_bits: int = FLOAT16_BITS
-    quick: bool = False
+    calibrated: bool = False
     calibrate: Path | None = None
+
+    @property
+    def quick(self) -> bool:
+        """Whether matrices are rounded to the nearest."""
+        return not self.calibrated and self.calibrate is None
 
 
 def check_recipe(bits: int, target: str, vision_bits: int) -> None:
@@ -83,34 +89,30 @@ def check_recipe(bits: int, target: str, vision_bits: int) -> None:
     raise UsageError(f"there is no recipe for {bits} bits", f"use `--bits` with {known}")
 
 
-def check_calibration(bits: int, quick: bool, own: Path | None) -> None:
-    """Checks that there is something to be calibrated with a user's questions, and reads these.
+def check_calibration(bits: int, calibrated: bool, own: Path | None) -> None:
+    """Checks that there is something to be calibrated, and reads a user's questions for it.
 
     Args:
         bits: of a weight.
-        quick: whether matrices are rounded to the nearest.
+        calibrated: whether `--calibrated` is there.
         own: the file of questions, None for those of the program.
 
     Raises:
-        UsageError: matrices are rounded to the nearest.
+        UsageError: so many bits are always rounded to the nearest.
         InputError: the file cannot be used, or a picture is missing.
     """
-    if own is None:
-        return
-    from tinyv_cli.evaluation.questions import check_pictures, read_question_file, read_questions
-
-    if quick:
-        raise UsageError(
-            "`--quick` rounds to the nearest, whatever the questions in `--calibrate` are",
-            "leave one of the two out",
-        )
     recipe = RECIPES.get(bits)
-    if recipe is not None and not recipe.is_calibrated:
+    if (calibrated or own) and recipe is not None and not recipe.is_calibrated:
+        flag = "--calibrate" if own else "--calibrated"
         raise UsageError(
-            f"`--calibrate` is of no use with {bits} bits, which are rounded to the nearest",
+            f"`{flag}` is of no use with {bits} bits, which are rounded to the nearest",
             "leave it out, or use `--bits 4`",
         )
-    check_pictures(read_questions(read_question_file(own), own))
+    if own is not None:
+        from tinyv_cli.evaluation import questions
+
+        content = questions.read_question_file(own)
+        questions.check_pictures(questions.read_questions(content, own))
 
 
 def check_address_space() -> None:

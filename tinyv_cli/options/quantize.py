@@ -53,8 +53,8 @@ MaxError = Annotated[
     ),
 ]
 
-Quick = Annotated[
-    bool, option("--quick", help="Round each weight to the nearest: sooner, and farther off")
+Calibrated = Annotated[
+    bool, option("--calibrated", help="Round for what a matrix will meet: longer, and nearer")
 ]
 
 Calibrate = Annotated[
@@ -62,7 +62,7 @@ Calibrate = Annotated[
     option(
         "--calibrate",
         metavar="FILE",
-        help="Questions like yours, as `tinyv eval` reads them, to round for",
+        help="The same for questions like yours, as `tinyv eval` reads them",
     ),
 ]
 
@@ -79,7 +79,7 @@ class QuantizeArguments:
     stage: Stage = None
     force: Force = False
     dry_run: DryRun = False
-    quick: Quick = False
+    calibrated: Calibrated = False
     calibrate: Calibrate = None
     max_error: MaxError = None
     threads: Threads = None
