@@ -15,8 +15,9 @@ from tinyv_cli.answers import constrained
 from tinyv_cli.answers.sampling import SamplingOptions
 from tinyv_cli.answers.tokenizer import Tokenizer, open_tokenizer
 from tinyv_cli.errors import DeviceError, InputError, TinyvError
-from tinyv_cli.pictures.image import hash_pixels, to_pixels
-from tinyv_cli.pictures.opening import Access, open_picture
+from tinyv_cli.pictures.data_url import read_data_url
+from tinyv_cli.pictures.fetch import FetchLimits, fetch
+from tinyv_cli.pictures.image import hash_pixels, read_picture, to_pixels
 from tinyv_cli.prompts.prompt import make_prompt
 from tinyv_cli.serving.catalog import Catalog, Model
 from tinyv_cli.serving.dialects.asking import (
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _MAX_SCHEMA = 1 << 16  # letters
 _N_KEPT = 16  # tokenizers and grammars
+_MAX_FETCHED, _FETCH_S = 32 << 20, 15.0
 _MARKS_POSITIONS = 8  # around a picture, at most
 
 T = TypeVar("T")
@@ -110,18 +112,18 @@ class Preparer:
 
     def _open(self, address: str, model: Model) -> tuple[str, np.ndarray]:
         """Decodes a picture; returns its pixels with their hash."""
-        is_remote = not address.startswith("data:")
-        if is_remote and not self._fetches:
+        if address.startswith("data:"):
+            content = read_data_url(address)
+        elif self._fetches:
+            try:
+                content = fetch(address, FetchLimits(max_bytes=_MAX_FETCHED, timeout_s=_FETCH_S))
+            except InputError as error:
+                # The reason would tell who can be reached from here, and who cannot.
+                raise RefusedError(400, "the picture cannot be fetched from its address") from error
+        else:
             problem = "pictures are not fetched from addresses here"
             raise RefusedError(400, f"{problem}; send them as `data:image/png;base64,…`")
-        try:
-            picture = open_picture(address, Access())
-        except InputError as error:
-            if not is_remote:
-                raise
-            # The reason would tell who can be reached from here, and who cannot.
-            raise RefusedError(400, "the picture cannot be fetched from its address") from error
-        pixels = to_pixels(picture, model.found.image_px)
+        pixels = to_pixels(read_picture(content), model.found.image_px)
         return hash_pixels(pixels), pixels
 
     def _make_options(self, asked: Asked, model: Model) -> AnswerOptions:

@@ -192,43 +192,48 @@ async def _stream(
 ) -> None:
     """Answers piece by piece; an error before the first one has its own status."""
     shows_steps = any(name == b"tinyv-steps" for name, _ in scope["headers"])
-    has_begun = False
-    while True:
+    has_begun = is_over = False
+
+    async def write(content: bytes) -> None:
+        nonlocal has_begun
+        async with asyncio.timeout(_SEND_S):
+            if not has_begun:
+                has_begun = True
+                kind = (b"content-type", talk.media_type.encode())
+                headers = [kind, (b"x-accel-buffering", b"no")]
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                content = talk.write_first() + content
+            await send({"type": "http.response.body", "body": content, "more_body": not is_over})
+
+    while not is_over:
         try:
             async with asyncio.timeout(_ALIVE_S):
                 event = await events.get()
         except TimeoutError:
-            event = Step("")
-        is_last = False
+            if sign := talk.write_step(None):
+                await write(sign)
+            continue
         match event:
             case None:
                 return
-            case Step(name):
-                content = talk.write_step(event if name else None)
-                content = content if shows_steps or not name else b""
+            case Step():
+                if shows_steps and (sign := talk.write_step(event)):
+                    await write(sign)
             case Piece(text):
-                content = talk.write_piece(text)
+                if not has_begun:
+                    await write(b"")
+                await write(talk.write_piece(text))
             case Ended():
                 scope["tinyv"]["n_tokens"] = event.n_answer
-                content, is_last = talk.write_last(event), True
+                if not has_begun:
+                    await write(b"")
+                is_over = True
+                await write(talk.write_last(event))
             case Failed(refusal):
                 if not has_begun:
                     raise refusal
-                content, is_last = talk.write_failure(refusal), True
-        if not content:
-            continue
-        async with asyncio.timeout(_SEND_S):
-            if not has_begun:
-                has_begun = True
-                headers = [
-                    (b"content-type", talk.media_type.encode()),
-                    (b"x-accel-buffering", b"no"),
-                ]
-                await send({"type": "http.response.start", "status": 200, "headers": headers})
-                content = talk.write_first() + content
-            await send({"type": "http.response.body", "body": content, "more_body": not is_last})
-        if is_last:
-            return
+                is_over = True
+                await write(talk.write_failure(refusal))
 
 
 async def _hear_nothing() -> Any:  # noqa: ANN401 - ASGI
