@@ -319,9 +319,7 @@ class TestLlm:
         folder.mkdir(exist_ok=True)
         more = "  vision: true\n  supports_schema: true\n"
         entry = f"- model_id: tinyv\n  model_name: miniature\n  api_base: {served.url}/v1\n"
-        (folder / "extra-openai-models.yaml").write_text(
-            entry + more
-        )
+        (folder / "extra-openai-models.yaml").write_text(entry + more)
 
         def run(*words):
             own = {**os.environ, "OLLAMA_HOST": served.url, "LLM_USER_PATH": str(folder)}

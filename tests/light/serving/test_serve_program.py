@@ -18,7 +18,10 @@ from tests.light.serving.served import LONG, ROOT, ask_of, ask_ollama, read_even
 CHAT = "/v1/chat/completions"
 FORM = {"type": "json_schema", "json_schema": {"name": "long", "schema": LONG}}
 
-FREE = {"type": "json_object"}
+TEXT = {"type": "string", "minLength": 300, "maxLength": 900}
+THING = {"type": "object", "properties": {"a": TEXT}, "required": ["a"]}
+THING |= {"additionalProperties": False}
+MEDIUM = {"type": "json_schema", "json_schema": {"name": "medium", "schema": THING}}
 
 
 def ask_long(**options):
@@ -178,7 +181,7 @@ def test_what_programs_ask_for_themselves_waits_for_people(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_answers_end_and_refuses_new_ones(tmp_path, number):
     with serve(tmp_path, "--grace", "20") as served, served.client() as client:
-        body = {**ask_long(stream=True), "response_format": FREE, "max_tokens": 300}
+        body = {**ask_long(stream=True), "response_format": MEDIUM}
         with client.stream("POST", CHAT, json=body) as response:
             lines = response.iter_lines()
             next(lines)

@@ -45,6 +45,7 @@ function show(file) {
       drawBoxes([]);
       at("empty").hidden = true;
       frame.hidden = at("tools").hidden = false;
+      fit();
       tell("");
       words.focus();
     };
@@ -53,6 +54,19 @@ function show(file) {
   };
   reader.readAsDataURL(file);
 }
+
+// As large as there is room for, but small pictures at most three times as large as they are.
+function fit() {
+  if (!picture.naturalWidth) return;
+  const style = getComputedStyle(stage);
+  const width = stage.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+  const isWide = matchMedia("(min-width: 60rem)").matches;
+  const height = isWide ? stage.clientHeight - 2 * parseFloat(style.paddingTop) : innerHeight * 0.38;
+  const scale = Math.min(width / picture.naturalWidth, height / picture.naturalHeight, 3);
+  picture.style.width = `${Math.round(picture.naturalWidth * scale)}px`;
+  picture.style.height = `${Math.round(picture.naturalHeight * scale)}px`;
+}
+new ResizeObserver(fit).observe(stage);
 
 at("choose").onclick = at("other").onclick = () => at("file").click();
 at("file").onchange = () => { show(at("file").files[0]); at("file").value = ""; };
@@ -180,7 +194,7 @@ function read(text, isWhole, name) {
     const between = text.slice(end, found.index);
     end = found.index + found[0].length;
     if (between.trim()) phrase = last = null;
-    if (between && (between.trim() || !last)) parts.push(between);
+    if (between && (between.trim() || !phrase)) parts.push(between);
     if (found[1] !== undefined) {
       phrase = { label: found[1].trim(), boxes: [] };
       parts.push(phrase);
@@ -376,7 +390,7 @@ async function hear(asked, { card, text, acts }) {
     at("stop").hidden = true;
     words.focus();
   }
-  card.parentElement.scrollIntoView({ block: "nearest" });
+  card.parentElement.scrollIntoView({ block: "end" });
 }
 
 function finish(asked, said, acts, note) {
