@@ -31,12 +31,13 @@ def serve_questions(arguments: ServeArguments) -> None:
             f"{error.name}, which `tinyv serve` needs, is not installed",
             "install it: `pip install 'tinyv[serve]'`",
         ) from error
+    from tinyv_cli.serving.answering import House
     from tinyv_cli.serving.catalog import Catalog
     from tinyv_cli.serving.dialects.ollama import read_keep_alive
     from tinyv_cli.serving.metrics import Metrics
     from tinyv_cli.serving.preparing import Preparer
     from tinyv_cli.serving.shelf import Shelf
-    from tinyv_cli.serving.web import House, make_app
+    from tinyv_cli.serving.web import make_app
     from tinyv_cli.serving.worker import Worker
 
     console = Console(quiet=arguments.quiet)

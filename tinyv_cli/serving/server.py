@@ -15,9 +15,9 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tinyv_cli.errors import DeviceError, TinyvError, describe_os_error
+from tinyv_cli.serving.answering import House
 from tinyv_cli.serving.dialects.asking import Asked
 from tinyv_cli.serving.jobs import Ended, Event, Failed, Job
-from tinyv_cli.serving.web import House
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
