@@ -20,6 +20,7 @@ from quantize.recipe import RECIPES, Recipe
 from quantize.request import QuantizeOptions, check_output, check_recipe
 from tinyv_cli.answers.tokenizer import Tokenizer, derive_stop_ids
 from tinyv_cli.backends.backend import resolve_threads
+from tinyv_cli.console import to_size
 from tinyv_cli.disk.staging import build_beside, move_in
 from tinyv_cli.errors import DeviceError, WeightsError
 from tinyv_cli.progress import Progress
@@ -61,15 +62,18 @@ class QuantizeResult:
 
 
 def plan_variant(options: QuantizeOptions) -> VariantPlan:
-    """Plans the variant that `make_variant` would make, from names and shapes alone.
+    """Plans the variant that `make_variant` would make, without reading a weight.
 
     Raises:
         UsageError: there is no such target, or no recipe for it with so many bits.
         WeightsError: the sources are not what they should be.
     """
     check_recipe(options.bits, options.target, options.vision_bits)
-    with open_weights(resolve_sources(options.sources, options.stage)) as weights:
-        return _plan(weights, options)
+    files = resolve_sources(options.sources, options.stage)
+    with open_weights(files) as weights:
+        plan = _plan(weights, options)
+        read_tokenizer_json(files, weights.spec.language.vocab_size)
+        return plan
 
 
 def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult:
@@ -95,8 +99,8 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
         free_bytes = shutil.disk_usage(building).free
         if free_bytes < plan.disk_bytes:
             raise DeviceError(
-                f"{target.parent} has {free_bytes / 1e9:.1f} GB free, the variant needs "
-                f"{plan.disk_bytes / 1e9:.1f} GB",
+                f"{target.parent} has {to_size(free_bytes, 2)} free, the variant needs "
+                f"{to_size(plan.disk_bytes, 2)}",
                 "free some space, or name a folder on another disk with `-o`",
             )
         recipe, images = _write_parts(building, weights, plan, options, progress)
@@ -119,11 +123,7 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
 
 
 def _check_known_hashes(files: SourceFiles, progress: Progress) -> None:
-    """Compares files of a published name and length with their published SHA-256, once.
-
-    Where only a rounded length is published, a file of that name may be another one; a `.pth` is
-    then held to its own checksums alone.
-    """
+    """Compares files of a published name and length with their published SHA-256, once."""
     known = {each.path: each for each in read_catalog().list_files() if each.sha256}
     entries = []
     for path in files.all_files:
@@ -131,7 +131,12 @@ def _check_known_hashes(files: SourceFiles, progress: Progress) -> None:
         published = known.get(name)
         if published is None or published.sha256 is None:
             continue
-        if size_bytes == published.size_bytes:
+        # Of some only the rounded size is known: 2030000000 is right within 5000000. Random sources
+        # of full size have the same names and come as near as 8 MB.
+        rounded = str(published.about_bytes)
+        slack_bytes = 10 ** (len(rounded) - len(rounded.rstrip("0"))) // 2
+        is_near = abs(size_bytes - published.about_bytes) <= slack_bytes
+        if size_bytes == published.size_bytes or (published.size_bytes is None and is_near):
             entries.append(FileEntry(name, size_bytes, published.sha256, "source"))
     check_hashes(files.folder, entries, progress, FETCH_HINT)
 

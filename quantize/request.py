@@ -7,12 +7,16 @@ from pathlib import Path
 from quantize.cuda_recipe import CUDA_BITS, VISION_BITS
 from quantize.plan import TARGETS
 from quantize.recipe import FLOAT16_BITS, RECIPES
+from tinyv_cli.console import to_size
+from tinyv_cli.disk.paths import check_utf8, exists
+from tinyv_cli.disk.writing import check_place
 from tinyv_cli.errors import MEMORY_HINT, DeviceError, UsageError, WeightsError
-from tinyv_cli.variants.manifest import MANIFEST_NAME
+from tinyv_cli.variants.home import check_replaceable
 
 # Of address space, before a source is opened. With two cores 1.06 GB ended in the middle of it, and
 # with 1.28 the miniature was made; each core's threads have stacks of their own.
 _LIBRARY_BYTES, _CORE_BYTES = 1_100_000_000, 50_000_000
+_ANOTHER_PLACE = "allow it, or name another folder: `-o DIR`"
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,8 @@ def check_address_space() -> None:
     needed += _CORE_BYTES * (os.cpu_count() or 1)
     if limit != resource.RLIM_INFINITY and limit < needed:
         raise DeviceError(
-            f"this process may have {limit / 1e9:.2f} GB of memory, quantising takes "
-            f"{needed / 1e9:.2f} GB",
+            f"this process may have {to_size(limit, 2)} of memory, quantising takes "
+            f"{to_size(needed, 2)}",
             MEMORY_HINT,
         )
 
@@ -106,17 +110,20 @@ def check_output(folder: Path, force: bool) -> None:
         force: whether a variant that stands there is replaced.
 
     Raises:
-        WeightsError: it exists already.
+        WeightsError: it exists already, or its name cannot be opened.
         UsageError: it is something else than a variant, which is never replaced.
+        DeviceError: it may not be looked at, or nothing may be written there.
     """
+    check_utf8(folder)
+    check_place(folder, _ANOTHER_PLACE)
+    above = next(each for each in folder.parents if exists(each))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        reason = "may not be written to" if above.is_dir() else "is not a folder"
+        raise DeviceError(f"{above} {reason}", _ANOTHER_PLACE)
     if not folder.exists():
         return
     if not force:
         raise WeightsError(
             f"{folder} exists already", "use `--force` to replace it, or `-o` with another name"
         )
-    if not (folder / MANIFEST_NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(
-            f"{folder} is not a variant, `--force` does not replace it",
-            "name another folder with `-o`",
-        )
+    check_replaceable(folder, "-o")

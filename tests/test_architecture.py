@@ -58,6 +58,7 @@ ORDER = (
     ("tinyv_cli.prompts",),
     ("tinyv_cli.pictures",),
     ("tinyv_cli.disk",),
+    ("tinyv_cli.network",),
     ("tinyv_cli.console",),
     ("tinyv_cli.progress",),
     ("tinyv_cli.spec",),
@@ -239,6 +240,16 @@ def test_the_cpus_runtime_is_imported_where_it_is_kept_from_calling_its_maker_an
         if is_inside(each.name, ("onnxruntime",))
     ]
     assert set(users) == {"tinyv_cli/backends/cpu/quiet_onnxruntime.py"}
+
+
+def test_transformers_is_imported_where_no_setting_of_the_hub_stops_it_and_nowhere_else():
+    users = {
+        module
+        for module, path in MODULES.items()
+        for each in walk_imports(parse(path))
+        if is_inside(each.name, ("transformers",))
+    }
+    assert users == {"tinyv_cli.model.transformers_parts"}
 
 
 def test_a_package_imports_nothing_by_itself():

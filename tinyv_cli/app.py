@@ -3,7 +3,6 @@
 Each verb's module is loaded when the verb runs, so that `tinyv --help` loads none of them.
 """
 
-import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Annotated
 import typer
 
 from tinyv_cli.console import Console, abandon_stdout
+from tinyv_cli.disk.writing import to_refusal
 from tinyv_cli.errors import DeviceError, ExitCode, TinyvError, check_memory
 from tinyv_cli.options.ask import AskArguments
 from tinyv_cli.options.batch import BatchArguments
@@ -67,7 +67,6 @@ SOURCES = """The folder of sources holds:
 """
 
 _COMPLETE = "_TINYV_COMPLETE"  # as the scripts of `--install-completion` set it
-DISK_FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
 app = typer.Typer(
     cls=Verbs,
@@ -111,11 +110,7 @@ def _to_planned(error: Exception) -> TinyvError | None:
         check_memory(error.__cause__ if isinstance(error, TinyvError) else error)
     except DeviceError as short:
         return short
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
-        abandon_stdout()
-        place = f" for {error.filename}" if error.filename else ""
-        return DeviceError(f"the disk has no room left{place}", "free some space and try again")
-    return error if isinstance(error, TinyvError) else None
+    return error if isinstance(error, TinyvError) else to_refusal(error)
 
 
 def _run(words: list[str]) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import TextIO
 
-from tinyv_cli.errors import TinyvError
+from tinyv_cli.errors import DeviceError, TinyvError, describe_os_error
 from tinyv_cli.progress import Bar, LineBar, SilentBar, TerminalBar, Unit
 
 
@@ -30,12 +30,12 @@ class Console:
     def write_piece(self, text: str) -> None:
         """Writes a piece of an answer to stdout at once."""
         if text:
-            _write(sys.stdout, text)
+            _write_stdout(text)
             self._line_is_open = not text.endswith("\n")
 
     def end_answer(self) -> None:
         """Ends an answer with one newline."""
-        _write(sys.stdout, "\n")
+        _write_stdout("\n")
         self._line_is_open = False
 
     def end_broken_answer(self) -> None:
@@ -45,7 +45,7 @@ class Console:
 
     def write_line(self, text: str) -> None:
         """Writes one line, or several, to stdout."""
-        _write(sys.stdout, text + "\n")
+        _write_stdout(text + "\n")
 
     def write_json(self, document: object) -> None:
         """Writes one JSON document on one line of stdout, escaped where stdout is not UTF-8."""
@@ -102,14 +102,20 @@ def to_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def to_size(size_bytes: int) -> str:
-    """Formats a number of bytes with powers of 1000: `1.7 GB`."""
+def to_size(size_bytes: float, n_digits: int = 1) -> str:
+    """Formats a number of bytes with powers of 1000: `1.7 GB`.
+
+    Args:
+        size_bytes: the number.
+        n_digits: behind the point, of what is below 100 and not in bytes; two where sizes are
+            compared, which may be near each other.
+    """
     size, unit = float(size_bytes), "bytes"
     for unit in ("bytes", "kB", "MB", "GB", "TB"):
         if size < 999.5 or unit == "TB":
             break
         size /= 1000
-    digits = 1 if size < 99.95 and unit != "bytes" else 0
+    digits = n_digits if size < 99.95 and unit != "bytes" else 0
     return f"{size:.{digits}f} {unit}"
 
 
@@ -126,6 +132,25 @@ def _write(stream: TextIO | None, text: str) -> None:
     if stream is not None:  # a closed descriptor leaves no stream at all
         stream.write(_to_encodable(text, stream))
         stream.flush()
+
+
+def _write_stdout(text: str) -> None:
+    """Writes to stdout and flushes.
+
+    Raises:
+        BrokenPipeError: the reader has gone away.
+        DeviceError: it is refused otherwise, as by a full disk; nothing more is written there.
+    """
+    try:
+        _write(sys.stdout, text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        abandon_stdout()
+        raise DeviceError(
+            f"stdout cannot be written: {describe_os_error(error)}",
+            "make room, or send it elsewhere: `tinyv … > FILE`",
+        ) from error
 
 
 def _write_stderr(label: str, text: str) -> None:

@@ -6,17 +6,18 @@ suffices. `Engine.open` loads the weights; over what it opens, any number of con
 held.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
-from tinyv_cli.devices.choice import choose_device
+from tinyv_cli.devices.choice import Choice, choose_device
 from tinyv_cli.errors import DeviceError, UsageError, WeightsError
 from tinyv_cli.progress import Progress, show_nothing
 from tinyv_cli.prompts.prompt import TEMPLATES, Template
 from tinyv_cli.variants.hashes import check_hashes
-from tinyv_cli.variants.home import count_variants, resolve_variant
+from tinyv_cli.variants.home import count_variants, list_newer, resolve_variant
 from tinyv_cli.variants.manifest import MAKE_AGAIN, Variant
 from tinyv_cli.variants.memory import CUDA_CONTEXT_BYTES, MemoryPlan, Room, plan_memory
 from tinyv_cli.variants.miniature import is_miniature_folder, note_miniature, to_damage
@@ -85,6 +86,7 @@ class Demand:
         n_positions: of the longest prompt and its answer together; None for a full context.
         encodes: tells whether a picture must be encoded on a kind of device, `cpu` or `cuda`.
         may_offload: whether the vision side may be given back before the decoder is opened.
+        held_bytes: of the pictures that are kept while their questions are answered.
         way_out: the hint where memory does not suffice; None for the one that fits `ask`.
         n_slots: answers at once that are wanted; None for one conversation alone.
     """
@@ -92,6 +94,7 @@ class Demand:
     n_positions: int | None = None
     encodes: Callable[[str], bool] = lambda _: True
     may_offload: bool = False
+    held_bytes: int = 0
     way_out: str | None = None
     n_slots: int | None = None
 
@@ -246,7 +249,11 @@ def find_variant(model: str | None, template: str | None = None) -> FoundVariant
             f"there is no template '{name}', which variant {variant.name} asks for", MAKE_AGAIN
         )
     notes: list[str] = []
-    if model is None and count_variants() > 1:
+    is_newest = model is None and not os.environ.get("TINYV_MODEL")
+    if is_newest and (damaged := list_newer(variant)):
+        passed_over = f"newer, but damaged: {', '.join(damaged)} (`tinyv list` says how)"
+        notes.append(f"{variant.name} answers; {passed_over}")
+    elif is_newest and count_variants() > 1:
         notes.append(f"{variant.name} answers, the newest variant; `-m NAME` takes another")
     note_miniature(variant, notes.append)
     return FoundVariant(variant, TEMPLATES[name], notes=tuple(notes))
@@ -262,16 +269,15 @@ def plan_engine(
     """Chooses the device, checks the files, and makes sure that memory suffices.
 
     Args:
-        found: that is to answer.
+        found: that answers.
         wanted: as it was typed; the device may be `auto`.
         demand: what is going to be asked.
-        notify: is told which variant answers where several could, what the miniature is, which
-            device was chosen, and of threads beyond the cores; kept for the open engine.
+        notify: is told of variant, miniature, device and threads; kept for the open engine.
         progress: is told of the bytes that are hashed.
 
     Raises:
         UsageError: there is no such device.
-        WeightsError: a file is damaged, or cannot be read.
+        WeightsError: a file is damaged or cannot be read.
         DeviceError: the device cannot be used, or memory does not suffice.
     """
     from tinyv_cli.backends.backend import resolve_threads
@@ -298,21 +304,7 @@ def plan_engine(
         check_hashes(variant.folder, variant.manifest.files, progress)
     except WeightsError as error:
         raise to_damage(error) if is_miniature_folder(variant.folder) else error from error
-    budget_bytes = wanted.memory_budget_bytes
-    if choice.memory:  # torch is held to it, and the CUDA context comes on top
-        budget_bytes = choice.memory.limit_bytes - CUDA_CONTEXT_BYTES
-    try:
-        memory = choice.memory or plan_memory(
-            variant,
-            Room(n_positions, n_slots),
-            budget_bytes,
-            encodes=demand.encodes(choice.device),
-            may_offload=demand.may_offload,
-        )
-    except DeviceError as error:
-        if demand.way_out is None:
-            raise
-        raise DeviceError(error.problem, demand.way_out) from error
+    memory, budget_bytes = _plan_memory(variant, choice, wanted, demand, n_positions)
     if memory.n_slots != n_slots:
         notify(f"memory suffices for {memory.n_slots} answers at once, not {n_slots}")
     options = replace(
@@ -323,6 +315,35 @@ def plan_engine(
         notify=notify,
     )
     return Engine(variant, found.template, options, memory, notify)
+
+
+def _plan_memory(
+    variant: Variant, choice: Choice, wanted: "BackendOptions", demand: Demand, n_positions: int
+) -> tuple[MemoryPlan, int | None]:
+    """Plans the memory of the CPU, where the device's was not planned when it was chosen.
+
+    Returns:
+        The plan, and the bytes that the backend is held to; None for what there is.
+
+    Raises:
+        DeviceError: memory does not suffice.
+    """
+    if choice.memory:  # torch is held to it, and the CUDA context comes on top
+        return choice.memory, choice.memory.limit_bytes - CUDA_CONTEXT_BYTES
+    budget_bytes = wanted.memory_budget_bytes
+    if budget_bytes is not None:
+        budget_bytes -= demand.held_bytes  # what is free was measured with them in memory
+    try:
+        memory = plan_memory(
+            variant,
+            Room(n_positions, demand.n_slots),
+            budget_bytes,
+            encodes=demand.encodes(choice.device),
+            may_offload=demand.may_offload,
+        )
+    except DeviceError as error:
+        raise DeviceError(error.problem, demand.way_out or error.hint) from error
+    return replace(memory, needed_bytes=memory.needed_bytes + demand.held_bytes), budget_bytes
 
 
 def _limit_positions(variant: Variant, n_positions: int | None, context_length: int | None) -> int:

@@ -111,7 +111,7 @@ def test_a_recorded_step_gives_what_the_same_step_gives_unrecorded(bits, make_fi
     for token in ids:
         recorded, plain = (decoder.extend([(token,)]) for decoder in decoders)
         assert relative(recorded, plain) < 1e-3
-    assert len(decoders[0]._graphs) == 3
+    assert len(decoders[0].steps._graphs) == 3
 
 
 @EVERY_BITS
@@ -166,7 +166,7 @@ def test_memory_stays_under_the_budget_and_what_does_not_fit_is_told_with_figure
     assert torch.cuda.memory_reserved() <= budget_bytes
     with pytest.raises(torch.OutOfMemoryError):
         torch.empty(budget_bytes, dtype=torch.uint8, device="cuda")
-    with pytest.raises(DeviceError, match=r"of 0\.27 GB allowed are taken"):
+    with pytest.raises(DeviceError, match=r"of \d+ MB allowed are taken"):
         backend.encoder.encode(make_pixels(1000))
     backend.decoder.extend([(1,)])  # and goes on working
 

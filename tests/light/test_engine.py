@@ -44,7 +44,7 @@ def test_no_verb_opens_what_memory_does_not_hold(verb, verbs, monkeypatch, capsy
     out, err = capsys.readouterr()
     assert out == ""
     assert "bits4 needs about" in err
-    assert "0.02 are free" in err
+    assert "20.00 MB are free" in err
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -52,7 +52,7 @@ def test_every_verb_keeps_to_a_memory_budget(verb, verbs, monkeypatch, capsys):
     monkeypatch.setattr(backends, "open_backend", None)
     words = [*verbs[verb], "-m", "bits4", "--memory-budget", "30MB"]
     assert main(words) == ExitCode.DEVICE
-    assert "0.03 are allowed" in capsys.readouterr().err
+    assert "30.00 MB are allowed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", VERBS)

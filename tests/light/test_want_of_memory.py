@@ -13,6 +13,7 @@ import pytest
 
 from tests.light.commands.test_command_quantize import write_sources
 from tinyv_cli import app
+from tinyv_cli.console import to_size
 from tinyv_cli.errors import MEMORY_HINT, ExitCode, InputError, WeightsError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +33,7 @@ WANTS = [
 OTHERS = [
     RuntimeError("shapes do not fit"),
     ImportError("No module named 'torch'"),
-    PermissionError(errno.EACCES, "Permission denied", "bad_alloc.png"),
+    FileNotFoundError(errno.ENOENT, "No such file or directory", "bad_alloc.png"),
     KeyError("cannot"),
 ]
 
@@ -94,5 +95,7 @@ def test_quantize_finds_a_small_limit_before_libraries_fail_in_it(tmp_path, limi
         words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == ExitCode.DEVICE, done.stderr
-    assert done.stderr.startswith(f"error: this process may have {limit_bytes / 1e9:.2f} GB of ")
+    assert done.stderr.startswith(
+        f"error: this process may have {to_size(limit_bytes, 2)} of memory, "
+    )
     assert len(done.stderr.splitlines()) == 2

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from tinyv_cli.answers.tokenizer import Tokenizer
+from tinyv_cli.disk.reading import read_bytes
 from tinyv_cli.disk.typed_json import read_object
 from tinyv_cli.errors import InputError, UsageError, describe_os_error
 
@@ -68,11 +69,11 @@ def read_schema(word: str) -> str:
     Raises:
         InputError: there is no such file, it cannot be read or is not a JSON object.
     """
-    text, name = word, "the schema"
-    if not word.lstrip().startswith("{"):
+    text, name = word.removeprefix("\ufeff"), "the schema"
+    if not text.lstrip().startswith("{"):
         name = f"schema {word}"
         try:
-            text = Path(word).read_text("utf-8")
+            text = read_bytes(Path(word)).decode("utf-8-sig")
         except (OSError, ValueError) as error:
             not_text = "it is not UTF-8 text"
             reason = describe_os_error(error) if isinstance(error, OSError) else not_text

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from tinyv_cli.console import to_size
 from tinyv_cli.devices.names import is_cuda
 from tinyv_cli.prompts.boxes import boxes_to_json, read_boxes
 from tinyv_cli.variants.memory import read_peak_rss_bytes
@@ -65,13 +66,13 @@ def make_stats(answer: "Answer", origin: Origin, needed_bytes: int) -> str:
         needed_bytes: of its device's memory, as estimated before.
     """
     usage, timings = answer.usage, answer.timings
-    estimated = f"{needed_bytes / 1e9:.2f} estimated"
+    estimated = f"{to_size(needed_bytes, 2)} estimated"
     estimated += " on the GPU" if is_cuda(origin.device) else ""
     n_computed = usage.prompt_tokens - usage.reused_tokens
     # The first token comes out of the prompt's pass.
     n_decoded = max(0, usage.completion_tokens - 1)
     peak_bytes = read_peak_rss_bytes()  # not known on Windows
-    peak = f"{'-':>8}" if peak_bytes is None else f"{peak_bytes / 1e9:8.2f}"
+    peak, _, unit = "-  " if peak_bytes is None else to_size(peak_bytes, 2).partition(" ")
     return "\n".join(
         [
             f"load         {origin.load_s:8.2f} s",
@@ -80,7 +81,7 @@ def make_stats(answer: "Answer", origin: Origin, needed_bytes: int) -> str:
             f"answer       {timings.decode_s:8.2f} s  {_to_rate(n_decoded, timings.decode_s)}",
             f"first token  {timings.first_token_s or 0.0:8.2f} s",
             f"total        {timings.total_s:8.2f} s  without load",
-            f"memory       {peak} GB, {estimated}",
+            f"memory       {peak:>8} {unit}, {estimated}",
         ]
     )
 

@@ -40,49 +40,47 @@ class Tokenizer:
         vocab_size: ids that stand for a token are below it; the network may have more.
     """
 
-    def __init__(self, path: Path, n_ids: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        n_ids: int | None = None,
+        *,
+        text: str | None = None,
+        hint: str = _MAKE_AGAIN,
+    ) -> None:
         """Reads a `tokenizer.json`.
 
         Args:
             path: the file.
             n_ids: how many ids have a row in the token embeddings; None where that is not known.
+            text: what is in it, where that is known; then the path only stands in messages.
+            hint: what to do about a damaged one.
 
         Raises:
             WeightsError: it cannot be read, is damaged, is not a byte-level BPE, or has an id
                 without a row.
         """
-        self._path = path
-        try:
-            text = path.read_text("utf-8-sig")
-        except FileNotFoundError as error:
-            raise WeightsError(f"there is no tokenizer {path}", _MAKE_AGAIN) from error
-        except OSError as error:
-            reason = describe_os_error(error)
-            raise WeightsError(f"{path} cannot be read: {reason}", _MAKE_AGAIN) from error
-        except UnicodeDecodeError as error:
-            problem = f"{path} is not a tokenizer: it is not UTF-8 text"
-            raise WeightsError(problem, _MAKE_AGAIN) from error
+        self._path, self._hint = path, hint
         with _mute_stderr(), self._translate_failures("is not a tokenizer"):
-            library = tokenizers.Tokenizer.from_str(text)
+            library = tokenizers.Tokenizer.from_str(self._read_text() if text is None else text)
             if not isinstance(library.model, BPE) or not _is_byte_level(library.decoder):
-                raise WeightsError(f"{path} is not a byte-level tokenizer", _MAKE_AGAIN)
+                raise WeightsError(f"{path} is not a byte-level tokenizer", hint)
             library.no_truncation()
             library.no_padding()
             library.model.dropout = None  # else a text gets other ids each time
-            for text in _PROBES:
-                library.encode(text, add_special_tokens=False)
+            for probe in _PROBES:
+                library.encode(probe, add_special_tokens=False)
             ids = library.get_vocab(with_added_tokens=True)
             added = library.get_added_tokens_decoder()
         missing = [byte for sign, byte in _BYTE_OF.items() if sign not in ids]
         if missing:
-            problem = f"{path} has no token for the byte {min(missing)}"
-            raise WeightsError(problem, _MAKE_AGAIN)
+            raise WeightsError(f"{path} has no token for the byte {min(missing)}", hint)
         last = max(ids, key=ids.__getitem__)
         if n_ids is not None and ids[last] >= n_ids:
             raise WeightsError(
                 f"{path} gives the token {last!r} the id {ids[last]}, the embeddings have rows for "
                 f"{n_ids}",
-                _MAKE_AGAIN,
+                hint,
             )
         self.vocab_size = ids[last] + 1
         self._library = library
@@ -124,6 +122,19 @@ class Tokenizer:
         """Returns the id of a token as written in the vocabulary; None if there is none."""
         return self._library.token_to_id(token)
 
+    def _read_text(self) -> str:
+        """Reads the file."""
+        try:
+            return self._path.read_text("utf-8-sig")
+        except FileNotFoundError as error:
+            raise WeightsError(f"there is no tokenizer {self._path}", self._hint) from error
+        except OSError as error:
+            reason = describe_os_error(error)
+            raise WeightsError(f"{self._path} cannot be read: {reason}", self._hint) from error
+        except UnicodeDecodeError as error:
+            problem = f"{self._path} is not a tokenizer: it is not UTF-8 text"
+            raise WeightsError(problem, self._hint) from error
+
     @contextmanager
     def _translate_failures(self, problem: str) -> Iterator[None]:
         """Makes a `WeightsError` of whatever the library raises."""
@@ -132,12 +143,12 @@ class Tokenizer:
         except WeightsError:
             raise
         except Exception as error:  # the library raises plain `Exception`
-            raise WeightsError(f"{self._path} {problem}: {error}", _MAKE_AGAIN) from error
+            raise WeightsError(f"{self._path} {problem}: {error}", self._hint) from error
         except BaseException as error:
             # A panic of Rust's; its class can be imported from nowhere.
             if type(error).__name__ != "PanicException":
                 raise
-            raise WeightsError(f"{self._path} {problem}: {error}", _MAKE_AGAIN) from error
+            raise WeightsError(f"{self._path} {problem}: {error}", self._hint) from error
 
 
 class TextStream:

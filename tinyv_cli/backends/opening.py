@@ -6,6 +6,7 @@ itself imported only here, when chosen.
 
 from tinyv_cli.backends.backend import Backend, BackendOptions, OnEncoder, prefetch_nothing
 from tinyv_cli.devices.names import is_cuda
+from tinyv_cli.disk.paths import check_utf8
 from tinyv_cli.errors import UsageError
 from tinyv_cli.variants.manifest import Variant
 
@@ -25,8 +26,9 @@ def open_backend(
     Raises:
         DeviceError: the device cannot be used.
         UsageError: there is no such device, or the context is longer than the model's.
-        WeightsError: the runtime cannot read the variant's files.
+        WeightsError: the runtime cannot read the variant's files, or their folder's name.
     """
+    check_utf8(variant.folder)
     if options.device == "cpu":
         from tinyv_cli.backends.cpu.onnx_cpu import open_cpu
 

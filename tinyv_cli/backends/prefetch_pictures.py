@@ -79,6 +79,9 @@ class PicturePrefetcher:
         read: opens a picture by its name, in a thread, or raises a `TinyvError`.
         image_px: S, the side of the square that the vision tower sees.
         n_ahead: how many are made ready at most while one is answered; 0 makes each when wanted.
+
+    Attributes:
+        is_cancelled: whether what is under way is no longer wanted.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class PicturePrefetcher:
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read")
         self._encoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
         self._begun: deque[Future[Encoded | Unreadable]] = deque()
+        self.is_cancelled = False
         for path in islice(self._paths, n_ahead):
             self._begin(path)
 
@@ -143,6 +147,7 @@ class PicturePrefetcher:
 
     def cancel(self) -> None:
         """Begins no further picture."""
+        self.is_cancelled = True
         for each in (self._encoding, self._reading):
             each.shutdown(wait=False, cancel_futures=True)
 

@@ -1,5 +1,6 @@
 """Words of a command line become the pictures they name, each once; opens none of them."""
 
+import codecs
 import glob
 import os
 import shlex
@@ -15,20 +16,11 @@ from tinyv_cli.addresses import (
     to_shown,
 )
 from tinyv_cli.disk.paths import exists, is_folder
-from tinyv_cli.errors import InputError
+from tinyv_cli.errors import InputError, describe_os_error
+from tinyv_cli.pictures.decoding.formats import list_suffixes
 from tinyv_cli.pictures.names import find_meant
 
 STDIN = "-"
-
-# What cameras, telephones, scanners and pages of the web leave in folders. HEIC is not read by
-# Pillow itself: such a picture gets a line that says so instead of being passed over in silence.
-PICTURE_SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        *("avif", "bmp", "gif", "heic", "heif", "jfif", "jp2", "jpe", "jpeg", "jpg"),
-        *("pgm", "png", "ppm", "tga", "tif", "tiff", "webp"),
-    )
-)
 
 
 def find_pictures(
@@ -36,10 +28,11 @@ def find_pictures(
 ) -> dict[Path, str]:
     """Lists the pictures that words name, in their order; what a folder holds is sorted.
 
-    A file that is named is taken whatever its name; of a folder those that are called as pictures
-    are, without hidden ones. A word that is no file but a pattern (`*`, `?`, `[…]`, `**`) stands
-    for what it matches. The same file under the same name is listed once. Of URLs only those of
-    `data:` are taken, which hold their pictures; a line names them by type and hash.
+    A file that is named is taken whatever its name; of a folder those that are called as the
+    pictures that are read, without hidden ones. A word that is no file but a pattern (`*`, `?`,
+    `[…]`, `**`) stands for what it matches. The same file under the same name is listed once. Of
+    URLs only those of `data:` are taken, which hold their pictures; a line names them by type and
+    hash.
 
     Args:
         words: paths and patterns; `-` is replaced by the list on stdin.
@@ -56,7 +49,7 @@ def find_pictures(
     found: dict[Path, tuple[Path, str]] = {}
     for word in words:
         if word == STDIN:
-            content = read_stdin()
+            content = read_stdin().removeprefix(codecs.BOM_UTF8)
             lines = content.split(b"\0") if b"\0" in content else content.splitlines()
             named = [os.fsdecode(line) for line in lines if line.strip()]
         elif exists(word) or is_data_url(word):
@@ -111,14 +104,24 @@ def _resolve(folder: Path) -> Path:
 
 
 def _look_into(path: Path, recurses: bool) -> Iterator[Path]:
-    """Yields the file itself, or the pictures of a folder."""
+    """Yields the file itself, or the pictures of a folder and the sub-folders that are refused.
+
+    Raises:
+        InputError: the folder itself may not be read.
+    """
     if not is_folder(path):
         yield path
         return
-    for folder, folders, names in os.walk(path):
+    refused: list[OSError] = []
+    for folder, folders, names in os.walk(path, onerror=refused.append):
         folders[:] = sorted(name for name in folders if recurses and not name.startswith("."))
         for name in sorted(names):
             each = Path(folder, name)
-            is_shown = not name.startswith(".") and each.suffix.lower() in PICTURE_SUFFIXES
-            if is_shown and each.is_file():
-                yield each
+            if not name.startswith(".") and each.suffix.lower() in list_suffixes():
+                yield each  # whatever it is: what is no file gets a line that says so
+    for error in refused:
+        refuser = Path(os.fsdecode(error.filename or path))
+        if refuser == path:
+            problem = f"{path} cannot be read: {describe_os_error(error)}"
+            raise InputError(problem, f"allow it: `chmod u+rx {shlex.quote(str(path))}`")
+        yield refuser

@@ -1,6 +1,6 @@
 """Pictures and one prompt become lines: several are answered at once, the next ones made ready."""
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from tinyv_cli.answers.reply import Answer, Reply
 from tinyv_cli.answers.scheduler import Request, Scheduler
 from tinyv_cli.backends.prefetch_pictures import N_AHEAD, Encoded, PicturePrefetcher, Unreadable
 from tinyv_cli.batch.finding import is_url, make_url_error
+from tinyv_cli.disk.reading import is_pipe, read_bytes
 from tinyv_cli.engine import Engine
+from tinyv_cli.errors import InputError, TinyvError, describe_os_error
 from tinyv_cli.pictures.image import read_picture
-from tinyv_cli.pictures.opening import open_picture
+from tinyv_cli.pictures.opening import Access, open_picture, read_content
 from tinyv_cli.prompts.boxes import boxes_to_json, read_boxes
 from tinyv_cli.session import AnswerOptions
 
@@ -46,7 +48,12 @@ def answer_pictures(
     begun: list[PicturePrefetcher] = []
 
     def prefetch(encoder: ImageEncoder) -> PicturePrefetcher:
-        read = partial(_open, words)
+
+        def read(path: Path) -> Image.Image:
+            if is_pipe(path):
+                return _read_pipe(path, lambda: not any(each.is_cancelled for each in begun))
+            return _open(words[path], path, engine.notify)
+
         begun.append(PicturePrefetcher(encoder, words, read, engine.image_px, n_ahead))
         return begun[0]
 
@@ -74,18 +81,35 @@ def answer_pictures(
                 yield {"path": str(each.identity.path), "error": problem}
 
 
-def _open(words: Mapping[Path, str], path: Path) -> Image.Image:
+def _open(word: str, path: Path, note: Callable[[str], None]) -> Image.Image:
     """Opens a picture by the word that stands for it.
 
     Raises:
         InputError: it cannot be read, or would have to be fetched.
     """
-    word = words[path]
     if not is_url(word):
-        return read_picture(path)
+        return read_content(path, note)
     if is_data_url(word):
-        return open_picture(word)
+        return open_picture(word, Access(note=note))
     raise make_url_error(word)
+
+
+def _read_pipe(path: Path, is_wanted: Callable[[], bool]) -> Image.Image:
+    """Reads a picture from a pipe, for as long as pictures are wanted.
+
+    Raises:
+        InputError: nobody writes into it, or it holds no picture.
+    """
+    way_out = "name a picture's file, or write the picture into the pipe: `<(cat cat.png)`"
+    try:
+        content = read_bytes(path, is_wanted)
+    except OSError as error:
+        problem = f"{path} cannot be read: {describe_os_error(error)}"
+        raise InputError(problem, way_out) from error
+    try:
+        return read_picture(content)
+    except TinyvError as error:
+        raise type(error)(f"{path}: {error.problem}", way_out) from error
 
 
 def _to_line(picture: Encoded, answer: Answer) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from tinyv_cli.disk.json_lines import to_line
+from tinyv_cli.disk.reading import read_bytes
 from tinyv_cli.disk.typed_json import read_object, to_dataclass
 from tinyv_cli.disk.whole_file import write_whole
 
@@ -53,7 +54,7 @@ def read_settings(output: Path) -> Settings | None:
         OSError: they cannot be read.
     """
     try:
-        return to_dataclass(Settings, read_object(resolve_settings(output).read_bytes()))
+        return to_dataclass(Settings, read_object(read_bytes(resolve_settings(output))))
     except (FileNotFoundError, ValueError, RecursionError):
         return None
 

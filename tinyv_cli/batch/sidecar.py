@@ -6,13 +6,15 @@ from pathlib import Path
 
 from tinyv_cli.addresses import is_data_url
 from tinyv_cli.batch.finding import identify
+from tinyv_cli.disk.paths import exists, fit_name
+from tinyv_cli.disk.reading import is_pipe
 from tinyv_cli.disk.whole_file import write_whole
 from tinyv_cli.errors import DeviceError, UsageError, describe_os_error
 
 
 def resolve_sidecar(picture: Path) -> Path:
-    """Returns the text of a picture: `pets/cat.png` → `pets/cat.txt`."""
-    return picture.with_suffix(".txt")
+    """Returns the text of a picture: `pets/cat.png` → `pets/cat.txt`, a long name cut to fit."""
+    return picture.with_name(fit_name(picture.stem, ".txt"))
 
 
 def check_sidecars(
@@ -31,7 +33,7 @@ def check_sidecars(
         DeviceError: a folder cannot be written.
     """
     for picture, word in pictures.items():
-        if is_data_url(word):
+        if is_data_url(word) or is_pipe(picture):
             problem = f"{picture} is no file that a .txt could lie beside"
             raise UsageError(problem, "leave `--sidecar` out, or write the picture to a file")
     owners = {identify(each): each for each in pictures}
@@ -44,11 +46,11 @@ def check_sidecars(
                 f"the answers about {other} and {picture} would both go to {target}",
                 "rename one, or leave `--sidecar` out",
             )
-        if target.exists() and name not in answers and not replaces:
+        if exists(target) and name not in answers and not replaces:
             raise UsageError(
                 f"{target} is there already", "move it away, or replace such files: `--fresh`"
             )
-        if not os.access(target.parent, os.W_OK) and target.parent.exists():
+        if not os.access(target.parent, os.W_OK) and exists(target.parent):
             raise DeviceError(
                 f"{target.parent} may not be written",
                 f"allow it: `chmod u+w {target.parent}`, or leave `--sidecar` out",
@@ -62,7 +64,7 @@ def restore_sidecars(pictures: Iterable[Path], answers: Mapping[Path, str | None
     """
     for picture in pictures:
         answer = answers.get(identify(picture))
-        if answer is not None and not resolve_sidecar(picture).exists():
+        if answer is not None and not exists(resolve_sidecar(picture)):
             write_sidecar(picture, answer)
 
 

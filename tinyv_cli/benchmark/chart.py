@@ -6,8 +6,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from tinyv_cli.disk.paths import is_file
+from tinyv_cli.disk.paths import is_file, is_folder
 from tinyv_cli.disk.whole_file import open_whole
+from tinyv_cli.disk.writing import check_place
 from tinyv_cli.errors import DeviceError, UsageError, describe_os_error
 
 _PANEL_PX = (420, 320)
@@ -27,13 +28,15 @@ def check_chart(path: Path, *, replaces: bool = False) -> None:
 
     Raises:
         UsageError: another kind of file than PNG, there is no such folder, or there is such a file.
+        DeviceError: the place may not be looked at, or is a folder.
     """
     if path.suffix.lower() != ".png":
         raise UsageError(f"{path} is not called after a PNG", "use `--chart FILE.png`")
-    if not path.parent.is_dir():
+    if not is_folder(path.parent):
         raise UsageError(f"there is no folder {path.parent}", "make it, or name another place")
     if not replaces and is_file(path):
         raise UsageError(f"{path} is there already", "name another file, or replace it: `--force`")
+    check_place(path, "use `--chart` elsewhere")
 
 
 def draw_chart(details: Mapping[str, Any], title: str) -> Image.Image:

@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 from tinyv_cli.benchmark.measure import Measured
 from tinyv_cli.benchmark.spread import Spread
 from tinyv_cli.console import to_size, to_table
+from tinyv_cli.disk.reading import read_bytes
 from tinyv_cli.disk.typed_json import read_object, to_dataclass
 from tinyv_cli.errors import InputError, describe_os_error
 
@@ -169,7 +170,7 @@ def read_earlier(path: Path) -> dict[str, Any]:
         InputError: the file cannot be read, or is no such document.
     """
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except OSError as error:
         problem = f"cannot read {path}: {describe_os_error(error)}"
         raise InputError(problem, HOW_TO_KEEP_ONE) from error

@@ -8,7 +8,6 @@ between three quotes, or behind a blank, is always a question.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import unquote
 
 from tinyv_cli.addresses import is_address, is_data_url
@@ -66,7 +65,7 @@ def find_dropped(entry: str) -> Dropped | None:
             picture = next(accepts, word if is_alone and names_picture(word) else None)
         if picture is not None:
             pieces.append(entry[begin:at].strip())
-            pictures.append(str(Path(picture).expanduser()) if picture[0] == "~" else picture)
+            pictures.append(str(paths.expand(picture)) if picture[0] == "~" else picture)
             begin = end
         at = end
     if not pictures:
@@ -95,7 +94,7 @@ def _read_plain_path(entry: str, at: int) -> str | None:
     blanks = [found.start() for found in re.finditer(r"\s+|$", entry[at : at + 4096])]
     for end in reversed(blanks[1 : _MOST_BLANKS + 1]):
         path = entry[at : at + end]
-        if paths.is_file(Path(path).expanduser()) and has_picture_suffix(path):
+        if paths.is_file(paths.expand(path)) and has_picture_suffix(path):
             return path
     return None
 
@@ -126,7 +125,7 @@ def _counts(name: str, word: str, is_first: bool) -> bool:
     if is_address(name):
         return is_data_url(name) or has_picture_suffix(re.split(r"[?#]", name)[0])
     file = drop_page(name)
-    is_there = any(paths.is_file(Path(each).expanduser()) for each in (name, file) if each)
+    is_there = any(paths.is_file(paths.expand(each)) for each in (name, file) if each)
     is_called = has_picture_suffix(file)
     if is_first:
         return (is_path(name) and (is_there or is_called)) or (is_there and is_called)

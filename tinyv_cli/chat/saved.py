@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyv_cli.disk.paths import exists, is_folder
+from tinyv_cli.disk.paths import exists, expand, is_folder
 from tinyv_cli.disk.places import chats_dir
+from tinyv_cli.disk.reading import read_bytes
 from tinyv_cli.disk.typed_json import read_object, to_dataclass
 from tinyv_cli.disk.whole_file import write_whole
 from tinyv_cli.errors import InputError, describe_os_error
@@ -79,7 +80,7 @@ def resolve_chat(name_or_path: str) -> Path:
     """Returns a conversation's file: a name lies in `chats_dir()`, a path where it says."""
     if is_bare_name(name_or_path) and not name_or_path.endswith(SUFFIX):
         return chats_dir() / f"{name_or_path}{SUFFIX}"
-    return Path(name_or_path).expanduser()
+    return expand(name_or_path)
 
 
 def read_chat(path: Path) -> SavedChat:
@@ -93,7 +94,7 @@ def read_chat(path: Path) -> SavedChat:
     if names:
         hint += f"; there are {', '.join(names)}"
     try:
-        chat = to_dataclass(SavedChat, read_object(path.read_bytes()))
+        chat = to_dataclass(SavedChat, read_object(read_bytes(path)))
         if chat.format_version != FORMAT_VERSION:
             raise ValueError(f"its format is {chat.format_version}, this version reads 1")
     except OSError as error:

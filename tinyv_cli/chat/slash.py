@@ -20,7 +20,7 @@ from tinyv_cli.chat.saved import (
 )
 from tinyv_cli.chat.talk import Talk
 from tinyv_cli.console import to_size
-from tinyv_cli.disk.paths import exists
+from tinyv_cli.disk.paths import exists, expand
 from tinyv_cli.errors import InputError, TinyvError, UsageError
 from tinyv_cli.pictures.image import hash_pixels
 from tinyv_cli.prompts.boxes import read_boxes
@@ -94,11 +94,11 @@ def run_command(talk: Talk, line: str) -> None:
 
 def to_path(words: str) -> Path:
     """Returns the file that is meant, named as it is or quoted as by a shell or a dragged file."""
-    literal = Path(words).expanduser()
+    literal = expand(words)
     with suppress(ValueError):
         parts = shlex.split(words)
         if not exists(literal) and len(parts) == 1:
-            return Path(parts[0]).expanduser()
+            return expand(parts[0])
     return literal
 
 
@@ -221,7 +221,7 @@ def _export(talk: Talk, words: str) -> None:
         close = get_close_matches(kind, EXPORTS, n=1)
         hint = f"did you mean `/export {close[0]} FILE`?" if close else "type `/export md FILE`"
         raise UsageError(f"there is no export as '{kind}'", hint)
-    path = Path(_need(name.strip(), f"/export {kind} FILE")).expanduser()
+    path = expand(_need(name.strip(), f"/export {kind} FILE"))
     talk.outputs.write(path, EXPORTS[kind](_to_saved(talk)).encode())
     talk.console.write_note(f"written to {path}")
 
@@ -230,7 +230,7 @@ def _export(talk: Talk, words: str) -> None:
 def _draw(talk: Talk, words: str) -> None:
     from tinyv_cli.drawing.on_picture import draw_boxes, write_drawing
 
-    path = Path(_need(words, "/draw FILE.png")).expanduser()
+    path = expand(_need(words, "/draw FILE.png"))
     shown = talk.conversation.picture
     turns = talk.conversation.turns
     boxes = read_boxes(turns[-1].answer) if turns else ()

@@ -9,6 +9,7 @@ from tinyv_cli.chat.conversation import Conversation, ShownPicture
 from tinyv_cli.chat.dropped import find_dropped
 from tinyv_cli.chat.saved import Outputs
 from tinyv_cli.console import Console
+from tinyv_cli.disk.writing import to_refusal
 from tinyv_cli.errors import TinyvError
 from tinyv_cli.prompts.prompt import Template
 
@@ -121,8 +122,11 @@ def hold_talk(
         except KeyboardInterrupt:
             was_heard = talk.conversation.answer not in (None, answer)
             talk.console.write_note("stopped" + "; what was said is kept" * was_heard)
-        except TinyvError as error:
-            talk.console.write_error(error)
+        except (TinyvError, OSError) as error:
+            planned = error if isinstance(error, TinyvError) else to_refusal(error)
+            if planned is None:
+                raise
+            talk.console.write_error(planned)
 
 
 def to_question(entry: str) -> str | None:

@@ -5,6 +5,7 @@ The only module that imports prompt_toolkit, and itself imported only in a termi
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
@@ -63,8 +64,9 @@ class SafeHistory(FileHistory):
     """Keeps entries without what is secret in their URLs, or long."""
 
     def store_string(self, string: str) -> None:
-        """Writes an entry to the file."""
-        super().store_string(hide_secrets(string))
+        """Writes an entry to the file; a disk that refuses it does not end the conversation."""
+        with suppress(OSError):
+            super().store_string(hide_secrets(string))
 
 
 class EntryCompleter(Completer):

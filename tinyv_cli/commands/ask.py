@@ -15,7 +15,7 @@ from tinyv_cli.addresses import is_address, is_malformed, to_shown
 from tinyv_cli.answers.report import describe_boxes, make_document, make_stats
 from tinyv_cli.console import Console
 from tinyv_cli.disk.paths import exists
-from tinyv_cli.engine import Demand, OpenEngine, find_variant, plan_engine
+from tinyv_cli.engine import Demand, Notify, OpenEngine, find_variant, plan_engine
 from tinyv_cli.errors import InputError, UsageError
 from tinyv_cli.options.ask import AskArguments
 from tinyv_cli.options.shared import to_answer_options, to_backend_options
@@ -80,7 +80,7 @@ def answer_question(arguments: AskArguments) -> None:
         screen = resolve_screen()
     found = find_variant(arguments.model, arguments.template)
     options = replace(options, grammar=_make_grammar(arguments, found.variant))
-    asked = _open_pictures(request, corners, arguments, found.image_px)
+    asked = _open_pictures(request, corners, arguments, found.image_px, console.write_note)
     n_images = len(asked) if arguments.together else 1
     prompts = [make_prompt(found.template, (), each.question, n_images).text for each in asked]
     demand = Demand(
@@ -90,6 +90,7 @@ def answer_question(arguments: AskArguments) -> None:
             or not all(has_tokens(found.variant, each.pixels, device) for each in asked)
         ),
         may_offload=len(asked) == 1,
+        held_bytes=sum(4 * each.picture.width * each.picture.height for each in asked),
     )
     wanted = to_backend_options(arguments)
     engine = plan_engine(found, wanted, demand, console.write_note, console.progress)
@@ -179,7 +180,11 @@ def _make_grammar(arguments: AskArguments, variant: Variant) -> "Grammar | None"
 
 
 def _open_pictures(
-    request: "AskRequest", corners: Corners | None, arguments: AskArguments, image_px: int
+    request: "AskRequest",
+    corners: Corners | None,
+    arguments: AskArguments,
+    image_px: int,
+    note: Notify,
 ) -> list[Asked]:
     """Reads the pictures, and makes the question about each.
 
@@ -191,7 +196,7 @@ def _open_pictures(
     from tinyv_cli.pictures.image import to_pixels
     from tinyv_cli.pictures.opening import Access, check_words, open_picture
 
-    access = Access(arguments.allow_private, arguments.offline)
+    access = Access(arguments.allow_private, arguments.offline, note=note)
     names, question = request.pictures, request.question
     check_words(names, access)
     missing = [place for place, name in enumerate(names) if not _may_be_picture(name)]

@@ -47,7 +47,7 @@ def hold_conversation(arguments: ChatArguments) -> None:
     console = Console(quiet=arguments.quiet)
     options = to_answer_options(arguments, arguments.stop)
     found = find_variant(arguments.model, arguments.template)
-    access = Access(arguments.allow_private, arguments.offline)
+    access = Access(arguments.allow_private, arguments.offline, note=console.write_note)
 
     def open_shown(name: str) -> ShownPicture:
         if name == STDIN:

@@ -1,10 +1,10 @@
 """The public weights, or a finished variant, are fetched into a folder of this computer."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinyv_cli.addresses import to_shown
 from tinyv_cli.console import Console, to_size, to_table
+from tinyv_cli.disk.paths import expand
 from tinyv_cli.disk.places import sources_dir, variants_dir
 from tinyv_cli.errors import UsageError, WeightsError
 from tinyv_cli.options.pull import PullArguments
@@ -52,7 +52,7 @@ def pull_weights(
         _pull_variant(arguments, arguments.variant, retry_policy, console)
         return
     catalog = catalog or read_catalog()
-    folder = Path(arguments.to).expanduser() if arguments.to else sources_dir()
+    folder = expand(arguments.to) if arguments.to else sources_dir()
     if arguments.dry_run or arguments.verify:
         found = SourcesFolder(folder)
         plans = plan_pull(catalog, arguments.stage, found, console.progress, anew=arguments.verify)

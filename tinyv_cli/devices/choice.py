@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
+from tinyv_cli.console import to_size
 from tinyv_cli.devices import driver
 from tinyv_cli.devices.driver import DeviceProblem
 from tinyv_cli.devices.findings import Findings, TorchFindings
@@ -143,8 +144,8 @@ def decide(
         else:
             reason = (
                 f"{variant.name} computes on the GPU, {findings.torch.gpu_name}: about "
-                f"{memory.needed_bytes / 1e9:.2f} GB of its memory are needed, "
-                f"{memory.limit_bytes / 1e9:.2f} may be taken"
+                f"{to_size(memory.needed_bytes, 2)} of its memory are needed, "
+                f"{to_size(memory.limit_bytes, 2)} may be taken"
             )
             name = to_cuda_name(findings.number)
             return Choice(name, reason if asked == "auto" else None, memory)

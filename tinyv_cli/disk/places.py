@@ -5,12 +5,14 @@ from pathlib import Path
 
 import platformdirs
 
+from tinyv_cli.disk.paths import expand
+
 
 def home_dir() -> Path:
     """Where tinyv keeps its files: `TINYV_HOME`, else the user's data folder; it may not exist."""
     chosen = os.environ.get("TINYV_HOME")
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        return expand(chosen).absolute()
     return Path(platformdirs.user_data_dir("tinyv", appauthor=False))
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tinyv_cli.disk.lock import hold
-from tinyv_cli.disk.whole_file import sync_folder
+from tinyv_cli.disk.whole_file import sync_file, sync_folder
 from tinyv_cli.disk.writing import make_folder, writing
 from tinyv_cli.errors import WeightsError
 
@@ -40,7 +40,7 @@ def build_beside(target: Path) -> Iterator[Path]:
     with hold(target, refuse), writing(target, _WAY_OUT), writing(building, _WAY_OUT):
         clean_up(target)
         make_folder(building.parent, _WAY_OUT)
-        building.mkdir()
+        make_folder(building, _WAY_OUT, is_new=True)
         try:
             yield building
         finally:
@@ -68,8 +68,8 @@ def move_in(building: Path, target: Path, *, replace: bool) -> None:
         if path.is_dir():
             sync_folder(path)
         else:
-            with writing(path), path.open("rb") as file:
-                os.fsync(file.fileno())
+            with writing(path):
+                sync_file(path)
     sync_folder(building)
     try:
         if place.exists():

@@ -16,7 +16,7 @@ def read_object(text: str | bytes) -> dict[str, Any]:
     """Parses a JSON object; NaN, infinity and numbers too large for a float are refused.
 
     Args:
-        text: UTF-8 where it is bytes.
+        text: UTF-8 where it is bytes; a byte order mark at its start is dropped.
 
     Raises:
         ValueError: it is none; the message says why.
@@ -32,7 +32,9 @@ def read_object(text: str | bytes) -> dict[str, Any]:
 
     try:
         text = text.decode("utf-8") if isinstance(text, bytes) else text
-        values = json.loads(text, parse_constant=refuse, parse_float=read_float)
+        values = json.loads(
+            text.removeprefix("\ufeff"), parse_constant=refuse, parse_float=read_float
+        )
     except UnicodeDecodeError as error:
         raise ValueError("it is not UTF-8 text") from error
     except json.JSONDecodeError as error:

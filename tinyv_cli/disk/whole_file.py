@@ -87,6 +87,16 @@ def write_whole(path: Path, content: bytes | str, *, is_durable: bool = True) ->
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+def sync_file(path: Path) -> None:
+    """Makes a file's content survive a power cut.
+
+    Raises:
+        OSError: it does not reach the disk.
+    """
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names in a folder survive a power cut, where the system can."""
     if os.name == "nt":

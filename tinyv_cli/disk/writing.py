@@ -10,6 +10,7 @@ from tinyv_cli.errors import DeviceError, describe_os_error
 
 WAY_OUT = "make room or allow it, or name another place; then run the same command again"
 
+DISK_FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 # What a full, broken, locked or read-only disk answers. A file that is not there, a closed file and
 # the like are not among them: there the program is wrong, or somebody has removed what it made.
 _REFUSALS = frozenset(
@@ -50,17 +51,55 @@ def writing(place: Path, way_out: str = WAY_OUT) -> Iterator[None]:
         raise make_write_error(name or place, error, way_out) from error
 
 
-def make_folder(folder: Path, way_out: str = WAY_OUT) -> None:
+def make_folder(folder: Path, way_out: str = WAY_OUT, *, is_new: bool = False) -> None:
     """Makes a folder and its parents where they are missing.
+
+    Args:
+        folder: the folder.
+        way_out: the hint.
+        is_new: whether it may not be there already.
 
     Raises:
         DeviceError: it cannot be made.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=not is_new)
     except OSError as error:
         failed = folder if error.filename is None else os.fsdecode(error.filename)
         raise make_write_error(failed, error, way_out) from error
+
+
+def check_place(place: Path, way_out: str = WAY_OUT) -> None:
+    """Checks that a file or folder may be looked at where it is, or is to be; nothing is made.
+
+    Raises:
+        DeviceError: its name is too long, links lead in a ring, or a folder above it may not be
+            entered or is none.
+    """
+    try:
+        place.stat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise make_write_error(place, error, way_out) from error
+
+
+def to_refusal(error: Exception) -> DeviceError | None:
+    """Returns what the system's refusal means, wherever it came from; None of any other error.
+
+    Where a file is opened, what is wrong with it is said better; this is for the place that nobody
+    thought of, since a path that may not be looked at is no bug.
+    """
+    if not isinstance(error, OSError):
+        return None
+    named = error.filename if isinstance(error.filename, str | bytes) else ""
+    name = os.fsdecode(named)
+    if error.errno in DISK_FULL:
+        place = f" for {name}" if name else ""
+        return DeviceError(f"the disk has no room left{place}", "free some space and try again")
+    if error.errno not in _REFUSALS or not name:
+        return None
+    return DeviceError(f"{name} cannot be used: {describe_os_error(error)}", WAY_OUT)
 
 
 def make_write_error(place: str | Path, error: OSError, way_out: str = WAY_OUT) -> DeviceError:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from tinyv_cli.disk.paths import is_file
+from tinyv_cli.disk.paths import is_file, is_folder
 from tinyv_cli.disk.whole_file import open_whole
+from tinyv_cli.disk.writing import check_place
 from tinyv_cli.drawing.label_positions import Rectangle, place_labels, touches
 from tinyv_cli.drawing.lettering import Font, resolve_lettering
 from tinyv_cli.errors import DeviceError, UsageError, describe_os_error
@@ -152,10 +153,10 @@ def check_drawing_path(
         raise UsageError(
             f"{path} has no suffix of a picture that can be written", f"use `--draw {better}`"
         )
-    if path.is_dir():
+    if is_folder(path):
         inside = shlex.quote(str(path / "drawn.png"))
         raise UsageError(f"{path} is a folder", f"name a file in it: `--draw {inside}`")
-    if not path.parent.is_dir():
+    if not is_folder(path.parent):
         raise UsageError(
             f"there is no folder {path.parent}",
             f"make it: `mkdir -p {shlex.quote(str(path.parent))}`",
@@ -177,6 +178,7 @@ def check_drawing_path(
         )
     if not os.access(path.parent, os.W_OK):
         raise _make_write_error(path, "the folder may not be written to")
+    check_place(path, "write it elsewhere: `--draw ~/drawn.png`")
 
 
 def write_drawing(

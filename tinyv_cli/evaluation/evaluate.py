@@ -30,7 +30,7 @@ from tinyv_cli.evaluation.divergence import compute_divergences
 from tinyv_cli.evaluation.ledger import Answered, Compared, Ledger
 from tinyv_cli.evaluation.questions import Question
 from tinyv_cli.evaluation.scoring import is_right
-from tinyv_cli.pictures.image import read_picture
+from tinyv_cli.pictures.image import AS_PUBLISHED, read_picture
 from tinyv_cli.progress import Progress
 from tinyv_cli.session import AnswerOptions, Session
 
@@ -203,13 +203,12 @@ def _examine(
     begun: list[PicturePrefetcher] = []
 
     def prefetch(encoder: ImageEncoder) -> PicturePrefetcher:
-        begun.append(PicturePrefetcher(encoder, groups, read_picture, engine.image_px))
+        read = partial(read_picture, reading=AS_PUBLISHED)
+        begun.append(PicturePrefetcher(encoder, groups, read, engine.image_px))
         return begun[0]
 
-    with (
-        progress(f"asking {candidate.name}", len(pending)) as bar,
-        engine.open(prefetch) as opened,
-    ):
+    label = f"asking {candidate.name}"
+    with progress(label, len(pending)) as bar, engine.open(prefetch) as opened:
         sessions = [opened.start_session(slot) for slot in range(len(opened.slots.decoders))]
         scheduler: Scheduler[_Task] = Scheduler(opened.slots)
         n_open: Counter[int] = Counter()  # tasks of each question that have begun or wait
@@ -222,10 +221,10 @@ def _examine(
                 if isinstance(picture, Unreadable):
                     raise picture.error
                 for question in groups[picture.path]:
-                    is_new = question.index not in candidate.answers.entries
-                    is_wanted = wanted is not None and question.index in wanted.indices
-                    n_open[question.index] = is_new + is_wanted
-                    for recites in [False] * is_new + [True] * is_wanted:
+                    ask = question.index not in candidate.answers.entries
+                    recite = wanted is not None and question.index in wanted.indices
+                    n_open[question.index] = ask + recite
+                    for recites in [False] * ask + [True] * recite:
                         task = _Task(question, picture.image, options, recites, [])
                         yield Request(task, partial(task.begin, sessions, opened.tokenizer))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tinyv_cli.addresses import is_address, is_malformed
 from tinyv_cli.disk.paths import is_file
+from tinyv_cli.disk.reading import read_bytes
 from tinyv_cli.disk.typed_json import read_object, to_dataclass
 from tinyv_cli.errors import InputError, describe_os_error
 from tinyv_cli.evaluation.scoring import TASKS, check_reference
@@ -78,7 +79,7 @@ def read_question_file(path: Path) -> bytes:
         InputError: there is no such file, or it cannot be read.
     """
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except FileNotFoundError as error:
         hint = f"write a question a line into it: `{FORM}`"
         meant = find_meant(path)

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
-from transformers.models.phi.configuration_phi import PhiConfig
-from transformers.models.phi.modeling_phi import PhiMLP
 
 from tinyv_cli.model.cache import Cache
+from tinyv_cli.model.transformers_parts import PhiConfig, PhiMLP
 from tinyv_cli.spec import LanguageSpec
 
 Rotary = tuple[Tensor, Tensor]  # cosines and signed sines, each (1 or B, 1, T, d)

@@ -5,9 +5,8 @@ Source: arXiv 2301.12597, section 3.1.
 
 import torch
 from torch import Tensor, nn
-from transformers.models.blip_2.configuration_blip_2 import Blip2QFormerConfig
-from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerModel
 
+from tinyv_cli.model.transformers_parts import Blip2QFormerConfig, Blip2QFormerModel
 from tinyv_cli.spec import QFormerSpec
 
 

@@ -4,9 +4,12 @@ Source: arXiv 2303.15389 (EVA-CLIP), as BLIP-2 (arXiv 2301.12597) cuts and uses 
 """
 
 from torch import Tensor, nn
-from transformers.models.blip_2.configuration_blip_2 import Blip2VisionConfig
-from transformers.models.blip_2.modeling_blip_2 import Blip2EncoderLayer, Blip2VisionEmbeddings
 
+from tinyv_cli.model.transformers_parts import (
+    Blip2EncoderLayer,
+    Blip2VisionConfig,
+    Blip2VisionEmbeddings,
+)
 from tinyv_cli.spec import VisionSpec
 
 

@@ -20,6 +20,7 @@ from urllib.parse import urljoin
 
 from tinyv_cli.addresses import quote_whole, to_shown
 from tinyv_cli.errors import InputError
+from tinyv_cli.network.certificates import check_certificates
 
 if TYPE_CHECKING:
     from urllib3.connection import HTTPConnection
@@ -64,6 +65,7 @@ def fetch(url: str, limits: FetchLimits = DEFAULT_LIMITS) -> bytes:
         limits: size, time, redirects, addresses.
 
     Raises:
+        UsageError: the environment names certificates that cannot be used.
         InputError: it is not such a URL, the host cannot be reached or is not to be reached, the
             server refuses or sends half, or a limit is exceeded.
     """
@@ -128,7 +130,8 @@ def _fetch_once(url: str, limits: FetchLimits, deadline: float) -> bytes | str:
             content = bytearray()
             n_bytes = response.length_remaining or 0  # what the server announces
             while n_bytes <= limits.max_bytes:
-                piece = response.read1(_PIECE_BYTES)
+                # Compressed although it was not asked for, it is unpacked, and counted so.
+                piece = response.read1(_PIECE_BYTES, decode_content=True)
                 if time.monotonic() >= deadline:
                     raise TimeoutError
                 if not piece:
@@ -203,13 +206,17 @@ def _connect(parts: "Url", limits: FetchLimits, deadline: float) -> "HTTPConnect
 
     Raises:
         InputError: it has none.
+        UsageError: the environment names certificates that cannot be used.
         OSError, urllib3.exceptions.HTTPError: none answers in time; the last one's reason.
     """
     from urllib3.connection import HTTPConnection, HTTPSConnection
     from urllib3.exceptions import HTTPError
 
+    is_secure = parts.scheme == "https"
+    if is_secure:
+        check_certificates()
     host = str(parts.host).strip("[]")
-    port = parts.port or (443 if parts.scheme == "https" else 80)
+    port = parts.port or (443 if is_secure else 80)
     answers: queue.SimpleQueue[list[str] | OSError] = queue.SimpleQueue()
 
     def look_up() -> None:
@@ -239,7 +246,7 @@ def _connect(parts: "Url", limits: FetchLimits, deadline: float) -> "HTTPConnect
         if left_s <= 0:
             break
         connection = HTTPConnection(address, port, timeout=left_s)
-        if parts.scheme == "https":
+        if is_secure:
             # With `server_hostname` OpenSSL compares the name, and a mismatch is an OSError; with
             # `assert_hostname` urllib3 does it and raises a ValueError.
             context = ssl.create_default_context()

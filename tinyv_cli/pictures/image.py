@@ -2,23 +2,29 @@
 
 Pillow decodes everything. The steps are those of the published code (RGB, squash-resize by PIL's
 bicubic, CLIP's mean and deviation) after what it leaves out: the turn that EXIF asks for,
-transparency, and grey values wider than 8 bits.
+transparency, colour profiles, and values wider than 8 bits.
 """
 
 import hashlib
+import os
 import re
 import shlex
 import stat
 import threading
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from tinyv_cli.disk.reading import read_bytes
 from tinyv_cli.errors import DeviceError, InputError, describe_os_error
+from tinyv_cli.pictures.decoding.formats import NotReadError
+from tinyv_cli.pictures.decoding.rgb import decode
 from tinyv_cli.pictures.names import hint_at_name
 
 # Source: CLIP's `preprocess`, as arXiv 2312.16862's code uses it.
@@ -29,30 +35,38 @@ MAX_PIXELS = 2**27  # 0.4 GB as RGB; a 108-megapixel telephone stays below
 
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
+
+def say_nothing(_: str) -> None:
+    """Takes a note and drops it."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How pictures are read.
+
+    Attributes:
+        uses_profiles: whether colours are converted to sRGB by the profile in the file. Published
+            figures were measured without.
+        note: takes what the user is to know of a picture, in one line.
+    """
+
+    uses_profiles: bool = True
+    note: Callable[[str], None] = say_nothing
+
+
+AS_SHOWN = Reading()
+AS_PUBLISHED = Reading(uses_profiles=False)
+
 # Pillow's size limit and Python's warning filters belong to the process: one picture at a time.
 _ONE_AT_A_TIME = threading.Lock()
 
-# Source: EXIF 2.3, tag 0x0112; the same table as PIL.ImageOps.exif_transpose.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
-# Pillow runs Ghostscript on EPS when its pixels are wanted; an IPTC file holds a picture of any
-# kind, EPS too, which Pillow opens by itself.
-_RUN_PROGRAMS = frozenset({"EPS", "IPTC"})
-
-
-def read_picture(source: Path | bytes) -> Image.Image:
-    """Decodes a picture to RGB, upright; of an animation the first frame.
+def read_picture(source: Path | bytes, reading: Reading = AS_SHOWN) -> Image.Image:
+    """Decodes a picture to sRGB, upright; of an animation the first frame that shows something.
 
     Args:
         source: a file, or a file's content.
+        reading: how, and where notes go.
 
     Returns:
         A picture of mode RGB that holds no open file.
@@ -69,9 +83,10 @@ def read_picture(source: Path | bytes) -> Image.Image:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS
         try:
-            return _decode(stream, source)
-        except InputError:
-            raise
+            picture, notes = decode(stream, MAX_PIXELS, uses_profiles=reading.uses_profiles)
+        except NotReadError as error:
+            hint = error.hint or _hint_to_convert(source)
+            raise InputError(f"{_name(source)} {error.problem}", hint) from error
         except UnidentifiedImageError as error:
             raise InputError(
                 f"{_name(source)} is not a picture Pillow can read", _hint_to_convert(source)
@@ -94,6 +109,9 @@ def read_picture(source: Path | bytes) -> Image.Image:
             ) from error
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+    for each in notes:
+        reading.note(f"{_name(source)} {each}")
+    return picture
 
 
 def to_pixels(picture: Image.Image, image_px: int) -> np.ndarray:
@@ -133,12 +151,13 @@ def _open_stream(source: Path | bytes) -> BinaryIO:
     try:
         status = source.stat()
         if stat.S_ISDIR(status.st_mode):
+            os.scandir(source).close()  # a folder that may not be read is that first of all
             quoted = shlex.quote(str(source))
             raise InputError(f"{source} is a folder", f"name one picture in it: `ls {quoted}`")
         if stat.S_ISREG(status.st_mode) and status.st_size == 0:
             raise InputError(f"{source} is empty", f"fetch it again; `ls -l {folder}` shows sizes")
         if stat.S_ISFIFO(status.st_mode):
-            return BytesIO(source.read_bytes())
+            return BytesIO(read_bytes(source))
         if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{source} is not a file", f"name a picture: `ls {folder}`")
         return source.open("rb")
@@ -153,69 +172,6 @@ def _open_stream(source: Path | bytes) -> BinaryIO:
             f"{source} cannot be opened: {describe_os_error(error)}",
             f"check it: `ls -l {folder}`",
         ) from error
-
-
-def _decode(stream: BinaryIO, source: Path | bytes) -> Image.Image:
-    """Reads the header, checks it, then decodes, turns and converts to RGB."""
-    with Image.open(stream) as picture:
-        width, height = picture.size
-        if picture.format in _RUN_PROGRAMS:
-            raise InputError(
-                f"{_name(source)} is {picture.format}, whose reading could start a program",
-                _hint_to_convert(source),
-            )
-        if min(width, height) < 2:
-            raise InputError(
-                f"{_name(source)} is {width}×{height} pixels, too thin to show anything",
-                "use a picture at least 2 pixels wide and high: `tinyv ask PICTURE QUESTION`",
-            )
-        picture.load()
-        try:
-            # Pillow turns TIFF pictures itself while loading and then reports 1.
-            orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-        except Exception:  # noqa: BLE001 - a picture is worth more than its broken metadata
-            orientation = 1
-        if picture.mode == "F" or picture.mode.startswith("I"):
-            rgb = Image.fromarray(_to_grey_levels(picture)).convert("RGB")
-        elif not picture.has_transparency_data:
-            rgb = picture.convert("RGB")
-        else:
-            # White, since such pictures (drawings, logos, diagrams) are made for a light page. The
-            # colour hidden under full transparency is most often black and would swallow lines.
-            rgba = picture.convert("RGBA")
-            rgb = Image.new("RGB", picture.size, "white")
-            rgb.paste(rgba, mask=rgba)
-    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return rgb if turn is None else rgb.transpose(turn)
-
-
-def _to_grey_levels(picture: Image.Image) -> np.ndarray:
-    """Converts grey values wider than 8 bits to (height, width) uint8.
-
-    16-bit values lose their low byte, as Pillow does with 16-bit colour. 32-bit whole numbers
-    and floats have no stated white: the least usual one that covers the picture is taken (255,
-    65535; 1.0, 255.0), and a picture beyond them is stretched from its own least value to its
-    greatest. NaN and infinity become black.
-    """
-    values = np.asarray(picture)
-    if picture.mode == "F":
-        levels = _stretch(np.where(np.isfinite(values), values, 0), whites=(1.0, 255.0))
-    elif picture.mode != "I" or (values.min() >= 0 and 255 < values.max() <= 65535):
-        levels = (values >> 8).astype(np.uint8)
-    else:
-        levels = _stretch(values, whites=(255.0,))
-    transparent = picture.info.get("transparency")
-    if isinstance(transparent, int):  # PNG's transparent grey
-        levels[values == transparent] = 255
-    return levels
-
-
-def _stretch(values: np.ndarray, whites: tuple[float, ...]) -> np.ndarray:
-    """Maps black to 0 and white to 255; see `_to_grey_levels` for the choice of white."""
-    low, high = float(values.min()), float(values.max())
-    white = next((white for white in whites if low >= 0 and high <= white), None)
-    black, span = (low, high - low) if white is None else (0.0, white)
-    return np.rint((values.astype(np.float64) - black) * (255 / (span or 1))).astype(np.uint8)
 
 
 def _name(source: Path | bytes) -> str:

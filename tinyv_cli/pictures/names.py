@@ -8,16 +8,16 @@ import re
 import shlex
 from contextlib import suppress
 from difflib import get_close_matches
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
 from tinyv_cli.addresses import is_address, is_malformed
 from tinyv_cli.disk import paths
+from tinyv_cli.pictures.decoding.formats import list_suffixes
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 
-_READ_WITH_EXTRAS = frozenset({".pdf", ".heic", ".heif", ".jxl", ".svg"})
+_PAGES = frozenset({".pdf", ".svg"})
 _USUAL = ("jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff", "heic", "avif", "pdf")
 _LEAST_CLOSENESS = 0.65  # `jgp`, `pgn`, `jpgg`, `jepg` are as near as that; `com`, `net`, `js` not
 _MOST_NAMES = 10_000  # of a folder: comparing more would be noticed
@@ -55,7 +55,7 @@ def find_meant(path: Path) -> str | None:
     by_key = {Path(name).stem.lower(): name for name in names if has_picture_suffix(name)}
     by_key |= {name.lower(): name for name in names}
     close = get_close_matches(path.name.lower(), by_key, 1, _LEAST_LIKENESS)
-    if close:
+    if close and by_key[close[0]] != path.name:  # it is there itself where a link leads nowhere
         return str(path.with_name(by_key[close[0]]))
     return f"https://{path}" if _HOST.match(str(path)) else None
 
@@ -80,19 +80,14 @@ def drop_page(word: str) -> str:
 
 def has_picture_suffix(name: str) -> bool:
     """Returns whether a name ends as a picture's, a page's or a video's, or nearly so."""
+    from PIL import Image  # the command line is read without it
+
     suffix = re.search(r"[^/\\.\s](\.[A-Za-z0-9]{2,5})$", name)
     if suffix is None:
         return False
     ending = suffix[1].lower()
-    if ending in _list_suffixes():
+    known = Image.registered_extensions().keys()  # read or not, it is meant as a picture
+    if ending in list_suffixes() | known | _PAGES | VIDEO_SUFFIXES:
         return True
     alike = [each for each in _USUAL if each[0] == ending[1]]
     return len(ending) > 3 and bool(get_close_matches(ending[1:], alike, 1, _LEAST_CLOSENESS))
-
-
-@lru_cache(maxsize=1)
-def _list_suffixes() -> frozenset[str]:
-    """Returns the endings of what Pillow, or a library beside it, reads."""
-    from PIL import Image  # the command line is read without it
-
-    return _READ_WITH_EXTRAS | VIDEO_SUFFIXES | frozenset(Image.registered_extensions())

@@ -20,8 +20,9 @@ from tinyv_cli.addresses import is_address, is_data_url, is_malformed, quote_who
 from tinyv_cli.disk import paths
 from tinyv_cli.errors import InputError, TinyvError, UsageError
 from tinyv_cli.pictures.data_url import read_data_url
+from tinyv_cli.pictures.decoding.formats import HEAD_BYTES, is_pdf
 from tinyv_cli.pictures.fetch import FetchLimits, fetch
-from tinyv_cli.pictures.image import MAX_PIXELS, read_picture
+from tinyv_cli.pictures.image import MAX_PIXELS, Reading, read_picture, say_nothing
 from tinyv_cli.pictures.names import VIDEO_SUFFIXES, hint_at_name
 
 STDIN = "-"
@@ -51,11 +52,13 @@ class Access:
         allow_private: whether URLs of this computer and its own network may be fetched too.
         offline: whether no URL may be.
         stdin: returns the bytes of `-`; called once at most.
+        note: takes what the user is to know of a picture, in one line.
     """
 
     allow_private: bool = False
     offline: bool = False
     stdin: Callable[[], bytes] = read_stdin
+    note: Callable[[str], None] = say_nothing
 
 
 EVERYWHERE = Access()
@@ -93,7 +96,7 @@ def open_picture(word: str, access: Access = EVERYWHERE) -> Image.Image:
         DeviceError: memory does not suffice to decode it.
     """
     if word == STDIN:
-        return read_picture(access.stdin())
+        return read_content(access.stdin(), access.note)
     if is_address(word):
         name = to_shown(word)
         if is_data_url(word):
@@ -106,26 +109,42 @@ def open_picture(word: str, access: Access = EVERYWHERE) -> Image.Image:
         if not content:
             raise InputError(f"{name} is empty", way_out)
         try:
-            return read_picture(content)
+            return read_content(content, lambda text: access.note(f"{name}: {text}"))
         except TinyvError as error:
             raise type(error)(f"{name}: {error.problem}", way_out) from error
     if is_malformed(word) and not paths.exists(word):
         problem = f"{to_shown(word)} is not a URL"
         raise InputError(problem, "give one as https://host/picture.png")
     path, page = _split(word, "#", r"\d{1,9}")
-    if path.suffix.lower() == ".pdf":
+    is_called_pdf = path.suffix.lower() == ".pdf"
+    if (is_called_pdf and (page or not paths.exists(path))) or (page and _holds_pdf(path)):
         return read_page(path, int(page or 1))
     path, moment = _split(word, "@", r"\d{1,9}(?:\.\d*)?")
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return read_frame(path, float(moment or 0))
-    return read_picture(Path(word))
+    return read_content(Path(word), access.note)
 
 
-def read_page(path: Path, page: int) -> Image.Image:
+def read_content(source: Path | bytes, note: Callable[[str], None] = say_nothing) -> Image.Image:
+    """Reads a picture, or the first page of a PDF, whatever its name says that it is.
+
+    Args:
+        source: a file, or a file's content.
+        note: takes what the user is to know of it, in one line.
+
+    Raises:
+        InputError: as `read_picture` and `read_page`.
+        DeviceError: memory does not suffice to decode it.
+    """
+    holds_pdf = is_pdf(source) if isinstance(source, bytes) else _holds_pdf(source)
+    return read_page(source, 1) if holds_pdf else read_picture(source, Reading(note=note))
+
+
+def read_page(source: Path | bytes, page: int) -> Image.Image:
     """Draws a page of a PDF.
 
     Args:
-        path: the PDF.
+        source: the PDF's file, or its content.
         page: its number, 1 the first.
 
     Returns:
@@ -134,20 +153,24 @@ def read_page(path: Path, page: int) -> Image.Image:
     Raises:
         InputError: there is no such file or page, it is not a PDF, or pypdfium2 is not installed.
     """
-    _check_file(path)
+    if isinstance(source, Path):
+        _check_file(source)
+        name, sample, path = str(source), f"{source.name}#1", shlex.quote(str(source))
+    else:
+        name, sample, path = "the given picture", "file.pdf#1", "file.pdf"
     try:
         import pypdfium2  # type: ignore[import-untyped]
     except ImportError as error:
         raise InputError(
-            f"{path} is a PDF, and pypdfium2, which reads it, is not installed",
+            f"{name} is a PDF, and pypdfium2, which reads it, is not installed",
             "install it: `pip install 'tinyv[documents]'`",
         ) from error
     try:
-        with closing(pypdfium2.PdfDocument(path)) as document:
+        with closing(pypdfium2.PdfDocument(source)) as document:
             if not 1 <= page <= len(document):
                 raise InputError(
-                    f"{path} has {len(document)} pages, there is no page {page}",
-                    f"take one there is: `{path.name}#1`",
+                    f"{name} has {len(document)} pages, there is no page {page}",
+                    f"take one there is: `{sample}`",
                 )
             drawn = document[page - 1]
             scale = PAGE_PX / max(1.0, *drawn.get_size())
@@ -156,8 +179,8 @@ def read_page(path: Path, page: int) -> Image.Image:
     except pypdfium2.PdfiumError as error:
         reason = str(error).rstrip(".")
         raise InputError(
-            f"{path} is not a PDF that can be read: {reason}",
-            f"make a picture of the page: `pdftoppm -png {shlex.quote(str(path))} page`",
+            f"{name} is not a PDF that can be read: {reason}",
+            f"make a picture of the page: `pdftoppm -png {path} page`",
         ) from error
 
 
@@ -242,6 +265,15 @@ def _split(word: str, mark: str, number: str) -> tuple[Path, str | None]:
     if found is None or paths.exists(word):
         return Path(word), None
     return Path(found[1]), found[2]
+
+
+def _holds_pdf(path: Path) -> bool:
+    """Returns whether a file's content is a PDF; False for what is no file or may not be read."""
+    if not paths.is_file(path):
+        return False
+    with suppress(OSError), path.open("rb") as file:
+        return is_pdf(file.read(HEAD_BYTES))
+    return False
 
 
 def _check_file(path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tinyv_cli.addresses import to_shown
 from tinyv_cli.disk import paths
+from tinyv_cli.disk.reading import read_bytes
 from tinyv_cli.errors import InputError, UsageError, describe_os_error
 from tinyv_cli.pictures.names import drop_page, has_picture_suffix, names_picture
 from tinyv_cli.pictures.opening import STDIN, is_piped, read_stdin
@@ -66,7 +67,7 @@ def read_request(words: Words, read: Callable[[], bytes] = read_stdin) -> AskReq
     if words.prompt_file is not None:
         name = f"the question in {words.prompt_file}"
         try:
-            content = words.prompt_file.read_bytes()
+            content = read_bytes(words.prompt_file)
         except OSError as error:
             raise InputError(
                 f"{name} cannot be read: {describe_os_error(error)}",
@@ -146,7 +147,7 @@ def _make_picture_error(pictures: Sequence[str], question: str) -> UsageError:
 
 
 def to_text(content: bytes, name: str) -> str:
-    """Decodes UTF-8 text, without the newline that ends its last line.
+    """Decodes UTF-8 text, without a byte order mark and the newline that ends its last line.
 
     Args:
         content: as it was read.
@@ -156,7 +157,7 @@ def to_text(content: bytes, name: str) -> str:
         InputError: it is not UTF-8.
     """
     try:
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
             f"{name} is not UTF-8 text: {error.reason} at byte {error.start}",

@@ -1,4 +1,4 @@
-"""A request that asks something becomes an answer, whole or piece by piece, until its client leaves.
+"""A request becomes an answer, whole or piece by piece, for as long as its client waits for it.
 
 The event loop waits here; it hands everything long to threads.
 """

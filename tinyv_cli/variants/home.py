@@ -7,10 +7,12 @@ from pathlib import Path
 
 from tinyv_cli.disk import paths
 from tinyv_cli.disk.places import variants_dir
-from tinyv_cli.errors import WeightsError
+from tinyv_cli.disk.typed_json import read_object
+from tinyv_cli.errors import UsageError, WeightsError
 from tinyv_cli.variants import miniature
 from tinyv_cli.variants.manifest import MANIFEST_NAME, Variant, make_read_error, read_variant
 
+_SUFFIXES = (".onnx", ".data", ".npy", ".safetensors")  # of the files that variants are made of
 HOW_TO_MAKE_ONE = "make one: `tinyv pull && tinyv quantize --bits 4`"
 
 
@@ -33,10 +35,7 @@ def resolve_folder(name_or_path: str) -> Path:
     """Returns the folder that a variant of this name or path has or would have."""
     if is_bare_name(name_or_path):
         return variants_dir() / name_or_path
-    try:
-        return Path(name_or_path).expanduser()
-    except RuntimeError:  # `~name`, and there is no such user
-        return Path(name_or_path)
+    return paths.expand(name_or_path)
 
 
 def resolve_variant(name_or_path: str | None) -> Variant:
@@ -70,6 +69,39 @@ def resolve_variant(name_or_path: str | None) -> Variant:
     raise WeightsError(f"there is no variant '{wanted}' in {variants_dir()}", hint)
 
 
+def check_replaceable(folder: Path, flag: str) -> None:
+    """Checks that a folder may give way to a variant: it is empty, or a variant and nothing else.
+
+    Args:
+        folder: exists.
+        flag: the option that names another one.
+
+    Raises:
+        UsageError: it holds what is not ours, which is never removed.
+    """
+    problem = "is not a variant"
+    if folder.is_dir():
+        paths = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+        names = {path.relative_to(folder).as_posix() for path in paths}
+        usual = {name for name in names if name.endswith(_SUFFIXES) or name == "tokenizer.json"}
+        try:
+            values = read_object((folder / MANIFEST_NAME).read_bytes())
+            is_ours = isinstance(values.get("format_version"), int)
+            entries = values.get("files")
+        except (OSError, ValueError, RecursionError):  # a damaged variant may be replaced, too
+            is_ours, entries = MANIFEST_NAME in names and bool(usual), None
+        listed = entries if isinstance(entries, list) else []
+        known = {str(each.get("path")) for each in listed if isinstance(each, dict)}
+        foreign = sorted(names - known - usual - {MANIFEST_NAME})
+        if not names or (is_ours and not foreign):
+            return
+        if is_ours:
+            problem = f"holds what is no part of a variant: {', '.join(foreign[:3])}"
+    raise UsageError(
+        f"{folder} {problem}, `--force` does not replace it", f"name another folder with `{flag}`"
+    )
+
+
 def list_variants() -> list[Variant | DamagedVariant]:
     """Reads all variants of the user's own by name, those that cannot be read included.
 
@@ -92,6 +124,19 @@ def count_variants() -> int:
         WeightsError: the folder of variants itself cannot be read.
     """
     return len(_list_folders())
+
+
+def list_newer(variant: Variant) -> list[str]:
+    """Lists the variants of the user's own that were made after one, the last first.
+
+    Where that one was taken as the newest, they are those that cannot be read.
+
+    Raises:
+        WeightsError: the folder of variants itself cannot be read.
+    """
+    made_ns = _find_made_ns(variant.folder)
+    folders = sorted(_list_folders(), key=_find_made_ns, reverse=True)
+    return [each.name for each in folders if _find_made_ns(each) > made_ns]
 
 
 def list_named_variants() -> list[Variant | DamagedVariant]:

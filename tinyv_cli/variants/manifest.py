@@ -13,6 +13,7 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tinyv_cli.disk.reading import read_bytes
 from tinyv_cli.disk.typed_json import read_object, to_dataclass
 from tinyv_cli.errors import WeightsError, describe_os_error
 from tinyv_cli.spec import ModelSpec
@@ -192,8 +193,13 @@ def list_graph_roles(part: str, roles: Collection[str]) -> list[str]:
     return list(takewhile(roles.__contains__, wanted))
 
 
-def read_variant(folder: Path) -> Variant:
+def read_variant(folder: Path, *, is_copied: bool = False) -> Variant:
     """Reads a folder's manifest and checks that every file is there, inside, with the right size.
+
+    Args:
+        folder: of the variant.
+        is_copied: whether the files will be copied and their hashes checked; then they may be links
+            to what the hub's cache holds.
 
     Raises:
         WeightsError: the folder or a file is missing, unreadable, of the wrong size or outside the
@@ -203,7 +209,7 @@ def read_variant(folder: Path) -> Variant:
     if not folder.is_dir():
         raise WeightsError(f"{folder} is not a folder", hint)
     try:
-        text = (folder / MANIFEST_NAME).read_bytes()
+        text = read_bytes(folder / MANIFEST_NAME)
     except FileNotFoundError as error:
         problem = f"{folder} is not a variant: it has no {MANIFEST_NAME}"
         if (folder / "phi-2").is_dir() or any(folder.glob("*.pth")):
@@ -222,7 +228,8 @@ def read_variant(folder: Path) -> Variant:
             raise make_read_error(path, error) from error
         if not path.is_file():
             raise WeightsError(f"{path} is not a file", MAKE_AGAIN)
-        if not path.resolve().is_relative_to(folder.resolve()):
+        places = [folder.resolve(), *(_list_blob_folders(folder) if is_copied else ())]
+        if not any(map(path.resolve().is_relative_to, places)):
             # As the hub's cache has them. A variant is checked once and stays as it is; what a link
             # leads to may change.
             raise WeightsError(
@@ -237,6 +244,19 @@ def read_variant(folder: Path) -> Variant:
     variant = Variant(folder.absolute(), folder.absolute().name, manifest)
     _check_files(variant)
     return variant
+
+
+def _list_blob_folders(folder: Path) -> list[Path]:
+    """Lists where the hub's cache keeps the content of a snapshot's files.
+
+    Source: huggingface_hub 2.4, `file_download.py` and `utils/_shared_blobs.py`:
+    `CACHE/models--OWNER--NAME/snapshots/REVISION` leads to `blobs` beside it, or of the cache.
+    """
+    whole = folder.resolve()
+    snapshots = next((each for each in whole.parents if each.name == "snapshots"), None)
+    if snapshots is None:
+        return []
+    return [snapshots.parent / "blobs", snapshots.parent.parent / "blobs"]
 
 
 def _check_files(variant: Variant) -> None:

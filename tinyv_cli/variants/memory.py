@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from tinyv_cli.console import to_size
 from tinyv_cli.errors import DeviceError
 from tinyv_cli.spec import LanguageSpec, ModelSpec
 from tinyv_cli.variants.manifest import Variant
@@ -215,8 +216,8 @@ def _make_refusal(
 ) -> DeviceError:
     memory = "the GPU's memory" if is_cuda else "memory"
     word = "allowed" if is_budget else "free"
-    needed, limit = f"{needed_bytes / 1e9:.2f}", f"{limit_bytes / 1e9:.2f}"
-    problem = f"{name} needs about {needed} GB of {memory}, {limit} are {word}"
+    needed, limit = to_size(needed_bytes, 2), to_size(limit_bytes, 2)
+    problem = f"{name} needs about {needed} of {memory}, {limit} are {word}"
     if is_cuda:
         return DeviceError(
             problem,

@@ -34,7 +34,6 @@ from weights.pulling.transfer import DownloadRequest, download
 from weights.reading.sources import read_json_object
 
 _NO_KEY = "unpinned"
-_MOST_OF_UNKNOWN = 1 << 30  # bytes of a file of unknown length
 
 
 @dataclass(frozen=True)
@@ -121,39 +120,36 @@ class Fetcher:
         if file.sha256 and info.sha256 not in ("", file.sha256):
             reason = f"its SHA-256 starts {info.sha256[:12]}, not {file.sha256[:12]}"
             raise FetchError(Cause.WRONG, f"has another file by now: {reason}")
-        if None not in (file.size_bytes, info.size_bytes) and file.size_bytes != info.size_bytes:
-            reason = f"it has {info.size_bytes} bytes, not {file.size_bytes}"
-            raise FetchError(Cause.WRONG, f"has another file by now: {reason}")
-        expected = replace(
-            file,
-            sha256=file.sha256 or info.sha256,
-            size_bytes=info.size_bytes if file.size_bytes is None else file.size_bytes,
-        )
+        # Of the size that it states only the bar makes use: to HEAD some servers answer 0, or the
+        # length of something compressed. Seen in: huggingface_hub, issue 3307.
+        expected = replace(file, sha256=file.sha256 or info.sha256)
         key = expected.sha256 or info.git_sha1
         part = self.folder.find_part(file, key or _NO_KEY)
         if not key:
             part.unlink(missing_ok=True)  # it may have begun another content
         was_begun = part.exists()
-        self._download(origin, expected, part)
+        total_bytes = file.size_bytes or info.size_bytes or file.about_bytes or None
+        self._download(origin, expected, part, total_bytes)
         fault = self._find_fault(part, expected, info)
         if fault and was_begun:
             self.notify(f"{file.path} was resumed and {fault}; fetching it anew")
             part.unlink()
-            self._download(origin, expected, part)
+            self._download(origin, expected, part, total_bytes)
             fault = self._find_fault(part, expected, info)
         if fault:
             self._set_aside(file, part, f"came from {origin.label} and {fault}")
             raise FetchError(Cause.WRONG, f"has another file: it {fault}")
         self._place(part, file, origin.label)
 
-    def _download(self, origin: FileOrigin, file: PublicFile, part: Path) -> None:
-        most_bytes = max(2 * file.about_bytes, 1 << 20) if file.about_bytes else _MOST_OF_UNKNOWN
+    def _download(
+        self, origin: FileOrigin, file: PublicFile, part: Path, total_bytes: int | None
+    ) -> None:
+        most_bytes = max(2 * file.about_bytes, 1 << 20) if file.about_bytes else None
         url = resolve_url(origin, file)
         request = DownloadRequest(url, make_headers(origin), file.size_bytes, most_bytes)
-        total = file.size_bytes or file.about_bytes or None
         if part.exists():
             self.notify(f"{file.path}: going on after {to_size(part.stat().st_size)}")
-        with self.progress(f"fetching {file.name}", total, "bytes") as bar:
+        with self.progress(f"fetching {file.name}", total_bytes, "bytes") as bar:
             download(request, part, bar, self.policy)
 
     def _find_fault(self, path: Path, file: PublicFile, info: RemoteFileInfo) -> str:

@@ -11,15 +11,17 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from tinyv_cli.disk import paths
 from tinyv_cli.disk.lock import hold
 from tinyv_cli.disk.typed_json import read_object
-from tinyv_cli.disk.whole_file import write_whole
-from tinyv_cli.errors import WeightsError, describe_os_error
+from tinyv_cli.disk.whole_file import sync_file, sync_folder, write_whole
+from tinyv_cli.disk.writing import make_folder, make_write_error, writing
+from tinyv_cli.errors import WeightsError
 from tinyv_cli.progress import Bar, Progress
 from tinyv_cli.variants.hashes import CHUNK_BYTES, check_hashes, hash_file
 from tinyv_cli.variants.manifest import FileEntry, make_read_error
@@ -36,6 +38,7 @@ from weights.reading.sources import (
 RECORD_NAME = "pulled.json"
 _PART_SUFFIX = ".part"
 _WRONG_SUFFIX = ".wrong"
+ELSEWHERE = "name another folder with `--to DIR`"
 _PHI_NAMES = frozenset({"config.json", TOKENIZER_FILE, *TOKENIZER_PARTS, ADDED_TOKENS_FILE})
 _OWN_NAMES = frozenset({RECORD_NAME, ARCHITECTURE_FILE, ".pull.lock"})  # the lock of older versions
 _HALF_WRITTEN = re.compile(r"\.tinyv-[0-9a-f]{16}\.tmp")  # of `write_whole`, after a kill
@@ -77,7 +80,7 @@ class SourcesFolder:
     def list_parts(self, file: PublicFile) -> list[Path]:
         """Lists all beginnings of a file, of whichever content."""
         target = self.find(file)
-        here = target.parent.iterdir() if target.parent.is_dir() else ()
+        here = target.parent.iterdir() if paths.is_folder(target.parent) else ()
         # No glob: a name may hold `[`.
         part = re.compile(re.escape(target.name) + r"\.[^.]+" + re.escape(_PART_SUFFIX))
         return sorted(path for path in here if part.fullmatch(path.name))
@@ -94,7 +97,7 @@ class SourcesFolder:
             WeightsError: it cannot be read.
         """
         path = self.find(file)
-        if not path.is_file():
+        if not paths.is_file(path):
             return State.MISSING
         # It may be the listed one, or the one that was taken.
         allowed = [(file.size_bytes, file.sha256)] if file.sha256 else []
@@ -143,12 +146,25 @@ class SourcesFolder:
         """
         target = self.find(file)
         aside = target.with_name(target.name + _WRONG_SUFFIX)
-        path.replace(aside)
+        # The system renames nothing where both names lead to one file already, as links taken twice
+        # do. Source: POSIX, `rename`; seen in nfs-ganesha 4.
+        if aside.exists() and aside.samefile(path):
+            path.unlink()
+        else:
+            path.replace(aside)
+        record = self.read_record()
+        if record.pop(file.path, None) is not None:  # another one may come in its place
+            write_whole(self.path / RECORD_NAME, json.dumps(record, indent=1) + "\n")
         return aside
 
     def put_in_place(self, file: PublicFile, path: Path) -> None:
-        """Moves a finished file to its place, and removes other beginnings of it."""
-        path.replace(self.find(file))
+        """Moves a finished file to its place for good, and removes other beginnings of it."""
+        place = self.find(file)
+        with writing(path):
+            sync_file(path)
+        path.replace(place)
+        for folder in (place.parent, self.path, self.path.parent):  # each may be new
+            sync_folder(folder)
         self.remove_parts(file)
 
     def remove_parts(self, file: PublicFile) -> None:
@@ -188,20 +204,14 @@ def hold_place(place: Path, folder: Path, notify: Callable[[str], None]) -> Iter
         notify: is told when another process has to be waited for.
 
     Raises:
-        WeightsError: the folder cannot be made or written.
+        DeviceError: the folder, or a file in it, cannot be made or written.
     """
-    with ExitStack() as stack:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if not os.access(folder, os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-            wait = f"another tinyv is pulling into {place}; waiting for it"
-            stack.enter_context(hold(place, lambda: notify(wait)))
-        except OSError as error:
-            raise WeightsError(
-                f"{folder} cannot be written: {describe_os_error(error)}",
-                "name another folder with `--to DIR`",
-            ) from error
+    make_folder(folder, ELSEWHERE)
+    if not os.access(folder, os.W_OK):
+        error = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        raise make_write_error(folder, error, ELSEWHERE)
+    wait = f"another tinyv is pulling into {place}; waiting for it"
+    with hold(place, lambda: notify(wait)), writing(folder):
         yield
 
 
@@ -217,9 +227,24 @@ def take_link(source: Path, target: Path, bar: Bar) -> None:
 
 
 def take_copy(source: Path, target: Path, bar: Bar) -> None:
-    """Copies a file's content."""
-    with source.open("rb") as there, target.open("wb") as here:
-        while chunk := there.read(CHUNK_BYTES):
+    """Copies a file's content.
+
+    Raises:
+        WeightsError: it cannot be read.
+        DeviceError: the copy cannot be written.
+    """
+    try:
+        there = source.open("rb")
+    except OSError as error:
+        raise make_read_error(source, error) from error
+    with there, writing(target), target.open("wb") as here:
+        while True:
+            try:
+                chunk = there.read(CHUNK_BYTES)
+            except OSError as error:
+                raise make_read_error(source, error) from error
+            if not chunk:
+                return
             here.write(chunk)
             bar.advance(len(chunk))
 

@@ -1,10 +1,12 @@
 """A repository, a revision and a name become a URL, headers and an open answer.
 
-The only file that imports huggingface_hub, which reads HF_HOME, HF_TOKEN, HF_ENDPOINT,
-HF_HUB_OFFLINE and the proxies, and whose client opens plain URLs too. Its errors and those of its
-transport become `FetchError` here. The body is not read.
+The only file that imports huggingface_hub, once something is asked for: it reads HF_HOME, HF_TOKEN,
+HF_ENDPOINT, HF_HUB_OFFLINE and the proxies, and its client opens plain URLs too. Its errors and
+those of its transport become `FetchError` here, a setting that cannot be used a `UsageError`. The
+body is not read.
 """
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,21 +18,15 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
-from huggingface_hub import (
-    constants,
-    get_hf_file_metadata,
-    get_session,
-    hf_hub_url,
-    try_to_load_from_cache,
-)
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented
-
 from tinyv_cli.addresses import to_shown
+from tinyv_cli.errors import UsageError, describe_os_error
+from tinyv_cli.network.certificates import check_certificates
+from tinyv_cli.network.settings import check_hub_settings, check_proxies
 from weights.pulling.catalog import FileOrigin, PublicFile
 from weights.pulling.failures import Cause, FetchError, RetryPolicy
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
 
 
@@ -39,7 +35,7 @@ class RemoteFileInfo:
     """A file's size and hash as the hub states them before it is fetched.
 
     Attributes:
-        size_bytes: None where it does not say.
+        size_bytes: None where it does not say; not to be relied on.
         sha256: of a file in large storage, else empty.
         git_sha1: of a file in the repository itself, git's name for its content, else empty.
     """
@@ -51,7 +47,7 @@ class RemoteFileInfo:
 
 def is_offline() -> bool:
     """Returns whether HF_HUB_OFFLINE forbids the network."""
-    return bool(constants.HF_HUB_OFFLINE)
+    return bool(_load_library().constants.HF_HUB_OFFLINE)
 
 
 def resolve_url(origin: FileOrigin, file: PublicFile) -> str:
@@ -62,22 +58,47 @@ def resolve_url(origin: FileOrigin, file: PublicFile) -> str:
     """
     if origin.url:
         return origin.url
+    hub = _load_library()
     try:
-        return hf_hub_url(origin.repository, file.name_at(origin), revision=origin.revision)
-    except HFValidationError as error:
+        url: str = hub.hf_hub_url(origin.repository, file.name_at(origin), revision=origin.revision)
+    except hub.errors.HFValidationError as error:
         raise FetchError(Cause.MISSING, "is not a name of a repository") from error
+    return url
 
 
 def make_headers(origin: FileOrigin) -> dict[str, str]:
-    """Makes the headers of every request; the token goes to the hub alone."""
+    """Makes the headers of every request; the token goes to the hub alone.
+
+    Raises:
+        UsageError: the token cannot be one, or its file cannot be read.
+    """
+    hub = _load_library()
     # Since 2.4 the library asks `/api/agent-harnesses` which program it runs in when it builds a
     # header; this is what HF_HUB_DISABLE_TELEMETRY sets.
-    constants.HF_HUB_DISABLE_TELEMETRY = True
-    headers = build_hf_headers(
-        library_name="tinyv",
-        library_version=version("tinyv"),
-        token=None if origin.repository else False,
-    )
+    hub.constants.HF_HUB_DISABLE_TELEMETRY = True
+    given = (name for name in _TOKEN_VARIABLES if os.environ.get(name))
+    source = next(given, f"the token in {hub.constants.HF_TOKEN_PATH}")
+    fault = ""
+    try:
+        headers: dict[str, str] = hub.utils.build_hf_headers(
+            library_name="tinyv",
+            library_version=version("tinyv"),
+            token=None if origin.repository else False,
+        )
+        if not all(
+            char.isascii() and char.isprintable() for char in headers.get("authorization", "")
+        ):
+            fault = "it has characters that no token has"
+    except UnicodeDecodeError:
+        fault = "it is not UTF-8"
+    except OSError as error:
+        fault = describe_os_error(error)
+    if fault:
+        raise UsageError(
+            f"{source} cannot be used: {fault}",
+            "set the token as https://huggingface.co/settings/tokens shows it, or do without: "
+            "`export HF_HUB_DISABLE_IMPLICIT_TOKEN=1`",
+        )
     return {**headers, "Accept-Encoding": "identity"}
 
 
@@ -86,16 +107,17 @@ def read_remote_info(origin: FileOrigin, file: PublicFile, policy: RetryPolicy) 
 
     Raises:
         FetchError: the hub cannot be reached, or refuses.
+        UsageError: the environment's settings of the network cannot be used.
     """
     if not origin.repository:
         return RemoteFileInfo()
-    url = resolve_url(origin, file)
+    url, hub = resolve_url(origin, file), _load_library()
     with _translated(url):
         try:
-            said = get_hf_file_metadata(
+            said = hub.get_hf_file_metadata(
                 url, timeout=policy.connect_s + policy.read_s, headers=make_headers(origin)
             )
-        except HfHubHTTPError as error:
+        except hub.errors.HfHubHTTPError as error:
             check_status(error.response.status_code, error.response.headers)
             return RemoteFileInfo()  # a server that has no HEAD may have GET
     etag = said.etag or ""
@@ -110,11 +132,12 @@ def find_cached(origin: FileOrigin, file: PublicFile) -> Path | None:
     """Finds a file in the hub's own cache, without reading it."""
     if not origin.repository:
         return None
+    hub = _load_library()
     try:
-        found = try_to_load_from_cache(
+        found = hub.try_to_load_from_cache(
             origin.repository, file.name_at(origin), revision=origin.revision
         )
-    except (HFValidationError, OSError):
+    except (hub.errors.HFValidationError, OSError):
         return None
     return Path(found).resolve() if isinstance(found, str) else None
 
@@ -128,8 +151,9 @@ def open_url(url: str, headers: Mapping[str, str], policy: RetryPolicy) -> Itera
 
     Raises:
         FetchError: the server cannot be reached, or breaks off while the body is read.
+        UsageError: the environment's settings of the network cannot be used.
     """
-    client = get_session()
+    client = _load_with_network().get_session()
     limits = _find_transport(client).Timeout(policy.read_s, connect=policy.connect_s)
     with (
         _translated(url),
@@ -159,11 +183,12 @@ def check_status(status: int, headers: Mapping[str, str]) -> None:
 @contextmanager
 def _translated(url: str) -> Iterator[None]:
     """Turns what the hub's library and its transport raise into `FetchError`."""
-    transport = _find_transport(get_session())
+    hub = _load_with_network()
+    transport = _find_transport(hub.get_session())
     host = urlsplit(url).hostname or to_shown(url)
     try:
         yield
-    except OfflineModeIsEnabled as error:
+    except hub.errors.OfflineModeIsEnabled as error:
         raise FetchError(Cause.OFFLINE, "may not be asked: the network is switched off") from error
     except (transport.ConnectError, transport.ConnectTimeout, transport.ProxyError) as error:
         reason = f"cannot be reached: {_shorten(error)} ({host})"
@@ -182,6 +207,43 @@ def _translated(url: str) -> Iterator[None]:
 
 def _shorten(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:120] or type(error).__name__
+
+
+def _load_library() -> ModuleType:
+    """Imports huggingface_hub, which reads its settings at that moment.
+
+    Raises:
+        UsageError: one of them cannot be used.
+    """
+    check_hub_settings()
+    import huggingface_hub.errors
+    import huggingface_hub.utils
+
+    return huggingface_hub
+
+
+def _load_with_network() -> ModuleType:
+    """Imports huggingface_hub and opens its client, which reads proxies and certificates.
+
+    Raises:
+        UsageError: they cannot be used.
+    """
+    check_proxies()
+    check_certificates()
+    hub = _load_library()
+    name = "no_proxy" if os.environ.get("no_proxy") else "NO_PROXY"
+    value = os.environ.get(name)
+    try:
+        hub.get_session()
+    except Exception as error:
+        # What is left to stumble over: up to 0.28, httpx takes no IPv6 address in brackets there.
+        if not value:
+            raise
+        raise UsageError(
+            f"{name}={value} cannot be used: {_shorten(error)}",
+            f"name hosts without brackets or ports, or unset it: `unset {name}`",
+        ) from error
+    return hub
 
 
 def _find_transport(client: object) -> ModuleType:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tinyv_cli.console import to_size
+from tinyv_cli.disk import paths
 from tinyv_cli.errors import DeviceError, WeightsError
 from tinyv_cli.progress import Progress
 from weights.pulling.catalog import Catalog, PublicFile, SourceForm, SourcePart, extend_url
@@ -91,7 +92,7 @@ def list_form_files(form: SourceForm, folder: SourcesFolder) -> Iterator[PublicF
     for file in form.files:
         yield file
         path = folder.find(file)
-        if not file.is_index or not path.is_file():
+        if not file.is_index or not paths.is_file(path):
             continue
         home = file.path.rpartition("/")[0]
         for name in sorted(set(read_weight_map(path).values())):
@@ -116,7 +117,8 @@ def check_room(plans: Sequence[PartPlan], folder: Path) -> None:
     free = measure_free(folder)
     if needed > free:
         raise DeviceError(
-            f"the disk has {to_size(free)} free for {folder}, the files need {to_size(needed)}",
+            f"the disk has {to_size(free, 2)} free for {folder}, the files need "
+            f"{to_size(needed, 2)}",
             "free some space, or name a folder on another disk with `--to DIR`",
         )
 

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from tinyv_cli.disk.paths import expand
 from tinyv_cli.progress import Progress
 from weights.pulling.catalog import Catalog, FileOrigin, SourceForm, SourcePart, extend_url, is_url
 from weights.pulling.failures import NotFetchedError, RetryPolicy, to_weights_error
 from weights.pulling.fetch import Fetcher
 from weights.pulling.folder import SourcesFolder, hold_place
-from weights.pulling.local import LocalTaker
+from weights.pulling.local import LocalTaker, check_together
 from weights.pulling.plan import PartPlan, check_room, list_form_files, plan_pull
 
 HUB = "hub"
@@ -53,8 +54,9 @@ def pull_sources(
         The plan of what lies there in the end.
 
     Raises:
-        WeightsError: something could not be had; what was fetched is kept.
-        DeviceError: the disk is too small.
+        WeightsError: something could not be had, what was fetched is kept; or files of the user's
+            do not belong together.
+        DeviceError: the disk is too small, or refuses a file.
     """
     folder, origin = SourcesFolder(options.folder), options.origin
     with hold_place(options.folder, options.folder, notify):
@@ -62,13 +64,15 @@ def pull_sources(
         missing = [plan.part for plan in plans if not plan.is_there]
         if origin is not None and origin != HUB and not is_url(origin):
             # From there and nowhere else, so that nobody downloads gigabytes by surprise.
-            taker = LocalTaker(folder, options.stage, progress, notify)
-            taker.take(Path(origin).expanduser(), missing)
+            taker = LocalTaker(folder, catalog, options.stage, progress, notify)
+            taker.take(expand(origin), missing)
         else:
             check_room(plans, options.folder)
             fetcher = Fetcher(folder, progress, notify, options.retry_policy, options.offline)
             for part in missing:
                 _fetch_part(part, fetcher, origin)
+        if missing:
+            check_together(folder, catalog, options.stage, notify)
         return plan_pull(catalog, options.stage, folder, progress)
 
 

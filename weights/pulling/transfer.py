@@ -4,18 +4,18 @@ Whatever moment the process is killed at, the file holds the first bytes of what
 next try asks for the rest. A server that has no ranges sends all of it again.
 """
 
-import errno
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinyv_cli.errors import DeviceError
+from tinyv_cli.disk.writing import writing
 from tinyv_cli.progress import Bar
 from weights.pulling.failures import Cause, FetchError, RetryPolicy, call_with_retries
 from weights.pulling.hub import check_status, open_url
 
-_DISK_FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
+_GO_ON = "make room or allow it, and run the same command again: it goes on where it stopped"
+_MOST_OF_UNKNOWN = 1 << 30  # bytes of an answer of unknown length
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
 
 
@@ -27,13 +27,14 @@ class DownloadRequest:
         url: http or https.
         headers: sent with each try.
         size_bytes: exact; None where it is unknown.
-        most_bytes: more are not taken, where the size is not known.
+        most_bytes: more are not taken, where the size is not known; None for as many as the
+            answer announces.
     """
 
     url: str
     headers: Mapping[str, str]
     size_bytes: int | None
-    most_bytes: int
+    most_bytes: int | None = None
 
 
 def download(request: DownloadRequest, target: Path, bar: Bar, policy: RetryPolicy) -> None:
@@ -47,20 +48,13 @@ def download(request: DownloadRequest, target: Path, bar: Bar, policy: RetryPoli
 
     Raises:
         FetchError: it could not be fetched whole; what came stays in `target`.
-        DeviceError: the disk is full.
+        DeviceError: the file cannot be written.
     """
     bar.advance(_measure(target))
-    try:
+    with writing(target, _GO_ON):
         call_with_retries(
             lambda: _download_once(request, target, bar, policy), policy, lambda: _measure(target)
         )
-    except OSError as error:
-        if error.errno not in _DISK_FULL:
-            raise
-        raise DeviceError(
-            f"the disk has no room left for {target}",
-            "free some space and run the same command again: it goes on where it stopped",
-        ) from error
 
 
 def _download_once(request: DownloadRequest, target: Path, bar: Bar, policy: RetryPolicy) -> None:
@@ -81,6 +75,9 @@ def _download_once(request: DownloadRequest, target: Path, bar: Bar, policy: Ret
             target.unlink()
             have = 0
         most_bytes = request.most_bytes if size_bytes is None else size_bytes
+        if most_bytes is None:
+            announced = response.headers.get("content-length", "")
+            most_bytes = have + int(announced) if announced.isdecimal() else _MOST_OF_UNKNOWN
         with target.open("ab", buffering=0) as file:
             # Pieces are written as they arrive: of a size of one's own they would be collected
             # first and lost when the connection breaks. With 1 MiB, a cut at 65,536 bytes was

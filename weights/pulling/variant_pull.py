@@ -15,16 +15,20 @@ from urllib.parse import urlsplit
 
 from tinyv_cli.addresses import to_shown
 from tinyv_cli.console import to_size
-from tinyv_cli.disk.paths import is_folder
+from tinyv_cli.disk.paths import expand, is_folder
 from tinyv_cli.disk.staging import clean_up, move_in
+from tinyv_cli.disk.whole_file import write_whole
+from tinyv_cli.disk.writing import make_folder
 from tinyv_cli.errors import DeviceError, UsageError, WeightsError
 from tinyv_cli.progress import Progress
 from tinyv_cli.variants.hashes import check_hashes
+from tinyv_cli.variants.home import check_replaceable
 from tinyv_cli.variants.manifest import MANIFEST_NAME, FileEntry, Manifest, Variant, read_variant
 from weights.pulling.catalog import FileOrigin, PublicFile, extend_url, is_url
 from weights.pulling.failures import NotFetchedError, RetryPolicy, to_weights_error
 from weights.pulling.fetch import Fetcher
 from weights.pulling.folder import (
+    ELSEWHERE,
     RECORD_NAME,
     SourcesFolder,
     hold_place,
@@ -63,8 +67,8 @@ def name_variant(origin: str) -> str:
     """
     if is_url(origin):
         name = urlsplit(origin).path.rstrip("/").rpartition("/")[2]
-    elif origin and is_folder(Path(origin).expanduser()):
-        name = Path(origin).expanduser().resolve().name
+    elif origin and is_folder(expand(origin)):
+        name = expand(origin).resolve().name
     else:
         name = _split_repository(origin)[0].rpartition("/")[2]
     name = re.sub(r"[^\w.-]+", "-", name).strip(".-")
@@ -88,14 +92,15 @@ def pull_variant(
     Raises:
         WeightsError: it could not be had, is not a variant, or is damaged; or another variant
             stands in its place.
-        UsageError: the origin is neither a folder nor a URL nor a repository.
-        DeviceError: the disk is too small.
+        UsageError: the origin is neither a folder nor a URL nor a repository; or what would be
+            replaced is no variant.
+        DeviceError: the disk is too small, or refuses a file.
     """
     target = options.target
     building = target.with_name(f".{target.name}.tinyv-pulling")
     with hold_place(target, target.parent, notify):
         clean_up(target)
-        building.mkdir(exist_ok=True)
+        make_folder(building, ELSEWHERE)
         try:
             _pull_into(building, options, progress, notify)
         finally:
@@ -117,8 +122,8 @@ def _pull_into(
     source: _RemoteVariant | _LocalVariant
     if is_url(options.origin):
         source = _RemoteVariant(FileOrigin(url=options.origin), fetcher)
-    elif is_folder(Path(options.origin).expanduser()):
-        source = _LocalVariant(Path(options.origin).expanduser(), fetcher)
+    elif is_folder(expand(options.origin)):
+        source = _LocalVariant(expand(options.origin), fetcher)
     else:
         repository, revision = _split_repository(options.origin)
         source = _RemoteVariant(FileOrigin(repository=repository, revision=revision), fetcher)
@@ -133,16 +138,18 @@ def _pull_into(
         notify(f"{target} is this variant already")
         shutil.rmtree(building)
         return
-    if target.exists() and not options.force:
-        raise WeightsError(
-            f"{target} exists already and is not this variant",
-            "use `--force` to replace it, or `--to` with another name",
-        )
+    if target.exists():
+        if not options.force:
+            raise WeightsError(
+                f"{target} exists already and is not this variant",
+                "use `--force` to replace it, or `--to` with another name",
+            )
+        check_replaceable(target, "--to")
     begun_bytes = sum(path.stat().st_size for path in building.rglob("*") if path.is_file())
     needed, free = manifest.size_bytes - begun_bytes, measure_free(building)
     if needed > free:
         raise DeviceError(
-            f"the disk has {to_size(free)} free, the variant needs {to_size(needed)}",
+            f"the disk has {to_size(free, 2)} free, the variant needs {to_size(needed, 2)}",
             "free some space, or name a folder on another disk with `--to DIR`",
         )
     for entry in manifest.files:
@@ -205,9 +212,9 @@ class _LocalVariant:
         self._fetcher = fetcher
 
     def read_manifest(self) -> Manifest:
-        manifest = read_variant(self._folder).manifest
+        manifest = read_variant(self._folder, is_copied=True).manifest
         content = (self._folder / MANIFEST_NAME).read_bytes()
-        (self._fetcher.folder.path / MANIFEST_NAME).write_bytes(content)
+        write_whole(self._fetcher.folder.path / MANIFEST_NAME, content)
         return manifest
 
     def take(self, entry: FileEntry) -> None:

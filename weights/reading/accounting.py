@@ -141,10 +141,11 @@ def check_complete(
     Raises:
         WeightsError: some are missing.
     """
+    may_lack = table.optional | replaced
     missing = [
         foreign
         for foreign, target in table.targets.items()
-        if target not in claims and target.name not in table.optional | replaced
+        if target not in claims and target.name not in may_lack
     ]
     _refuse_any(label, "lacks {} tensor", missing, _FIT_HINT)
 

@@ -161,7 +161,8 @@ def open_weights(files: SourceFiles, image_px: int | None = None) -> MergedWeigh
             the numbers in config.json, architecture.json or the checkpoint make no sense.
     """
     checkpoint = TorchFile(files.checkpoint, files.label(files.checkpoint))
-    config = {} if checkpoint.config is None else checkpoint.config
+    config = checkpoint.settings.get("config")
+    config = {} if config is None else config
     settings = config.get("model", {}) if isinstance(config, dict) else None
     if not isinstance(settings, dict):
         raise WeightsError(f"config.model of {checkpoint.label} is not a dict", FETCH_HINT)
@@ -184,7 +185,7 @@ def open_weights(files: SourceFiles, image_px: int | None = None) -> MergedWeigh
     rank = next((shape[0] for shape in lora_shapes if shape), 1)  # of the first, the others' too
     shapes = expected_shapes(spec)
     check_shapes(claims, shapes, max(rank, 1))
-    return MergedWeights(files, spec, shapes, claims, read_lora_alpha(files, settings))
+    return MergedWeights(files, spec, shapes, claims, read_lora_alpha(files, checkpoint.settings))
 
 
 def _claim_file(

@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from tinyv_cli.errors import WeightsError, check_memory, describe_os_error
+from weights.reading.sources import check_stand_in
 
 FETCH_HINT = "fetch it again and compare its size and SHA-256 with the published ones"
 _LEGACY_HINT = (
@@ -29,7 +30,7 @@ _LEGACY_HINT = (
 # Read through one mapping before it is renewed: resident pages of 8 GB of files would pile up and
 # look like memory in use. At full size the peak is 1.6 GiB.
 _MAPPED_LIMIT_BYTES = 256 * 1024**2
-_STATE_KEYS = {"model", "optimizer", "config", "scaler", "epoch"}  # of a training checkpoint
+_STATES = {"model", "optimizer", "scaler"}  # of a training checkpoint
 _SAFETENSORS_DTYPES = {
     "F32": torch.float32,
     "F16": torch.float16,
@@ -41,6 +42,13 @@ _SAFETENSORS_DTYPES = {
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
+}
+_KINDS = {
+    b"PK\x03\x04": "a zip archive, as PyTorch's .bin and .pth are",
+    b"\x80": "a pickle, as PyTorch's .bin was before 1.6",
+    b"GGUF": "a GGUF file",
+    b"\x1f\x8b": "packed by gzip",
+    b"\x89HDF": "an HDF5 file",
 }
 _TORCH_ERRORS = (
     pickle.UnpicklingError,
@@ -63,7 +71,7 @@ class TorchFile:
 
     Attributes:
         label: how messages name the file.
-        config: of a checkpoint; else None or a tensor.
+        settings: what a checkpoint holds beside tensors and the optimizer's state.
         shapes: name → shape, of every tensor in the file.
         dtypes: name → torch.dtype.
     """
@@ -74,7 +82,7 @@ class TorchFile:
         self._path = path
         content, self._records = _read_torch(path, label)
         self._checked: set[str] = set()
-        self.config: Any = content.get("config")
+        self.settings = {key: content[key] for key in content if key not in _STATES}
         self._tensors: dict[str, torch.Tensor] | None = _list_tensors(content, label)
         self._read_bytes = 0
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
@@ -204,25 +212,21 @@ def _read_start(path: Path, label: str) -> bytes:
         raise WeightsError(f"{label} cannot be read: {reason}", FETCH_HINT) from error
     if not start:
         raise WeightsError(f"{label} is empty", FETCH_HINT)
-    if start.startswith(b"version https://git-lfs"):
-        raise WeightsError(f"{label} is a Git LFS pointer, not the file", "run `git lfs pull`")
+    check_stand_in(label, start)
     return start
 
 
 def _describe_start(start: bytes) -> str:
     """Says what a file of the wrong kind begins like; empty where that is nothing known."""
-    text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return ": it is a web page"
-    if text.startswith(b"PK\x03\x04".lower()):
-        return ": it is a zip archive, as PyTorch's .bin and .pth are"
-    if start.startswith(b"\x80"):
-        return ": it is a pickle, as PyTorch's .bin was before 1.6"
-    if start.startswith(b"GGUF"):
-        return ": it is a GGUF file"
+    for mark, kind in _KINDS.items():
+        if start.startswith(mark):
+            return f": it is {kind}"
     if start[8:10] == b'{"':
         return ": it is a safetensors file"
-    return ""
+    if not start.strip(b"\0"):
+        return ": it begins with zeros"
+    text = start.decode("utf-8", "replace").strip()
+    return f": it is a text, {text[:40]!r}" if text.isprintable() and "\ufffd" not in text else ""
 
 
 def _read_torch(path: Path, label: str) -> tuple[dict[Any, Any], dict[int, zipfile.ZipInfo]]:
@@ -323,10 +327,11 @@ def _list_tensors(content: dict[Any, Any], label: str) -> dict[str, torch.Tensor
     if not isinstance(inner, dict):
         return dict(_check_tensors(content, label))
     tensors = dict(_check_tensors(inner, label))
-    for key, value in content.items():
-        if key not in _STATE_KEYS:
-            tensors |= {f"{key}{path}": tensor for path, tensor in _find_tensors(value)}
-    return tensors
+    others = {key: content[key] for key in content if key not in {*_STATES, "config", "epoch"}}
+    try:
+        return tensors | {path.removeprefix("."): each for path, each in _find_tensors(others)}
+    except RecursionError as error:
+        raise WeightsError(f"{label} holds lists or dicts without an end", FETCH_HINT) from error
 
 
 def _check_tensors(entries: dict[Any, Any], label: str) -> Iterator[tuple[str, torch.Tensor]]:

@@ -4,8 +4,7 @@ Phi-2's numbers are in its config.json, under transformers' names or those of it
 The vision tower's and the Q-Former's are the published ones unless architecture.json differs.
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +30,12 @@ _QFORMER_KEYS = {
     "cross_attention_every": "cross_attention_every",
 }
 _IMAGE_KEYS = ("image_px", "image_size")
+_ROPE_KEYS = ("rope_theta", "partial_rotary_factor", "rotary_dim")
+_ROPE_PARTS = ("rope_scaling", "rope_parameters")
+_DEEPEST = 8  # dicts within dicts; a pickle's may hold themselves
+_ALPHA = "lora_alpha"
+# What peft may multiply LoRA by instead of alpha / r; false or empty where it does not.
+_OTHER_SCALES = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern")
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,18 @@ class _CheckedNumbers:
     values: Mapping[str, Any]
 
     def find(self, *keys: str) -> tuple[str, Any]:
-        """Finds the first of the keys that has a value; else returns the first key and None."""
-        present = (key for key in keys if self.values.get(key) is not None)
-        key = next(present, keys[0])
-        return key, self.values.get(key)
+        """Finds the first of the keys that has a value; else returns the first key and None.
+
+        Raises:
+            WeightsError: another of them has another value.
+        """
+        present = [key for key in keys if self.values.get(key) is not None]
+        key = next(iter(present), keys[0])
+        value = self.values.get(key)
+        for other in present[1:]:
+            if self.values[other] != value:
+                raise self.refuse(f"says {key} is {value!r}, but {other} is {self.values[other]!r}")
+        return key, value
 
     def read_count(self, field: str, *keys: str, default: int | None = None) -> int:
         """Reads a whole number, at least one."""
@@ -54,16 +67,16 @@ class _CheckedNumbers:
         if value is None:
             raise self.refuse(f"has no {key}")
         if type(value) is not int or not 1 <= value <= _LARGEST.get(field, 1_000_000):
-            raise self.refuse(f"says {key} is {value!r}")
+            raise self.refuse(f"says {key} is {value!r:.40}")
         return value
 
-    def read_real(self, *keys: str, default: float) -> float:
-        """Reads a finite number above zero."""
+    def read_real(self, *keys: str, default: float, least: float, most: float) -> float:
+        """Reads a number within limits beyond which nobody sets it."""
         key, value = self.find(*keys)
         if value is None:
             return default
-        if type(value) not in (int, float) or not (0 < value < math.inf):
-            raise self.refuse(f"says {key} is {value!r}")
+        if type(value) not in (int, float) or not least <= value <= most:
+            raise self.refuse(f"says {key} is {value!r:.40}")
         return float(value)
 
     def refuse_others(self, known: set[str]) -> None:
@@ -119,12 +132,17 @@ def make_spec(files: SourceFiles, settings: Mapping[str, Any], projection_width:
     there = _read_section(label, sections, "qformer", set(_QFORMER_KEYS.values()))
     qformer = QFormerSpec(**_read_counts(there, _QFORMER_KEYS, QFormerSpec()))
     there.check_divides("heads", qformer.n_heads, "width", qformer.width)
+    language = _read_language(files)
+    if language.context_length <= qformer.n_queries:
+        raise _CheckedNumbers(files.label(files.phi_config), {}).refuse(
+            f"has room for {language.context_length} positions, a picture takes {qformer.n_queries}"
+        )
     return ModelSpec(
         stage=files.stage,
         vision=vision,
         qformer=qformer,
         projection_width=projection_width,
-        language=_read_language(files),
+        language=language,
     )
 
 
@@ -190,15 +208,35 @@ def read_lora_alpha(files: SourceFiles, settings: Mapping[str, Any]) -> float:
 
     Args:
         files: names the checkpoint in messages.
-        settings: `config.model` of the checkpoint; empty where it has none.
+        settings: all that the checkpoint holds beside tensors; α may stand anywhere in it.
 
     Raises:
-        WeightsError: it is there and no positive number.
+        WeightsError: it is there and no positive number; it is there twice with two values; or
+            LoRA was trained with another scale.
     """
-    numbers = _CheckedNumbers(f"config.model of {files.label(files.checkpoint)}", settings)
-    if settings.get("use_rslora"):
-        raise numbers.refuse("says use_rslora is true: only LoRA's scale of alpha / r is read")
-    return numbers.read_real("lora_alpha", default=LORA_ALPHA)
+    found = {
+        place: value
+        for place, key, value in _walk(settings)
+        if key in (_ALPHA, *_OTHER_SCALES) and value is not None
+    }
+    numbers = _CheckedNumbers(files.label(files.checkpoint), found)
+    places = [place for place in found if place.endswith(_ALPHA)]
+    for place, value in found.items():
+        if place in places:
+            numbers.read_real(place, default=LORA_ALPHA, least=1e-6, most=1e6)
+        elif not isinstance(value, bool | int | dict) or value:
+            raise numbers.refuse(
+                f"says {place} is {value!r}: only alpha / r is read as LoRA's scale"
+            )
+    return numbers.read_real(*places or [_ALPHA], default=LORA_ALPHA, least=1e-6, most=1e6)
+
+
+def _walk(values: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yields place, key and value of all that stands in dicts within dicts, a few deep."""
+    for key, value in values.items():
+        yield f"{above}{key}", key, value
+        if isinstance(value, dict) and above.count(".") < _DEEPEST:
+            yield from _walk(value, f"{above}{key}.")
 
 
 def _read_section(
@@ -230,23 +268,20 @@ def _read_language(files: SourceFiles) -> LanguageSpec:
     n_heads = numbers.read_count("n_heads", "num_attention_heads", "n_head")
     numbers.check_divides("heads", n_heads, "width", width)
     _check_kind(numbers, n_heads)
-    rope = numbers
-    nested = numbers.values.get("rope_parameters")
-    if isinstance(nested, dict):  # since transformers 5 the rotary numbers stand in a part
-        label = f"{numbers.label}: rope_parameters"
-        rope = _CheckedNumbers(label, {**numbers.values, **nested})
+    # Since transformers 5 the rotary numbers stand in a part.
+    places = {key: [key, *(f"{part}.{key}" for part in _ROPE_PARTS)] for key in _ROPE_KEYS}
+    rope = _CheckedNumbers(
+        numbers.label, {place: value for place, _, value in _walk(numbers.values)}
+    )
     head_width = width // n_heads
     published = LanguageSpec.rotary_width / LanguageSpec().head_width
-    fraction = rope.read_real("partial_rotary_factor", default=published)
-    rotary_width = numbers.read_count(
-        "rotary_width", "rotary_dim", default=int(fraction * head_width)
-    )
-    if rope.values.get("partial_rotary_factor") is not None and rotary_width != int(
-        fraction * head_width
-    ):
+    fraction_key, said = rope.find(*places["partial_rotary_factor"])
+    fraction = rope.read_real(fraction_key, default=published, least=1e-6, most=1e6)
+    by_fraction = int(fraction * head_width)
+    rotary_width = rope.read_count("rotary_width", *places["rotary_dim"], default=by_fraction)
+    if said is not None and rotary_width != by_fraction:
         raise numbers.refuse(
-            f"says rotary_dim is {rotary_width}, but partial_rotary_factor is {fraction:g} of "
-            f"{head_width}"
+            f"says rotary_dim is {rotary_width}, but {fraction_key} is {fraction:g} of {head_width}"
         )
     if rotary_width % 2 or not 0 < rotary_width <= head_width:
         raise numbers.refuse(f"rotates {rotary_width} of the {head_width} channels of a head")
@@ -264,8 +299,12 @@ def _read_language(files: SourceFiles) -> LanguageSpec:
             "context_length", "max_position_embeddings", "n_positions"
         ),
         rotary_width=rotary_width,
-        rope_base=rope.read_real("rope_theta", default=LanguageSpec.rope_base),
-        eps=numbers.read_real("layer_norm_eps", "layer_norm_epsilon", default=LanguageSpec.eps),
+        rope_base=rope.read_real(
+            *places["rope_theta"], default=LanguageSpec.rope_base, least=1, most=1e12
+        ),
+        eps=numbers.read_real(
+            "layer_norm_eps", "layer_norm_epsilon", default=LanguageSpec.eps, least=1e-20, most=0.1
+        ),
     )
 
 
@@ -279,8 +318,9 @@ def _check_kind(numbers: _CheckedNumbers, n_heads: int) -> None:
         raise numbers.refuse(f"says {key} is {activation!r}, not 'gelu_new'")
     if numbers.values.get("tie_word_embeddings"):
         raise numbers.refuse("says tie_word_embeddings is true")
-    for key in ("rope_scaling", "rope_parameters"):
+    for key in _ROPE_PARTS:
         rope = numbers.values.get(key)
-        kind = rope.get("rope_type", rope.get("type")) if isinstance(rope, dict) else rope
-        if kind not in (None, "default"):
+        kinds = [rope.get("rope_type"), rope.get("type")] if isinstance(rope, dict) else [rope]
+        by_layer = isinstance(rope, dict) and any(isinstance(each, dict) for each in rope.values())
+        if by_layer or any(kind not in (None, "default") for kind in kinds):
             raise numbers.refuse(f"says {key} is {rope!r}")

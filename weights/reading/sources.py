@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinyv_cli.disk.paths import check_utf8
 from tinyv_cli.disk.typed_json import read_object
 from tinyv_cli.errors import WeightsError, describe_os_error
 from tinyv_cli.variants.manifest import make_read_error
@@ -83,11 +84,12 @@ def resolve_sources(folder: Path, stage: int | None = None) -> SourceFiles:
         stage: 1 to 4; None takes the highest that is there.
 
     Raises:
-        WeightsError: the folder is none or a variant, files are missing (all are named), Phi-2's
-            weights are there more than once, or an index cannot be trusted.
+        WeightsError: the folder is none, a variant or of a name that is not UTF-8, files are
+            missing, Phi-2's weights are there more than once, or an index cannot be trusted.
     """
     if not folder.is_dir():
         raise WeightsError(f"{folder} is not a folder", f"name a folder of sources; {LIST_HINT}")
+    check_utf8(folder)
     if (folder / "manifest.json").exists():
         raise WeightsError(
             f"{folder} is a variant, not a folder of sources",
@@ -99,8 +101,7 @@ def resolve_sources(folder: Path, stage: int | None = None) -> SourceFiles:
         stage = max(present, default=STAGES[-1])
     elif stage not in STAGES:
         raise WeightsError(f"there is no stage {stage}", "use `--stage 1`, 2, 3 or 4")
-    phi = folder / PHI_FOLDER
-    checkpoint = folder / make_checkpoint_name(stage)
+    phi, checkpoint = folder / PHI_FOLDER, folder / make_checkpoint_name(stage)
     index, weights = _resolve_phi_weights(phi)
     # Those that are missing stand here too, for the message.
     tokenizer_files = tuple(phi / name for name in TOKENIZER_PARTS)
@@ -109,8 +110,10 @@ def resolve_sources(folder: Path, stage: int | None = None) -> SourceFiles:
     elif (phi / ADDED_TOKENS_FILE).is_file():
         tokenizer_files = (*tokenizer_files, phi / ADDED_TOKENS_FILE)
     single = (phi / "config.json", folder / VISION_FILE, folder / QFORMER_FILE, checkpoint)
-    needed = (*single, *weights, *tokenizer_files)
-    missing = [path.relative_to(folder).as_posix() for path in needed if not path.is_file()]
+    lacking = [path for path in (*single, *tokenizer_files, *weights) if not path.is_file()]
+    missing = [path.relative_to(folder).as_posix() for path in lacking]
+    if index is not None and set(lacking) & set(weights):
+        missing[-1] += f" (named by {index.relative_to(folder).as_posix()})"
     if not weights:
         missing.append(f"{PHI_FOLDER}/{SINGLE_FILES[0]} (or any other form of Phi-2's weights)")
     if missing:
@@ -220,9 +223,9 @@ def read_weight_map(index: Path) -> dict[str, str]:
                 f"{index} names a shard outside its folder: {str(shard)[:80]!r}",
                 f"do not use this file; fetch it again from its publisher; {LIST_HINT}",
             )
-        if len(os.fsencode(shard)) > _LONGEST_NAME_BYTES:
+        if not shard.isprintable() or len(os.fsencode(shard)) > _LONGEST_NAME_BYTES:
             raise WeightsError(
-                f"{index} names a shard whose name is too long for a file: {shard[:40]!r}…",
+                f"{index} names a shard by what is too long or not text: {shard[:40]!a}",
                 f"fetch it again; {LIST_HINT}",
             )
     return weight_map
@@ -252,7 +255,26 @@ def read_text(path: Path) -> str:
         WeightsError: the file cannot be read, or is not text.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")  # some editors put a byte order mark first
+        text = path.read_text(encoding="utf-8-sig")  # some editors put a byte order mark first
     except (OSError, UnicodeDecodeError) as error:
         reason = describe_os_error(error) if isinstance(error, OSError) else str(error)
         raise WeightsError(f"{path} cannot be read as text: {reason}", "fetch it again") from error
+    check_stand_in(str(path), text[:64].encode())
+    return text
+
+
+def check_stand_in(label: str, start: bytes) -> None:
+    """Checks that a file is not what stands in its place when it was not fetched.
+
+    Args:
+        label: how messages name the file.
+        start: its first bytes.
+
+    Raises:
+        WeightsError: it is a Git LFS pointer or a web page.
+    """
+    if start.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"{label} is a Git LFS pointer, not the file", "run `git lfs pull`")
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")):
+        raise WeightsError(f"{label} is a web page, not the file", f"fetch it again; {LIST_HINT}")

@@ -3,11 +3,13 @@
 Ids are checked before the library sees them: it makes room for every id up to the largest.
 """
 
-import json
+from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+import tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
+from tinyv_cli.answers.tokenizer import END_OF_TEXT, Tokenizer
 from tinyv_cli.disk.typed_json import read_object
 from tinyv_cli.errors import WeightsError
 from weights.reading.sources import (
@@ -19,7 +21,6 @@ from weights.reading.sources import (
     read_text,
 )
 
-END_OF_TEXT = "<|endoftext|>"
 _FETCH_HINT = "fetch it again: it belongs to the weights beside it"
 # Without a network to compare with: more than any vocabulary has, little enough to make room for.
 _MOST_IDS = 1_000_000
@@ -33,7 +34,7 @@ def read_tokenizer_json(files: SourceFiles, n_rows: int = _MOST_IDS) -> str:
         n_rows: of the network's embedding; every token's id is below it.
 
     Returns:
-        The text of a tokenizer.json: byte-level, without BPE's dropout.
+        The text of a tokenizer.json that answering takes.
 
     Raises:
         WeightsError: a file is damaged, they do not fit one another, or a token has no row.
@@ -42,26 +43,28 @@ def read_tokenizer_json(files: SourceFiles, n_rows: int = _MOST_IDS) -> str:
     names = " and ".join(files.label(path) for path in files.tokenizer_files)
     try:
         if first.name == TOKENIZER_FILE:
-            values = read_object(read_text(first))
-            _check_ids(names, _list_ids(values), n_rows)
-            return _settle(names, values, read_text(first))
-        vocabulary = read_json_object(first)
-        added = read_json_object(others[1]) if others[1:] else {}
-        _check_ids(files.label(first), list(vocabulary.items()), n_rows)
-        if added:
-            _check_ids(files.label(others[1]), list(added.items()), n_rows)
-        lines = read_text(others[0]).split("\n")
-        lines = [line for line in lines if line and line[:9] != "#version:"]
-        merges = [(words[0], words[-1]) for words in map(str.split, lines) if len(words) == 2]
-        if len(merges) != len(lines):
-            raise WeightsError(f"{others[0]} holds a line that is not two tokens", "fetch it again")
-        text = make_tokenizer_json(vocabulary, merges, added)
-        return _settle(names, read_object(text), text)
+            text = read_text(first)
+            _check_ids(names, _list_ids(read_object(text)), n_rows)
+        else:
+            vocabulary = read_json_object(first)
+            added = read_json_object(others[1]) if others[1:] else {}
+            for path, ids in zip((first, *others[1:]), (vocabulary, added), strict=False):
+                _check_ids(files.label(path), list(ids.items()), n_rows)
+            lines = [each for each in read_text(others[0]).split("\n") if each[:9] != "#version:"]
+            merges = [(words[0], words[-1]) for words in map(str.split, lines) if len(words) == 2]
+            if len(merges) != len(lines) - lines.count(""):
+                raise WeightsError(
+                    f"{others[0]} holds a line that is not two tokens", "fetch it again"
+                )
+            text = make_tokenizer_json(vocabulary, merges, added)
+        # As answering opens it, so that nothing is found out after gigabytes were written.
+        Tokenizer(Path(files.label(first)), n_rows, text=text, hint=_FETCH_HINT)
     except (WeightsError, KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # the library raises plain `Exception`; its panics are none
         said = "is not a tokenizer" if first.name == TOKENIZER_FILE else "make no tokenizer"
-        raise WeightsError(f"{names} {said}: {str(error)[:200]}", "fetch it again") from error
+        raise WeightsError(f"{names} {said}: {str(error)[:200]}", _FETCH_HINT) from error
+    return text
 
 
 def _list_ids(values: dict[str, Any]) -> list[tuple[object, object]]:
@@ -76,7 +79,8 @@ def _list_ids(values: dict[str, Any]) -> list[tuple[object, object]]:
 
 
 def _check_ids(label: str, ids: list[tuple[Any, Any]], n_rows: int) -> None:
-    """Refuses a token whose id is no row of the embedding."""
+    """Refuses a token whose id is no row of the embedding, or another token's."""
+    tokens: dict[int, object] = {}
     for token, token_id in ids:
         if type(token_id) is not int or not 0 <= token_id < n_rows:
             raise WeightsError(
@@ -84,27 +88,12 @@ def _check_ids(label: str, ids: list[tuple[Any, Any]], n_rows: int) -> None:
                 f"embedding has {n_rows} rows",
                 _FETCH_HINT,
             )
-
-
-def _settle(label: str, values: dict[str, Any], text: str) -> str:
-    """Returns a tokenizer.json's text as answering needs it; the same text where it is so."""
-    decoder, model = values.get("decoder"), values["model"]
-    changed = False
-    if isinstance(decoder, dict) and decoder.get("type") == "Sequence":
-        parts = decoder.get("decoders")
-        if isinstance(parts, list) and len(parts) == 1:
-            values["decoder"] = decoder = parts[0]
-            changed = True
-    if model.get("dropout") is not None:  # of training: it would encode by chance
-        model["dropout"] = None
-        changed = True
-    if changed:
-        text = json.dumps(values, ensure_ascii=False)
-    library = Tokenizer.from_str(text)
-    if not isinstance(library.decoder, decoders.ByteLevel):
-        raise WeightsError(f"{label} is not a byte-level tokenizer", _FETCH_HINT)
-    library.encode("###Human: what is this? 図###Assistant:", add_special_tokens=False)
-    return text
+        if tokens.setdefault(token_id, token) != token:
+            raise WeightsError(
+                f"{label} gives two tokens the id {token_id}: {str(tokens[token_id])[:40]!r} and "
+                f"{str(token)[:40]!r}",
+                _FETCH_HINT,
+            )
 
 
 def make_tokenizer_json(
@@ -125,7 +114,7 @@ def make_tokenizer_json(
 
     Source: the CodeGen tokenizer that Phi-2's tokenizer_config.json names.
     """
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])

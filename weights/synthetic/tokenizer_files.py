@@ -9,13 +9,14 @@ from pathlib import Path
 
 from tokenizers import pre_tokenizers
 
+from tinyv_cli.answers.tokenizer import END_OF_TEXT
 from weights.reading.sources import (
     ADDED_TOKENS_FILE,
     TOKENIZER_FILE,
     TOKENIZER_PARTS,
     write_json,
 )
-from weights.reading.tokenizer_json import END_OF_TEXT, make_tokenizer_json
+from weights.reading.tokenizer_json import make_tokenizer_json
 
 Merge = tuple[str, str]
 SPACE = "Ġ"  # a space in the byte-level alphabet

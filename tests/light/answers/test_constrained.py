@@ -51,11 +51,13 @@ class Wishful(ToyDecoder):
 
     def __init__(self, wishes):
         super().__init__(300)
-        self._wishes = list(wishes)
+        self._wishes = dict(enumerate(wishes))
+        self._n_prompt = None
 
     def compute_logits(self):
+        self._n_prompt = self._n_prompt or self.length
         logits = np.zeros(300, np.float32)
-        logits[self._wishes.pop(0) if self._wishes else 262] = 9
+        logits[self._wishes.get(self.length - self._n_prompt, 262)] = 9
         return logits
 
 
@@ -79,7 +81,33 @@ def test_what_is_likely_but_no_choice_is_passed_over_for_the_best_that_is(tokeni
 def test_an_answer_that_nothing_can_follow_ends_without_another_pass(tokenizer):
     decoder = ScriptedDecoder([*b"dog"])
     assert run(tokenizer, make_choice_grammar(tokenizer, ["dog"]), decoder)[:2] == ("dog", "stop")
-    assert decoder.length == 1 + 2
+    assert decoder.length == 1, "what is forced is not computed either"
+
+
+def test_what_a_schema_forces_goes_through_in_one_pass(tokenizer):
+    schema = {
+        "type": "object",
+        "properties": {"first key": {"type": "boolean"}, "second key": {"type": "boolean"}},
+        "required": ["first key", "second key"],
+        "additionalProperties": False,
+    }
+    constraint = make_grammar(tokenizer, schema).start()
+    decoder = Wishful(b'{"first key": true, "second key": false}')
+    steps = list(
+        generate(decoder, [(1,)], Rules(Sampler(SamplingOptions()), STOP_IDS, 60, constraint))
+    )
+    text = tokenizer.decode([token for each in steps for token in each.tokens])
+    assert text == '{"first key": true, "second key": false}'
+    assert len(steps) == 3, "before the first value, between the two, and after the second"
+    assert steps[-1].is_last
+
+
+def test_forced_text_leaves_room_for_what_has_to_follow(tokenizer):
+    grammar = make_grammar(tokenizer, PAIR)
+    for n in range(19, 40):
+        text, _, ids = run(tokenizer, grammar, Wishful(b'{"a": "' + b"x" * 90), n=n)
+        assert len(ids) <= n
+        assert set(json.loads(text)) == {"a", "b"}
 
 
 def test_random_choices_are_choices_at_any_length(tokenizer):

@@ -13,6 +13,7 @@ from tinyv_cli.answers.tokenizer import Tokenizer
 from tinyv_cli.app import main
 from tinyv_cli.errors import ExitCode, WeightsError
 
+QUESTIONS = "questions.jsonl"
 ROOT = Path(__file__).resolve().parents[3]
 BYTE_LEVEL = {
     "type": "ByteLevel",
@@ -159,9 +160,12 @@ def test_a_gap_among_the_ids_counts_as_ids(tmp_path):
     [
         ["ask", str(PICTURE), "[PAD] what is this?"],
         ["ask", str(PICTURE), "what?", "--choices", "yes,no"],
+        ["ask", str(PICTURE), "what?", "--schema", '{"type": "object", "properties": {}}'],
+        ["eval", QUESTIONS],
+        ["bench", "--repeats", "1"],
         ["batch", str(PICTURE), "[PAD] what is this?", "-o", "-"],
     ],
-    ids=["ask", "choices", "batch"],
+    ids=["ask", "choices", "schema", "eval", "bench", "batch"],
 )
 def test_an_id_beyond_the_embeddings_is_named_when_the_variant_is_opened(
     tmp_path, monkeypatch, capsys, verb, token_id
@@ -174,6 +178,9 @@ def test_an_id_beyond_the_embeddings_is_named_when_the_variant_is_opened(
     replace_file(
         folder, "tokenizer.json", json.dumps(add_token(content, "[PAD]", token_id)).encode()
     )
+    line = {"picture": str(PICTURE), "task": "what", "question": "[vqa] what?", "answer": "cat"}
+    (tmp_path / QUESTIONS).write_text(json.dumps(line) + "\n", "utf-8")
+    monkeypatch.chdir(tmp_path)
     assert main([*verb, "-m", str(folder), "-q"]) == ExitCode.WEIGHTS
     out, err = capsys.readouterr()
     assert out == ""

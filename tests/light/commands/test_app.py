@@ -8,9 +8,9 @@ import pytest
 import typer
 
 from tests.light.toy_variant import write_picture, write_variant
-from tinyv_cli import app as app_module
 from tinyv_cli.app import app, main
 from tinyv_cli.commands import ask as ask_module
+from tinyv_cli.disk.writing import DISK_FULL
 from tinyv_cli.errors import DeviceError, ExitCode, InputError, WeightsError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -298,7 +298,7 @@ def test_a_planned_failure_is_two_lines_and_its_exit_code(capsys, monkeypatch, k
     assert capsys.readouterr() == ("", "error: it is broken\nhint:  mend it\n")
 
 
-@pytest.mark.parametrize("code", sorted(app_module.DISK_FULL))
+@pytest.mark.parametrize("code", sorted(DISK_FULL))
 def test_a_full_disk_is_told_with_the_file_that_found_no_room(capsys, monkeypatch, code):
     error = OSError(code, "No space left", "/x/decoder.data")
     assert fail_with(monkeypatch, error) == ExitCode.DEVICE
@@ -372,5 +372,5 @@ def test_an_answer_that_finds_no_room_is_a_full_disk(words, flags):
         done = run_program("a red square", *words, *flags, stdout=full)
     assert done.returncode == ExitCode.DEVICE
     problem, hint = done.stderr.splitlines()
-    assert problem == "error: the disk has no room left"
-    assert hint.startswith("hint:  free some space")
+    assert problem == "error: stdout cannot be written: no space left on device"
+    assert hint.startswith("hint:  make room")

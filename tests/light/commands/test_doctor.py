@@ -211,7 +211,7 @@ def test_a_variant_too_large_is_told(computer, capsys, monkeypatch):
     memory = psutil.virtual_memory()._replace(available=1_000_000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     found = {each["name"]: each for each in examine(capsys)[0]["variants"]}
-    for device, figure in (("cpu", "0.00 are free"), ("cuda", "0.40 are free")):
+    for device, figure in (("cpu", "1.00 MB are free"), ("cuda", "401 MB are free")):
         fit = found["both"]["devices"][device]
         assert fit["fits"] is False
         assert figure in fit["problem"]

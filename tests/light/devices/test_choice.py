@@ -176,7 +176,7 @@ def test_auto_takes_a_usable_gpu_and_says_so(gpu, both):
     gpu()
     choice = choose_device(both, "auto")
     assert choice.device == "cuda"
-    assert choice.reason.startswith("both computes on the GPU, NVIDIA Toy 8G: about 0.")
+    assert choice.reason.startswith("both computes on the GPU, NVIDIA Toy 8G: about ")
     assert choice.memory.limit_bytes == TORCH.free_bytes + CUDA_CONTEXT_BYTES
     assert choose_device(both, "cuda") == replace(choice, reason=None)
 
@@ -213,11 +213,11 @@ def test_what_does_not_fit_the_gpu_goes_to_the_cpu_or_is_refused_with_figures(gp
     gpu(torch=replace(TORCH, free_bytes=1_000_000))
     choice = choose_device(both, "auto")
     assert choice.device == "cpu"
-    assert "GB of the GPU's memory, 0.40 are free" in choice.reason
-    with pytest.raises(DeviceError, match=r"both needs about 0\.\d+ GB of the GPU's memory"):
+    assert "MB of the GPU's memory, 401 MB are free" in choice.reason
+    with pytest.raises(DeviceError, match=r"both needs about \d+ MB of the GPU's memory"):
         choose_device(both, "cuda")
     gpu()
-    with pytest.raises(DeviceError, match=r"0\.10 are allowed"):
+    with pytest.raises(DeviceError, match="100 MB are allowed"):
         choose_device(both, "cuda", 100_000_000)
 
 
@@ -310,7 +310,7 @@ def test_ask_refuses_a_gpu_too_small_before_anything_is_opened(gpu, both, monkey
     assert main([*command, "--memory-budget", "100MB"]) == ExitCode.DEVICE
     out, err = capsys.readouterr()
     assert out == ""
-    assert "0.10 are allowed" in err
+    assert "100 MB are allowed" in err
     assert "`--ctx-size 512`" in err
 
 

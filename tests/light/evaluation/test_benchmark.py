@@ -220,7 +220,7 @@ def test_a_rate_is_finite_where_the_clock_stands_still():
 
 @pytest.mark.parametrize(
     ("free_bytes", "size_bytes"),
-    [(64 << 30, 256_000_000), (400_000_004, 100_000_000), (0, 8_000_000)],
+    [(64 << 30, 2_400_000_000), (400_000_004, 100_000_000), (0, 8_000_000)],
 )
 def test_less_memory_is_read_where_little_is_free(free_bytes, size_bytes):
     assert bandwidth.choose_array_bytes(free_bytes) == size_bytes

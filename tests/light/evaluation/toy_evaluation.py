@@ -66,6 +66,7 @@ class Runtimes:
         # A variant's bits make its voice.
         decoder = EchoDecoder(variant.manifest.bits, self.interrupt_after)
         encoder = ToyEncoder()
+        meanwhile(encoder, "toy")
         self.opened.append(variant.name)
         self.encoders.append(encoder)
         self._decoders.append(weakref.ref(decoder))

@@ -1,4 +1,5 @@
 import contextlib
+import gzip
 import shutil
 import socket
 import ssl
@@ -6,11 +7,12 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from dataclasses import replace
 
 import pytest
 
-from tinyv_cli.errors import InputError
+from tinyv_cli.errors import InputError, UsageError
 from tinyv_cli.pictures import fetch as fetching
 from tinyv_cli.pictures.fetch import FetchLimits, fetch
 
@@ -122,6 +124,21 @@ def test_content_in_chunks_and_content_to_the_end_are_whole(serve):
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked" + END
     assert fetch(serve(chunked + b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n").url, LIMITS) == b"abcde"
     assert fetch(serve(b"HTTP/1.0 200 OK" + END + b"abc").url, LIMITS) == b"abc"
+
+
+def test_content_compressed_in_spite_of_the_request_is_unpacked(serve):
+    """Source: a URL answered compressed in spite of `identity` was no picture."""
+    content = bytes(range(256)) * 500
+    for packed, name in ((gzip.compress(content), "gzip"), (zlib.compress(content), "deflate")):
+        assert fetch(serve(ok(packed, f"Content-Encoding: {name}")).url, LIMITS) == content
+    bomb = gzip.compress(bytes(20 << 20))
+    limits = replace(LIMITS, max_bytes=1 << 20)
+    assert (
+        "sends more than 1 MiB"
+        in fails(serve(ok(bomb, "Content-Encoding: gzip")).url, limits).problem
+    )
+    broken = serve(ok(b"no gzip at all", "Content-Encoding: gzip"))
+    assert "could not be fetched" in fails(broken.url).problem
 
 
 # Size
@@ -376,6 +393,13 @@ def test_a_certificate_is_held_against_the_name_and_not_the_address(
     assert fetch(f"https://open.test:{server.port}/", LIMITS) == b"cat"
     assert names == ["open.test"]
     assert "certificate is not valid" in fails(f"https://other.test:{server.port}/").problem
+
+
+def test_certificates_that_cannot_be_used_are_named_where_some_are_needed(serve, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/certificates.pem")
+    with pytest.raises(UsageError, match=r"SSL_CERT_FILE=/nowhere/certificates\.pem cannot"):
+        fetch("https://127.0.0.1:9/", LIMITS)
+    assert fetch(serve(ok(b"cat")).url, LIMITS) == b"cat"
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://h/x", "http://", "http://[::1", "x"])

@@ -4,8 +4,10 @@ import struct
 import sys
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image, ImageOps
 
@@ -166,9 +168,9 @@ def make_big_endian_tiff_body(values):
 
 
 def test_16_bit_grey_can_have_a_transparent_value():
-    values = np.array([[0x1234, 0x5678]] * 2, np.uint16)
+    values = np.array([[0x1234, 0xD678]] * 2, np.uint16)
     rgb = read_picture(to_file_bytes(Image.fromarray(values), transparency=0x1234))
-    assert [rgb.getpixel((x, 0))[0] for x in (0, 1)] == [255, 0x56]
+    assert [rgb.getpixel((x, 0))[0] for x in (0, 1)] == [255, 0xD6]
 
 
 def test_16_bit_colour_keeps_its_high_bytes():
@@ -342,9 +344,17 @@ def test_too_little_memory_is_not_called_damage(monkeypatch):
     def fail(*_):
         raise MemoryError
 
+    data = to_file_bytes(make_noise().convert("P"))
     monkeypatch.setattr(Image.Image, "convert", fail)
     with pytest.raises(DeviceError, match="memory does not suffice"):
-        read_picture(to_file_bytes(make_noise()))
+        read_picture(data)
+
+
+def test_a_picture_beyond_the_free_memory_is_refused_before_it_is_decoded(monkeypatch):
+    data = to_file_bytes(make_noise(1000, 1000))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=7 << 20))
+    with pytest.raises(DeviceError, match="memory does not suffice"):
+        read_picture(data)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes in folders")

@@ -1,3 +1,4 @@
+import base64
 import io
 import math
 import subprocess
@@ -9,10 +10,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from tinyv_cli.errors import InputError, UsageError
 from tinyv_cli.pictures import opening as pictures
-from tinyv_cli.pictures.opening import Access, check_words, open_picture
+from tinyv_cli.pictures.opening import Access, check_words, open_picture, read_content
 
 NEAR = Access(allow_private=True)
 
@@ -85,6 +87,14 @@ def test_a_path_is_a_file(folder):
 def test_a_dash_is_what_stdin_holds(folder):
     assert colour_of(open_picture("-", Access(stdin=make_picture))) == (255, 0, 0)
     assert "is empty" in fails("-", Access(stdin=lambda: b"")).problem
+
+
+def test_what_is_to_be_known_of_a_picture_is_noted(folder):
+    values = np.arange(0, 4096, 4, dtype=np.uint16).reshape(32, 32)
+    Image.fromarray(values).save(folder / "12.png")
+    notes = []
+    open_picture("12.png", Access(note=notes.append))
+    assert notes == ["12.png uses 12 bits of its words of 16, white is 4095"]
 
 
 def test_stdin_of_the_process_is_read_and_a_closed_one_is_empty():
@@ -166,6 +176,30 @@ def test_a_page_is_drawn_by_its_number_and_the_first_without(document):
     assert red[0] > 200 > 60 > red[2]
     assert blue[2] > 200 > 60 > blue[0]
     assert open_picture("a b.pdf#2").size == (pictures.PAGE_PX, pictures.PAGE_PX // 2)
+
+
+def test_a_pdf_is_known_by_its_content_whatever_it_is_called(document, site):
+    """Source: PDFs were known by their suffix alone, also by `batch`, lists, stdin and URLs."""
+    content = document.read_bytes()
+    shown = open_picture("a b.pdf").tobytes()
+    (document.parent / "scan.jpg").write_bytes(content)
+    (document.parent / "late").write_bytes(b"\n\x1b%-12345X@PJL\n" + content)
+    url = site("/x", "image/png", content)
+    inline = "data:application/pdf;base64," + base64.b64encode(content).decode()
+    for word in ("scan.jpg", "scan.jpg#1", "late", url, inline):
+        assert open_picture(word, NEAR).tobytes() == shown
+    assert open_picture("-", Access(stdin=lambda: content)).tobytes() == shown
+    assert read_content(content).tobytes() == shown
+    assert colour_of(open_picture("scan.jpg#3"))[2] > 200
+
+
+def test_a_picture_called_a_pdf_is_a_picture(folder):
+    (folder / "photo.pdf").write_bytes(make_picture(kind="JPEG"))
+    assert open_picture("photo.pdf").size == (8, 6)
+    png_of_pdfs = PngInfo()
+    png_of_pdfs.add_text("Title", "%PDF-1.7")
+    Image.new("RGB", (9, 7)).save(folder / "text.png", pnginfo=png_of_pdfs)
+    assert open_picture("text.png").size == (9, 7)
 
 
 def test_a_page_that_is_not_there_is_told(document):

@@ -4,6 +4,7 @@ It serves a folder: `/{owner}/{name}/resolve/{revision}/{file}` with HEAD and GE
 the headers of large storage, and plain URLs under `/plain/`. Faults are set by file name.
 """
 
+import gzip
 import hashlib
 import re
 import threading
@@ -31,6 +32,7 @@ class Fault:
         redirect: where GET is sent to.
         slow_s: waited before each 64 KiB.
         method: the method that the status is for; empty for all.
+        stated_bytes: the length that HEAD states; -1 for that of the content, compressed.
     """
 
     times: int = -1
@@ -42,6 +44,7 @@ class Fault:
     redirect: str | None = None
     slow_s: float = 0.0
     method: str = ""
+    stated_bytes: int | None = None
 
 
 class HubServer:
@@ -146,13 +149,20 @@ class _Handler(BaseHTTPRequestHandler):
         content = content if fault.body is None else fault.body
         if fault.truncated_to is not None:
             content = content[: fault.truncated_to]
+        if method == "HEAD" and fault.stated_bytes is not None:
+            headers.pop("X-Linked-Size", None)
+            stated = fault.stated_bytes
+            if stated < 0:
+                headers["Content-Encoding"] = "gzip"
+                stated = len(gzip.compress(content))
+            return self._send_empty(200, headers, stated)
         return self._send(method, file.name, content, headers, fault)
 
-    def _send_empty(self, status, headers):
+    def _send_empty(self, status, headers, stated_bytes=0):
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key, value)
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Length", str(stated_bytes))
         self.end_headers()
 
     def _send(self, method, name, content, headers, fault):

@@ -64,7 +64,8 @@ def test_beginnings_of_a_file_are_found_whatever_it_is_called(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_an_error(hub, tmp_path):
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in refuse(hub, to=str(tmp_path / "file" / "sources")).problem
+    with pytest.raises(DeviceError, match="cannot be written"):
+        run(hub, to=str(tmp_path / "file" / "sources"))
 
 
 def test_what_is_there_and_right_is_not_fetched_again(hub):
@@ -159,6 +160,21 @@ def test_another_file_at_the_hub_is_refused_before_it_is_fetched(hub):
     (hub.published / "Tyrannosaurus/TinyGPT-V" / CHECKPOINT).write_bytes(make_bytes("b", 200_000))
     assert "another file by now" in refuse(hub).problem
     assert hub.server.count("GET", CHECKPOINT) == 0
+
+
+@pytest.mark.parametrize("stated_bytes", [0, 17, -1, 9_999_999])
+@pytest.mark.parametrize("form", ["fused", "split"])
+def test_a_size_that_head_states_wrongly_does_not_count(hub, form, stated_bytes):
+    """Seen in: huggingface_hub, issue 3307; some proxies and mirrors answer HEAD so."""
+    if form == "split":
+        (hub.published / "susnato/phi-2/pytorch_model.bin").unlink()
+    small = ("config.json", "tokenizer.json", "model.safetensors.index.json")
+    for name in (CHECKPOINT, QFORMER, VISION, "pytorch_model.bin", *small, *SHARDS):
+        hub.server.faults[name] = Fault(stated_bytes=stated_bytes, method="HEAD")
+    hub.server.faults[VISION] = Fault(times=2, cut_after=70_000)
+    run(hub)
+    for path in resolve_sources(places.sources_dir()).all_files:
+        assert path.read_bytes() == hub.read(path.name)
 
 
 def test_a_truncated_file_that_is_reported_whole_is_refused(hub):
@@ -308,7 +324,7 @@ def test_a_disk_that_fills_up_is_told_of(hub):
     folder.mkdir(parents=True)
     sha256 = hub.catalog.parts[0].forms[0].files[0].sha256
     (folder / f"{CHECKPOINT}.{sha256[:12]}.part").symlink_to("/dev/full")
-    with pytest.raises(DeviceError, match="no room left") as caught:
+    with pytest.raises(DeviceError, match="no space left") as caught:
         run(hub)
     assert "goes on where it stopped" in caught.value.hint
 

@@ -1,5 +1,7 @@
 """Files that the user has already are taken from wherever they lie."""
 
+import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from weights.pulling import folder as pulled_folder
 from weights.pulling import local
 
 VISION = "eva_vit_g.pth"
+OWNERS = {"fused": "susnato", "split": "microsoft"}  # of the repository that has the weights so
 _ODD = {
     "TinyGPT-V_for_Stage4.pth": "old/checkpoint_49.pth",
     "eva_vit_g.pth": "eva.bin",
@@ -90,10 +93,86 @@ def test_a_split_phi_is_taken_with_its_index(hub, attic):
         assert (places.sources_dir() / "phi-2" / name).read_bytes() == hub.read(name)
 
 
-def test_two_different_configs_of_a_phi_are_not_guessed_between(hub, attic):
-    (attic / "other").mkdir()
-    (attic / "other/config.json").write_text('{"model_type": "phi", "hidden_size": 99}')
-    assert "phi-2/config.json" in refuse(hub, from_=str(attic)).problem
+def write_other_phi(folder, **files):
+    folder.mkdir(parents=True)
+    config = {"model_type": "phi", "hidden_size": 99}
+    (folder / "config.json").write_text(json.dumps(config))
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def test_of_two_configs_the_one_beside_the_weights_is_taken(hub, attic):
+    # Seen in: sparkrun, issue 11.
+    write_other_phi(attic / "a-phi-1_5", weights=b"of a smaller one")
+    run(hub, from_=str(attic))
+    check_complete(hub)
+
+
+@pytest.mark.parametrize("form", ["fused", "split"])
+def test_of_two_revisions_in_the_hubs_cache_the_one_with_the_weights_is_taken(
+    hub, attic, tmp_path, form
+):
+    repository = tmp_path / "cache/models--microsoft--phi-2"
+    (repository / "snapshots/aaa").mkdir(parents=True)
+    (repository / "snapshots/bbb").mkdir()
+    (repository / "blobs").mkdir()
+
+    def put(revision, name, content):
+        blob = repository / "blobs" / hashlib.sha256(content).hexdigest()
+        blob.write_bytes(content)
+        (repository / "snapshots" / revision / name).symlink_to(f"../../blobs/{blob.name}")
+
+    put("aaa", "config.json", b'{"model_type": "phi", "hidden_size": 99}')
+    put("aaa", "tokenizer.json", b'{"model": "another"}')
+    index = "model.safetensors.index.json"
+    names = {"fused": ["pytorch_model.bin"], "split": [index, *SHARDS]}[form]
+    for name in ("config.json", "tokenizer.json", *names):
+        put("bbb", name, (hub.published / f"{OWNERS[form]}/phi-2" / name).read_bytes())
+    if form == "split":  # of another revision the index is there alone
+        put("aaa", index, b'{"weight_map": {"lm_head.bias": "model-1-of-1.safetensors"}}')
+    shutil.rmtree(attic / "models/phi")
+    for name in ("old", "eva.bin", "cache"):
+        shutil.move(attic / name, tmp_path / "cache" / name)
+    run(hub, from_=str(tmp_path / "cache"))
+    for name in ("config.json", "tokenizer.json", *names):
+        assert (places.sources_dir() / "phi-2" / name).read_bytes() == hub.read(name)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_two_different_files_beside_the_same_weights_are_not_guessed_between(hub, attic, name):
+    other = attic / "models/z-phi"
+    write_other_phi(other, weights=hub.read("pytorch_model.bin"))
+    shutil.copy(attic / "models/phi/config.json", other)
+    shutil.copy(attic / "models/phi/tokenizer.json", other)
+    (other / name).write_text('{"model_type": "phi", "more": 1}')
+    error = refuse(hub, from_=str(attic))
+    assert f"there are 2 different {name} of a Phi" in error.problem
+    assert str(attic / "models/phi" / name) in error.problem
+    assert str(other / name) in error.problem
+    assert "--from" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("mark", "kind", "command"),
+    [
+        ("architecture.json", "holds the sources of a network of other", "quantize --sources"),
+        ("manifest.json", "is a variant", "pull"),
+    ],
+)
+def test_what_is_something_else_is_called_that_and_nothing_of_it_is_taken(
+    hub, attic, mark, kind, command
+):
+    other = attic / "an other"
+    shutil.move(attic / "models/phi", other / "phi-2")
+    (other / mark).write_text('{"format_version": 1}')
+    # Of an extension of a browser, say.
+    (attic / "manifest.json").write_text('{"manifest_version": 3}')
+    for origin in (other, attic):
+        error = refuse(hub, from_=str(origin))
+        assert f"{other} {kind}" in error.problem
+        assert f"tinyv {command} '{other}'" in error.hint
+    here = {path.name for path in (places.sources_dir() / "phi-2").iterdir()}
+    assert here == {"pytorch_model.bin"}  # known by its hash
 
 
 def test_a_folder_that_is_none_is_an_error(hub, tmp_path):

@@ -1,5 +1,6 @@
 """A finished variant is fetched and checked by its manifest."""
 
+import hashlib
 import json
 
 import pytest
@@ -21,7 +22,6 @@ from weights.pulling import variant_pull
 def shared(tmp_path, monkeypatch):
     """(server, folder) of a variant in a repository and under /plain/toy."""
     monkeypatch.setenv("TINYV_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
     folder = write_variant(tmp_path / "shared" / "toy")
     with HubServer({"someone/toy": folder}, tmp_path / "shared") as server:
         point_at(monkeypatch, server.url, tmp_path)
@@ -150,6 +150,75 @@ def test_a_link_out_of_the_folder_is_not_taken(shared, tmp_path):
     (folder / "decoder.data").rename(secret)
     (folder / "decoder.data").symlink_to(secret)
     assert "leads out of its folder" in refuse(folder).problem
+
+
+@pytest.mark.parametrize("depth", ["", "int4"])
+@pytest.mark.parametrize("store", ["models--someone--toy/blobs", "blobs/ab"])
+def test_a_variant_in_the_hubs_cache_is_copied_and_can_be_asked_only_then(
+    shared, tmp_path, store, depth
+):
+    _, folder = shared
+    place = tmp_path / "hub/models--someone--toy/snapshots/0123" / depth
+    (tmp_path / "hub" / store).mkdir(parents=True)
+    place.mkdir(parents=True)
+    for path in folder.iterdir():
+        blob = tmp_path / "hub" / store / hashlib.sha256(path.read_bytes()).hexdigest()
+        blob.write_bytes(path.read_bytes())
+        (place / path.name).symlink_to(blob)
+    with pytest.raises(WeightsError, match="leads out of its folder") as caught:
+        home.resolve_variant(str(place))
+    assert f"tinyv pull {place}" in caught.value.hint
+    run(place, to="toy")
+    there = places.variants_dir() / "toy"
+    assert read_all(there) == read_all(folder)
+    assert not any(path.is_symlink() for path in there.iterdir())
+    blob = (place / "decoder.data").resolve()
+    blob.write_bytes(b"x" * blob.stat().st_size)
+    assert "is damaged" in refuse(place, to="other").problem
+    assert home.list_variants() == [read_variant(there)]
+
+
+NOT_OURS = {
+    "notes": {"notes.txt": b"mine"},
+    "an extension of a browser": {"manifest.json": b'{"manifest_version": 3}'},
+    "a page": {"manifest.json": b"{}", "index.html": b""},
+    "models": {"decoder.onnx": b"mine"},
+    "a damaged text": {"manifest.json": b"{"},
+}
+
+
+@pytest.mark.parametrize("content", NOT_OURS.values(), ids=NOT_OURS)
+def test_what_is_no_variant_is_never_replaced(shared, content):
+    target = places.variants_dir() / "toy"
+    target.mkdir(parents=True)
+    for name, each in content.items():
+        (target / name).write_bytes(each)
+    with pytest.raises(UsageError, match="`--force` does not replace it"):
+        run("someone/toy", force=True)
+    assert read_all(target) == content
+
+
+def test_a_file_beside_a_variants_own_is_named_and_not_replaced(shared):
+    _, folder = shared
+    target = write_variant(places.variants_dir() / "toy", bits=8)
+    (target / "notes").mkdir()
+    (target / "notes/mine.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"no part of a variant: notes/mine\.txt"):
+        run("someone/toy", force=True)
+    (target / "notes/mine.txt").unlink()
+    (target / "notes").rmdir()
+    (target / "manifest.json").write_text("")  # damaged, and still a variant
+    run("someone/toy", force=True)
+    assert read_all(target) == read_all(folder)
+
+
+def test_a_file_in_the_place_of_a_variant_is_not_replaced(shared):
+    target = places.variants_dir() / "toy"
+    target.parent.mkdir(parents=True)
+    target.write_text("mine")
+    with pytest.raises(UsageError, match="is not a variant"):
+        run("someone/toy", force=True)
+    assert target.read_text() == "mine"
 
 
 @pytest.mark.parametrize("text", ["<html>", "{}", '{"format_version": 99}', "[" * 100_000])

@@ -35,8 +35,6 @@ def serve_hub(tmp_path, monkeypatch):
     """The toys on a server that HF_ENDPOINT names, and an empty home."""
     published = tmp_path / "published"
     publish(published)
-    for name in ("HF_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TINYV_HOME", str(tmp_path / "home"))
     repositories = {f"{p.parent.name}/{p.name}": p for p in published.glob("*/*") if p.is_dir()}
     with HubServer(repositories, published / "plain") as server:

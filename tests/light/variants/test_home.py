@@ -5,6 +5,7 @@ import pytest
 
 from tests.light.toy_variant import write_variant
 from tinyv_cli.disk import places
+from tinyv_cli.engine import find_variant
 from tinyv_cli.errors import ExitCode, WeightsError
 from tinyv_cli.variants.home import DamagedVariant, list_variants, resolve_folder, resolve_variant
 
@@ -99,6 +100,11 @@ def test_the_newest_that_is_damaged_is_passed_over():
     damaged = add("new", made_s=2000)
     (damaged / "decoder.data").unlink()
     assert resolve_variant(None).name == "old"
+    newest = damaged.parent / "newest"
+    damaged.rename(newest)
+    (note,) = find_variant(None).notes
+    assert note == "old answers; newer, but damaged: newest (`tinyv list` says how)"
+    assert find_variant("old").notes == ()
 
 
 def test_where_all_are_damaged_the_damage_is_told():

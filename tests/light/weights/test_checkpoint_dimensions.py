@@ -94,9 +94,22 @@ def test_the_first_release_may_give_the_mlp_a_width(files):
         ({"layer_norm_eps": 0}, "layer_norm_eps is 0"),
         ({"layer_norm_eps": float("nan")}, "NaN is not a number"),
         ({"rope_theta": float("inf")}, "Infinity is not a number"),
+        ({"vocab_size": 2**31}, "vocab_size is 2147483648"),
+        ({"hidden_size": -(2**31)}, "hidden_size is -2147483648"),
+        ({"num_attention_heads": 10**400}, "num_attention_heads is 1000"),
+        ({"max_position_embeddings": 2**31}, "max_position_embeddings is 2147483648"),
+        ({"max_position_embeddings": 32}, "has room for 32 positions, a picture takes 32"),
+        ({"layer_norm_eps": 2**31}, "layer_norm_eps is 2147483648"),
+        ({"layer_norm_eps": 1e-320}, "layer_norm_eps is 1e-320"),
+        ({"rope_theta": -10000.0}, "rope_theta is -10000.0"),
+        ({"rope_theta": 3.4e38}, "rope_theta is 3.4e+38"),
+        ({"rope_theta": 10**400}, "rope_theta is 1000"),
+        ({"partial_rotary_factor": 1e308}, "partial_rotary_factor is 1e+308"),
+        ({"num_key_value_heads": 2**31}, "num_key_value_heads is 2147483648"),
         ({"partial_rotary_factor": 1.5}, "rotates 120 of the 80"),
         ({"partial_rotary_factor": 0.3875}, "rotates 31 of the 80"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling is"),
+        ({"rope_scaling": {"rope_type": None, "type": "linear"}}, "rope_scaling is"),
         ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
         ({"tie_word_embeddings": True}, "tie_word_embeddings"),
     ],
@@ -105,6 +118,42 @@ def test_nonsense_in_phis_config_is_refused(files, changes, words):
     problem = refuse(files({**PHI, **changes}))
     assert words in problem
     assert "phi-2/config.json" in problem
+
+
+@pytest.mark.parametrize("digits", ["1e400", "-1e400", "9" * 5000])
+def test_a_number_that_no_float_or_reader_holds_is_refused(files, tmp_path, digits):
+    files()
+    path = tmp_path / "phi-2/config.json"
+    path.write_text(path.read_text().replace("51200", digits))
+    assert f"{path} is damaged" in refuse(resolve_sources(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "words"),
+    [
+        (PHI, {"rotary_dim": 40}, "rotary_dim is 40, but partial_rotary_factor is 0.4 of 80"),
+        (PHI, {"rope_parameters": {"rope_theta": 500.0}}, "but rope_parameters.rope_theta is 500"),
+        (PHI, {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5"),
+        (PHI, {"rope_scaling": {"type": "default", "rope_theta": 1e6}}, "rope_scaling.rope_theta"),
+        (PHI, {"rope_parameters": {"rotary_dim": 16}}, "rotary_dim is 16, but partial_rotary"),
+        (MSFT, {"rope_parameters": {"rotary_dim": 16}}, "but rope_parameters.rotary_dim is 16"),
+        (MSFT, {"rope_scaling": {"partial_rotary_factor": 0.5}}, "rope_scaling.partial_rotary"),
+        (MSFT, {"rope_parameters": {"full": {"rope_theta": 5.0}}}, "rope_parameters is"),
+        (PHI, {"n_embd": 1024}, "hidden_size is 2560, but n_embd is 1024"),
+        (PHI, {"n_layer": 24}, "num_hidden_layers is 32, but n_layer is 24"),
+        (MSFT, {"layer_norm_eps": 1e-6}, "but layer_norm_epsilon is 1e-05"),
+        (MSFT, {"hidden_act": "relu"}, "hidden_act is 'relu', but activation_function"),
+    ],
+)
+def test_two_keys_for_one_number_agree_or_are_refused(files, config, changes, words):
+    problem = refuse(files({**config, **changes}))
+    assert words in problem
+    assert problem.startswith("phi-2/config.json says ")
+
+
+def test_two_keys_that_agree_are_no_fault(files):
+    more = {"rotary_dim": 32, "rope_parameters": {"rope_theta": 10000, "rotary_dim": 32}}
+    assert make_spec(files({**PHI, **MSFT, **more}), {}, 4096).language == LanguageSpec()
 
 
 def test_architecture_gives_what_differs_and_leaves_the_rest(files):
@@ -153,6 +202,43 @@ def test_a_picture_size_that_makes_no_sense_is_refused(files, size):
 def test_alpha_is_the_checkpoints_else_16(files):
     assert read_lora_alpha(files(), {}) == 16
     assert read_lora_alpha(files(), {"lora_alpha": 32}) == 32
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lora_alpha": 32},
+        {"config": {"lora_alpha": 32, "model": {"image_size": 448}}},
+        {"config": {"run": {"peft": {"lora_alpha": 32.0}}, "model": {"lora_alpha": 32}}},
+        {"epoch": 3, "lora_config": {"lora_alpha": 32, "use_rslora": False, "rank_pattern": {}}},
+    ],
+)
+def test_alpha_is_found_wherever_it_stands(files, settings):
+    assert read_lora_alpha(files(), settings) == 32
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"config": {"lora_alpha": 8, "model": {"lora_alpha": 16}}}, "but config.model.lora_alpha"),
+        ({"config": {"model": {"use_rslora": True}}}, "config.model.use_rslora is True"),
+        ({"config": {"use_rslora": "yes", "model": {}}}, "config.use_rslora is 'yes'"),
+        ({"use_rslora": 1}, "use_rslora is 1"),
+        ({"config": {"run": {"use_dora": True}}}, "config.run.use_dora is True"),
+        ({"config": {"model": {"alpha_pattern": {"dense": 4}}}}, "alpha_pattern is {'dense': 4}"),
+    ],
+)
+def test_another_scale_of_lora_is_refused_by_name(files, settings, words):
+    with pytest.raises(WeightsError) as caught:
+        read_lora_alpha(files(), settings)
+    assert caught.value.problem.startswith("TinyGPT-V_for_Stage4.pth says ")
+    assert words in caught.value.problem
+
+
+def test_settings_that_hold_themselves_are_read(files):
+    settings = {"lora_alpha": 4}
+    settings["config"] = {"model": settings}
+    assert read_lora_alpha(files(), settings) == 4
 
 
 @pytest.mark.parametrize("alpha", ["16", 0, -1, True, float("nan"), float("inf")])

@@ -1,8 +1,10 @@
 """A folder of sources is resolved, or refused with the names of what is wrong."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -106,7 +108,47 @@ def test_shards_come_in_the_order_of_their_names_with_their_index(folder):
 def test_a_shard_that_the_index_names_and_the_folder_lacks_is_named(folder):
     write_index(folder, SHARDS)
     (folder / "phi-2" / SHARDS["b"]).touch()
-    assert f"lacks phi-2/{SHARDS['model.a']}" in refuse(folder).problem
+    named = "(named by phi-2/model.safetensors.index.json)"
+    assert f"lacks phi-2/{SHARDS['model.a']} {named}" in refuse(folder).problem
+
+
+@pytest.mark.parametrize(
+    "shard", ["a\x1b[31m.safetensors", "a\n.safetensors", "caf\udce9.bin", "m" * 256]
+)
+def test_a_shard_whose_name_no_terminal_or_disk_takes_is_refused(folder, shard):
+    write_index(folder, {"a": shard})
+    problem = refuse(folder).problem
+    assert "model.safetensors.index.json names a shard by what is too long or not text" in problem
+    assert problem.isprintable()
+
+
+def test_a_folder_whose_name_is_no_utf_8_is_refused_unless_it_is_not_needed(folder, monkeypatch):
+    """torch and safetensors open files by names in UTF-8 alone."""
+    place = folder.parent / os.fsdecode(b"caf\xe9")
+    try:
+        folder.rename(place)
+    except (OSError, UnicodeError):
+        pytest.skip("this file system has no such names")
+    error = refuse(place)
+    assert "has a name that is not UTF-8" in error.problem
+    assert "`--sources .`" in error.hint
+    monkeypatch.chdir(place)
+    assert resolve_sources(Path()).stage == 4
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "is a Git LFS pointer"),
+        ("\n<!DOCTYPE html><html>", "is a web page"),
+        ("<?xml version='1.0'?><Error>", "is a web page"),
+    ],
+)
+def test_what_stands_in_place_of_an_index_is_called_what_it_is(folder, start, words):
+    write_index(folder, {})
+    path = folder / "phi-2" / "model.safetensors.index.json"
+    path.write_text(start, "utf-8")
+    assert refuse(folder).problem.startswith(f"{path} {words}")
 
 
 def test_a_shard_that_no_index_names_is_refused(folder):

@@ -37,7 +37,7 @@ def open_decoder(bits: int) -> tuple[OneSlot, int]:
 def trace_prompt(decoder: OneSlot, n_positions: int) -> int:
     decoder.rewind(0)
     with trace_peak() as peak:
-        decoder._compute([tuple(range(n_positions))])
+        decoder.steps._readers[0]._compute([tuple(range(n_positions))])
     return peak.peak_bytes
 
 
@@ -85,7 +85,7 @@ def test_what_a_picture_works_in_is_what_is_planned_for_it(bits):
 def test_a_step_asks_nothing_of_the_gpu_and_takes_next_to_nothing(bits, span):
     decoder, _ = open_decoder(bits)
     with trace_peak() as peak:
-        decoder._run(span)  # the meta device has no numbers that could be asked for
+        decoder.steps._run(span)  # the meta device has no numbers that could be asked for
     assert 0 < peak.peak_bytes < 1e6
     assert peak.now_bytes == 0
 
@@ -94,7 +94,7 @@ def test_a_step_asks_nothing_of_the_gpu_and_takes_next_to_nothing(bits, span):
 def test_a_step_starts_few_kernels_a_layer(bits, allowed):
     decoder, _ = open_decoder(bits)
     with count_started() as started:
-        decoder._run(FIRST_SPAN)
+        decoder.steps._run(FIRST_SPAN)
     assert 20 < started.count / SPEC.language.n_layers < allowed
 
 

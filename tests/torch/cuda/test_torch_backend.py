@@ -85,7 +85,7 @@ def open_unrounded(case: str) -> Backend:
     device = TorchDevice("cpu")
     context_length = model.spec.language.context_length
     decoder = OneSlot(model.language, context_length, device, use_graphs=False)
-    return Backend(TorchEncoder(lambda: model, device), decoder, "cpu", 0.0)
+    return Backend(TorchEncoder(lambda: model, device), decoder.steps, "cpu", 0.0)
 
 
 @pytest.fixture

@@ -66,10 +66,10 @@ def test_memory_that_ran_out_is_told_with_the_figures_of_that_gpu(name, number, 
     device = TorchDevice(name, 4 * GB)
     with pytest.raises(DeviceError) as caught, device.translate_errors("reading the prompt"):
         raise torch.OutOfMemoryError
-    taken, free, total = (f"{(number + 1) * each:.2f}" for each in (1, 5, 10))
+    taken, free, total = (f"{(number + 1) * each:.2f} GB" for each in (1, 5, 10))
     assert caught.value.problem == (
         f"the GPU's memory ran out while reading the prompt: {taken} of 4.00 GB allowed are taken, "
-        f"{free} of its {total} GB are free"
+        f"{free} of its {total} are free"
     )
 
 

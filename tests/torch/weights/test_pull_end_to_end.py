@@ -189,6 +189,55 @@ def test_a_file_that_lacks_a_tensor_is_not_used(own_home, resaved, capsys):
     assert not (own_home / "sources/eva_vit_g.pth").exists()
 
 
+def test_files_that_do_not_belong_together_are_refused_each_time_and_left_nowhere(
+    own_home, resaved, tmp_path, capsys
+):
+    """Seen in: nfs-ganesha, issue 4: between two links of one file a rename does nothing."""
+    catalog, attic = resaved
+    whole = torch.load(attic / "vit.pt", weights_only=True)
+    cut = {name: tensor[..., :-1].contiguous() for name, tensor in whole.items()}
+    torch.save(cut, attic / "vit.pt")
+    sources = own_home / "sources"
+    for _ in range(3):
+        with pytest.raises(WeightsError, match=r"eva_vit_g\.pth"):
+            pull_weights(PullArguments(from_=str(attic)), catalog, QUICK)
+        names = {path.relative_to(sources).as_posix() for path in sources.rglob("*")}
+        assert not names & {"eva_vit_g.pth", "phi-2/model.safetensors", "phi-2/config.json"}
+    torch.save(whole, attic / "vit.pt")
+    pull_weights(PullArguments(from_=str(attic)), catalog, QUICK)
+    pull_weights(PullArguments(verify=True), catalog, QUICK)
+    assert main(["quantize", "--bits", "8", "-o", "mine", "-q", "-t", "1"]) == 0
+
+
+def test_a_file_that_does_not_belong_to_what_the_hub_has_is_found_out_and_fetched(
+    own_home, resaved, serve, tmp_path
+):
+    catalog, attic = resaved
+    serve(tmp_path / "published")
+    whole = torch.load(attic / "vit.pt", weights_only=True)
+    (tmp_path / "other").mkdir()
+    torch.save({n: t[..., :-1].contiguous() for n, t in whole.items()}, tmp_path / "other/vit.pt")
+    with pytest.raises(WeightsError, match="does not hold"):
+        pull_weights(PullArguments(from_=str(tmp_path / "other")), catalog, QUICK)
+    with pytest.raises(WeightsError, match=r"eva_vit_g\.pth"):
+        pull_weights(PullArguments(), catalog, QUICK)
+    pull_weights(PullArguments(), catalog, QUICK)
+    published = (tmp_path / "published/eva_vit_g.pth").read_bytes()
+    assert (own_home / "sources/eva_vit_g.pth").read_bytes() == published
+    assert main(["quantize", "--bits", "8", "-o", "mine", "-q", "-t", "1"]) == 0
+
+
+def test_of_two_configs_the_one_beside_weights_that_were_saved_again_is_taken(
+    own_home, resaved, tmp_path
+):
+    catalog, attic = resaved
+    (attic / "a").mkdir()
+    (attic / "a/config.json").write_text('{"model_type": "phi", "hidden_size": 99}')
+    pull_weights(PullArguments(from_=str(attic)), catalog, QUICK)
+    taken = own_home / "sources/phi-2/config.json"
+    assert taken.read_bytes() == (attic / "config.json").read_bytes()
+
+
 def test_nothing_is_unpickled_from_the_users_files(own_home, resaved, tmp_path):
     catalog, attic = resaved
     witness = tmp_path / "executed"

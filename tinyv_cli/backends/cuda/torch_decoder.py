@@ -158,8 +158,9 @@ class StepDecoder:
             ValueError: a slot has no room.
         """
         lengths, slots = self._cache.lengths, list(tokens)
-        if max(lengths[slot] for slot in slots) >= self.context_length:
-            raise ValueError(f"no position is left of {self.context_length}")
+        longest = max(lengths[slot] for slot in slots)
+        if longest >= self.context_length:
+            raise ValueError(f"1 positions after {longest} of {self.context_length}")
         with self._device.translate_errors("answering"):
             # A slot that has no turn writes behind what it holds, where its next position will.
             for slot, length in enumerate(lengths):

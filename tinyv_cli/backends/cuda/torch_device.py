@@ -6,9 +6,9 @@ from threading import Lock
 
 import torch
 
+from tinyv_cli.console import to_size
 from tinyv_cli.errors import DeviceError
 
-_GB = 1e9
 _TURING = (7, 5)
 _OUT_OF_MEMORY = "CUBLAS_STATUS_ALLOC_FAILED"  # torch's error where cuBLAS finds no memory
 
@@ -82,8 +82,8 @@ class TorchDevice:
                 free_bytes, total_bytes = torch.cuda.mem_get_info(self.number)
                 budget_bytes = total_bytes if self._budget_bytes is None else self._budget_bytes
                 figures = (
-                    f": {taken_bytes / _GB:.2f} of {budget_bytes / _GB:.2f} GB allowed are taken, "
-                    f"{free_bytes / _GB:.2f} of its {total_bytes / _GB:.2f} GB are free"
+                    f": {to_size(taken_bytes, 2)} of {to_size(budget_bytes, 2)} allowed are taken, "
+                    f"{to_size(free_bytes, 2)} of its {to_size(total_bytes, 2)} are free"
                 )
             raise DeviceError(
                 f"the GPU's memory ran out while {doing}{figures}",

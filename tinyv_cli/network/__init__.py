@@ -1,0 +1,1 @@
+"""What the environment says of the network, checked before anything is asked."""
