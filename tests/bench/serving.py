@@ -52,26 +52,26 @@ def measure_speed(folder, n=25):
     found = find_variant("miniature")
     engine = plan_engine(found, BackendOptions(device="cpu"), Demand(), lambda _: None)
     figures = {"session": [], "server": []}
-    with serve(folder, "--device", "cpu") as served, served.client() as client:
-        with engine.open() as opened:
-            pixels = to_pixels(read_picture(PICTURES["cat"]), found.image_px)
-            grammar = make_schema_grammar(opened.tokenizer, json.dumps(LONG))
-            options = AnswerOptions(max_new_tokens=400, grammar=grammar)
-            session = opened.start_session()
-            for _ in range(n):
-                session.show_pixels(pixels)
-                session.look()
-                started, first = time.perf_counter(), None
-                reply = session.ask("what is this?", options)
-                for _piece in reply:
-                    first = first or time.perf_counter() - started
-                total = time.perf_counter() - started
-                tokens = reply.answer.usage.completion_tokens
-                figures["session"].append((first, (tokens - 1) / (total - first)))
-                body = ask_of("cat", "what is this?", response_format=FORM, max_tokens=400)
-                text, first, total, tokens = stream(client, body)
-                assert text == reply.answer.text
-                figures["server"].append((first, (tokens - 1) / (total - first)))
+    server = serve(folder, "--device", "cpu")
+    with server as served, served.client() as client, engine.open() as opened:
+        pixels = to_pixels(read_picture(PICTURES["cat"]), found.image_px)
+        grammar = make_schema_grammar(opened.tokenizer, json.dumps(LONG))
+        options = AnswerOptions(max_new_tokens=400, grammar=grammar)
+        session = opened.start_session()
+        for _ in range(n):
+            session.show_pixels(pixels)
+            session.look()
+            started, first = time.perf_counter(), None
+            reply = session.ask("what is this?", options)
+            for _piece in reply:
+                first = first or time.perf_counter() - started
+            total = time.perf_counter() - started
+            tokens = reply.answer.usage.completion_tokens
+            figures["session"].append((first, (tokens - 1) / (total - first)))
+            body = ask_of("cat", "what is this?", response_format=FORM, max_tokens=400)
+            text, first, total, tokens = stream(client, body)
+            assert text == reply.answer.text
+            figures["server"].append((first, (tokens - 1) / (total - first)))
     found = {}
     for name, rows in figures.items():
         firsts, rates = zip(*rows[3:], strict=True)
@@ -110,7 +110,7 @@ def measure_clients(folder, seconds=10):
     return table
 
 
-def soak(folder, seconds=600):
+def soak(folder, seconds=600):  # noqa: PLR0915 - one run, from its beginning to its figures
     """Eight clients of every kind; the growth of the process, and every wrong answer or error."""
     expected, wrong, counts = {}, [], {}
     with serve(folder, "--queue", "64") as served:

@@ -3,6 +3,7 @@
 This is work for threads beside the event loop; no model computes here.
 """
 
+import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _MAX_SCHEMA = 1 << 16  # letters
 _N_KEPT = 16  # tokenizers and grammars
+_N_PIXELS = 8  # pictures of 2.4 MB
 _MAX_FETCHED, _FETCH_S = 32 << 20, 15.0
 _MARKS_POSITIONS = 8  # around a picture, at most
 
@@ -74,6 +76,7 @@ class Preparer:
         self._max_images = max_images
         self._tokenizers: Kept[Tokenizer] = Kept(_N_KEPT)
         self._grammars: Kept[Grammar] = Kept(_N_KEPT)
+        self._pixels: Kept[tuple[str, np.ndarray]] = Kept(_N_PIXELS)
 
     def prepare(self, asked: Asked, owner: str) -> Prepared:
         """Finds the model, opens the pictures, and makes the grammar.
@@ -88,7 +91,7 @@ class Preparer:
             asked = replace(asked, notes=(*asked.notes, note))
         self._check_room(asked, model, len(pictures))
         try:
-            pixels = [self._open(each, model) for each in pictures]
+            pixels = [self._open(each, model, owner) for each in pictures]
             options = self._make_options(asked, model)
         except DeviceError as error:
             raise RefusedError(503, "memory does not suffice for the picture", None, 5) from error
@@ -110,8 +113,11 @@ class Preparer:
         if asked.question is not None:  # raises where it is blank
             make_prompt(model.found.template, (), asked.question, n_pictures)
 
-    def _open(self, address: str, model: Model) -> tuple[str, np.ndarray]:
-        """Decodes a picture; returns its pixels with their hash."""
+    def _open(self, address: str, model: Model, owner: str) -> tuple[str, np.ndarray]:
+        """Decodes a picture; returns its pixels with their hash.
+
+        Clients send a conversation's picture again with each question: it is decoded once.
+        """
         if address.startswith("data:"):
             content = read_data_url(address)
         elif self._fetches:
@@ -123,8 +129,14 @@ class Preparer:
         else:
             problem = "pictures are not fetched from addresses here"
             raise RefusedError(400, f"{problem}; send them as `data:image/png;base64,…`")
-        pixels = to_pixels(read_picture(content), model.found.image_px)
-        return hash_pixels(pixels), pixels
+        image_px = model.found.image_px
+
+        def decode() -> tuple[str, np.ndarray]:
+            pixels = to_pixels(read_picture(content), image_px)
+            return hash_pixels(pixels), pixels
+
+        digest = hashlib.sha256(content).hexdigest()
+        return self._pixels.find(f"{owner} {image_px} {digest}", decode)
 
     def _make_options(self, asked: Asked, model: Model) -> AnswerOptions:
         n_most = asked.max_tokens

@@ -38,6 +38,9 @@ class PatientProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begins to wait for a header."""
         super().connection_made(transport)
+        # asyncio does so only for sockets that name their protocol; else a head without its body
+        # waits 40 ms for the client's acknowledgement.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._wait_for_header()
         while len(self._unasked) > _MOST_UNASKED:
             next(iter(self._unasked))._give_up()

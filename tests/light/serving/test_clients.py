@@ -323,10 +323,9 @@ class TestLlm:
 
         def run(*words):
             own = {**os.environ, "OLLAMA_HOST": served.url, "LLM_USER_PATH": str(folder)}
+            options = {"capture_output": True, "text": True, "timeout": 240, "check": False}
             command = [sys.executable, "-m", "llm", *words]
-            return subprocess.run(
-                command, env=own, capture_output=True, text=True, timeout=120, check=False
-            )
+            return subprocess.run(command, env=own, stdin=subprocess.DEVNULL, **options)
 
         return run
 
