@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 MAX_BODY_BYTES = 32 << 20
+_LONG_BODY = 1 << 18  # bytes, whose parsing is worth a thread
 _BODY_S = 60.0  # in which a body has to have come
 _SEND_S = 60.0  # in which a client has to take what it is sent
 _ALIVE_S = 10.0  # after which a waiting client gets a sign of life
@@ -133,7 +134,10 @@ class Answers:
         """Answers one question."""
         content = await read_content(Request(scope, receive))
         name = self._house.catalog.default_name
-        body = await asyncio.to_thread(read_body, content, model=name)
+        if len(content) > _LONG_BODY:
+            body = await asyncio.to_thread(read_body, content, model=name)
+        else:
+            body = read_body(content, model=name)
         talk = self._read(body)
         del content, body
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
