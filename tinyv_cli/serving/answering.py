@@ -235,7 +235,7 @@ async def _hear_nothing() -> Any:  # noqa: ANN401 - ASGI
     return {"type": "http.disconnect"}
 
 
-async def read_content(request: Request) -> bytes:
+async def read_content(request: Request) -> bytes | bytearray:
     """Reads a body, within its limits of size and time.
 
     Raises:
@@ -254,4 +254,4 @@ async def read_content(request: Request) -> bytes:
                     raise too_large
     except TimeoutError as error:
         raise RefusedError(408, f"the body did not come within {_BODY_S:g} s") from error
-    return bytes(content)
+    return content

@@ -82,6 +82,9 @@ class Catalog:
         default: the name or folder that the server was started with; None for the newest variant.
         context_length: positions to which conversations are limited; None for the model's own.
 
+    Attributes:
+        default_name: of the model that answers where a request names none.
+
     Raises:
         WeightsError: the default cannot be read.
     """
@@ -89,15 +92,12 @@ class Catalog:
     def __init__(self, default: str | None, context_length: int | None) -> None:
         self._context_length = context_length
         self._default = find_variant(default)
-        self._is_listed = _is_listed(self._default.variant)
+        listed = _find_listed(self._default.variant)
+        self._is_listed = listed is not None
+        self.default_name = listed or self._default.variant.name
         self._lock = threading.Lock()
         self._read_s = -_FRESH_S
         self._models: list[Model] = []
-
-    @property
-    def default_name(self) -> str:
-        """The name of the default."""
-        return self._default.variant.name
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ class Catalog:
         Raises:
             RefusedError: there is none, or no longer.
         """
-        wanted = self._default.variant.name if name is None else name.strip()
+        wanted = self.default_name if name is None else name.strip()
         short = wanted.removesuffix(_LATEST)
         for each in self.list_models():
             if each.name in (wanted, short):
@@ -164,10 +164,10 @@ def _read_state(path: Path) -> tuple[int, int, int]:
     return state.st_size, state.st_mtime_ns, state.st_ino
 
 
-def _is_listed(variant: Variant) -> bool:
-    """Returns whether a variant is among those that have a name."""
-    folders = [each.folder for each in list_named_variants()]
-    return any(variant.folder.samefile(each) for each in folders if each.exists())
+def _find_listed(variant: Variant) -> str | None:
+    """Returns the name that a variant's folder has among those that have one."""
+    listed = [each for each in list_named_variants() if each.folder.exists()]
+    return next((each.name for each in listed if variant.folder.samefile(each.folder)), None)
 
 
 def _count_parameters(spec: ModelSpec) -> int:

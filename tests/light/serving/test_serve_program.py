@@ -12,6 +12,7 @@ import time
 import httpx
 import pytest
 
+from tests.demo import DEMO
 from tests.light.real_variant import copy_variant, read_manifest, write_manifest
 from tests.light.serving.served import LONG, ROOT, ask_of, ask_ollama, read_events, serve
 
@@ -316,3 +317,21 @@ def test_several_answers_at_once_do_not_disturb_one_another(tmp_path):
         for each in askers:
             each.join()
         assert found == {i: alone[i % 2] for i in range(12)}
+
+
+def test_a_folder_may_be_named_that_has_a_name_already(tmp_path):
+    with serve(tmp_path, "-m", str(DEMO / "variant")) as served, served.client() as client:
+        answer = client.post(CHAT, json=ask_of("cat", "what is this?")).json()
+        assert answer["choices"][0]["message"]["content"] == "a cat"
+        assert [each["id"] for each in client.get("/v1/models").json()["data"]] == ["miniature"]
+
+
+def test_a_folder_elsewhere_is_served_under_its_own_name(tmp_path):
+    copy_variant(tmp_path / "elsewhere" / "mine")
+    words = ["-m", str(tmp_path / "elsewhere" / "mine")]
+    with serve(tmp_path / "home", *words) as served, served.client() as client:
+        names = [each["id"] for each in client.get("/v1/models").json()["data"]]
+        assert names == ["mine", "miniature"]
+        answer = client.post(CHAT, json=ask_of("cat", "what is this?")).json()
+        assert answer["choices"][0]["message"]["content"] == "a cat"
+        assert answer["model"] == "mine"

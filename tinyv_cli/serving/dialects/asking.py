@@ -79,7 +79,7 @@ class Asked:
         return not self.pictures and (self.question or "").startswith(_CHORE)
 
 
-def read_body(content: bytes, **defaults: object) -> "Body":
+def read_body(content: bytes | bytearray, **defaults: object) -> "Body":
     """Reads a request's JSON object, whatever its type was said to be.
 
     Args:
