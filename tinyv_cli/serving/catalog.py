@@ -9,6 +9,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from tinyv_cli.disk.places import variants_dir
 from tinyv_cli.engine import FoundVariant, find_variant
 from tinyv_cli.errors import TinyvError
 from tinyv_cli.prompts.prompt import TEMPLATES
@@ -17,7 +18,7 @@ from tinyv_cli.spec import ModelSpec
 from tinyv_cli.variants.home import list_named_variants
 from tinyv_cli.variants.manifest import MANIFEST_NAME, Variant
 
-_FRESH_S = 1.0  # reading the manifests takes some 30 ms
+_FRESH_S = 1.0  # for which nothing is looked at; reading the manifests takes some 30 ms
 _LATEST = ":latest"  # the tag that Ollama's clients put behind names
 
 
@@ -96,7 +97,8 @@ class Catalog:
         self._is_listed = listed is not None
         self.default_name = listed or self._default.variant.name
         self._lock = threading.Lock()
-        self._read_s = -_FRESH_S
+        self._looked_s = -_FRESH_S
+        self._state: object = None
         self._models: list[Model] = []
 
     @property
@@ -107,9 +109,12 @@ class Catalog:
     def list_models(self) -> list[Model]:
         """Lists the models that can be read, the default first."""
         with self._lock:
-            if monotonic() - self._read_s >= _FRESH_S:
-                self._models = self._read()
-                self._read_s = monotonic()
+            if monotonic() - self._looked_s >= _FRESH_S:
+                state = self._look()
+                if state != self._state:
+                    self._models = self._read()
+                    self._state = self._look()
+                self._looked_s = monotonic()
             return self._models
 
     def find(self, name: str | None) -> Model:
@@ -127,6 +132,14 @@ class Catalog:
             raise RefusedError(503, "the model cannot be read; see the server's log", None, 30)
         raise RefusedError(404, f"model '{wanted[:100]}' not found", "model_not_found")
 
+    def _look(self) -> object:
+        """Returns what changes with the variants' folders and the files of those known."""
+        folders = []
+        with suppress(OSError):
+            folders = sorted(variants_dir().iterdir())
+        manifests = [(each.name, _read_state(each / MANIFEST_NAME)) for each in folders]
+        return manifests, [_read_states(each.found.variant) for each in self._models]
+
     def _read(self) -> list[Model]:
         folder = self._default.variant.folder
         found: list[FoundVariant] = []
@@ -142,8 +155,8 @@ class Catalog:
 
     def _to_model(self, found: FoundVariant) -> Model:
         manifest = found.variant.manifest
-        states = [_read_state(found.variant.folder / each.path) for each in manifest.files]
-        _, made_ns, _ = _read_state(found.variant.folder / MANIFEST_NAME)
+        states = _read_states(found.variant)
+        _, made_ns, _ = states[0]
         longest = manifest.spec.language.context_length
         digest = hashlib.sha256(manifest.to_json().encode()).hexdigest()
         return Model(
@@ -153,6 +166,12 @@ class Catalog:
             min(longest, self._context_length or longest),
             (digest, *states),
         )
+
+
+def _read_states(variant: Variant) -> list[tuple[int, int, int]]:
+    """Reads the states of a variant's manifest and of its files."""
+    names = [MANIFEST_NAME, *(each.path for each in variant.manifest.files)]
+    return [_read_state(variant.folder / name) for name in names]
 
 
 def _read_state(path: Path) -> tuple[int, int, int]:
