@@ -6,6 +6,7 @@ The event loop waits here; it hands everything long to threads.
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.requests import Request
@@ -141,9 +142,11 @@ class Answers:
         talk = self._read(body)
         del content, body
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
+        # The page asks for them; to all others they would only be wake-ups.
+        shows_steps = any(name == b"tinyv-steps" for name, _ in scope["headers"])
 
         def tell(event: Event) -> None:
-            if not loop.is_closed():
+            if (shows_steps or not isinstance(event, Step)) and not loop.is_closed():
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
         job = await self._house.begin(talk.asked, scope["tinyv"]["owner"], tell)
@@ -185,49 +188,46 @@ async def _stream(
     talk: Talk, events: "asyncio.Queue[Event | None]", scope: "Scope", send: "Send"
 ) -> None:
     """Answers piece by piece; an error before the first one has its own status."""
-    shows_steps = any(name == b"tinyv-steps" for name, _ in scope["headers"])
     has_begun = is_over = False
 
-    async def write(content: bytes) -> None:
+    async def write(make: Callable[[], bytes]) -> None:
         nonlocal has_begun
         async with asyncio.timeout(_SEND_S):
+            first = b""
             if not has_begun:
                 has_begun = True
                 kind = (b"content-type", talk.media_type.encode())
                 headers = [kind, (b"x-accel-buffering", b"no")]
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
-                content = talk.write_first() + content
-            await send({"type": "http.response.body", "body": content, "more_body": not is_over})
+                first = talk.write_first()  # its events are numbered before those that follow
+            body = first + make()
+            await send({"type": "http.response.body", "body": body, "more_body": not is_over})
 
     while not is_over:
         try:
             async with asyncio.timeout(_ALIVE_S):
                 event = await events.get()
         except TimeoutError:
-            if sign := talk.write_step(None):
-                await write(sign)
+            if talk.write_step(None):
+                await write(partial(talk.write_step, None))
             continue
         match event:
             case None:
                 return
             case Step():
-                if shows_steps and (sign := talk.write_step(event)):
-                    await write(sign)
+                if talk.write_step(event):
+                    await write(partial(talk.write_step, event))
             case Piece(text):
-                if not has_begun:
-                    await write(b"")
-                await write(talk.write_piece(text))
+                await write(partial(talk.write_piece, text))
             case Ended():
                 scope["tinyv"]["n_tokens"] = event.n_answer
-                if not has_begun:
-                    await write(b"")
                 is_over = True
-                await write(talk.write_last(event))
+                await write(partial(talk.write_last, event))
             case Failed(refusal):
                 if not has_begun:
                     raise refusal
                 is_over = True
-                await write(talk.write_failure(refusal))
+                await write(partial(talk.write_failure, refusal))
 
 
 async def _hear_nothing() -> Any:  # noqa: ANN401 - ASGI
