@@ -9,10 +9,10 @@ const words = at("words"), statusLine = at("status"), answers = at("answers");
 
 const TASKS = {
   ask: { button: "Ask", hint: "What is this?" },
-  caption: { button: "Caption", own: "please describe this image", hint: "Nothing more to say: just press Caption" },
-  grounding: { button: "Describe", own: "describe this image in detail", hint: "Nothing more to say: just press Describe" },
+  caption: { button: "Caption", own: "please describe this image", hint: "Just press Caption" },
+  grounding: { button: "Describe", own: "describe this image in detail", hint: "Just press Describe" },
   refer: { button: "Find", hint: "the red car" },
-  identify: { button: "Name it", own: "what is this", hint: "Mark a place on the picture, then press Name it" },
+  identify: { button: "Name it", own: "what is this", hint: "what is this?" },
   detection: { button: "Find all", hint: "apples" },
 };
 const STEPS = {
@@ -114,7 +114,7 @@ const clamp = (value) => Math.min(1, Math.max(0, value));
 function mark(box) {
   place = box;
   drawn.hidden = box === null;
-  at("box").textContent = box === null ? "Mark a place" : "Remove the mark";
+  at("box").textContent = box === null ? "Mark a place" : "Unmark";
   if (box === null) { if (task === "identify") choose("ask"); return; }
   const [x1, y1, x2, y2] = box;
   Object.assign(drawn.style, {
