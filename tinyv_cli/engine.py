@@ -170,6 +170,7 @@ class Engine(FoundVariant):
                 try:
                     yield OpenEngine(self, backend, tokenizer, encoder, slots)
                 finally:
+                    slots.close()
                     for each in begun:
                         each.cancel()  # closing the backend then ends what is under way
         finally:

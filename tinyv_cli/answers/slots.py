@@ -116,11 +116,18 @@ class Slots:
     def __init__(self, decoder: SlotDecoder, *, are_shared: bool) -> None:
         self._decoder = decoder
         self._views = [SlotView(decoder, slot) for slot in range(decoder.n_slots)]
-        self.decoders: list[TrackedDecoder] = [TrackedDecoder(view) for view in self._views]
+        self._shared: list[SharedSlot] = []
+        self.decoders: list[TrackedDecoder] = []
         if are_shared:
-            shared: list[SharedSlot] = []
-            shared += [SharedSlot(view, shared) for view in self._views]
-            self.decoders = list(shared)
+            self._shared += [SharedSlot(view, self._shared) for view in self._views]
+            self.decoders += self._shared
+        else:
+            self.decoders += [TrackedDecoder(view) for view in self._views]
+
+    def close(self) -> None:
+        """Lets go of the decoder, whose gigabytes would wait for the garbage collector else."""
+        self.decoders.clear()
+        self._shared.clear()  # which each of them holds
 
     def compute_ahead(self, tokens: Mapping[int, int]) -> None:
         """Computes the next token of several slots in one pass, before their sequences append it.

@@ -19,12 +19,12 @@ from typing import IO
 import numpy as np
 
 from tinyv_cli.answers.generate import ImageEncoder, ImageTokens
-from tinyv_cli.answers.reply import Reply
+from tinyv_cli.answers.reply import Answer, Reply
 from tinyv_cli.answers.scheduler import Request, Scheduler
 from tinyv_cli.answers.tokenizer import Tokenizer
 from tinyv_cli.backends.prefetch_pictures import PicturePrefetcher, Unreadable
 from tinyv_cli.disk.writing import writing
-from tinyv_cli.engine import Engine
+from tinyv_cli.engine import Engine, OpenEngine
 from tinyv_cli.errors import InputError
 from tinyv_cli.evaluation.divergence import compute_divergences
 from tinyv_cli.evaluation.ledger import Answered, Compared, Ledger
@@ -240,9 +240,29 @@ def _examine(
                 about = (each.answer.text, question.text, question.reference, right)
                 candidate.answers.add(Answered(question.index, *about))
             elif wanted:
+                _check_room(question, each.answer, task.logits, opened)
                 wanted.take(question, np.stack(task.logits))
             n_open[question.index] -= 1
             bar.advance(int(n_open[question.index] == 0))
+
+
+def _check_room(
+    question: Question, answer: Answer, logits: Sequence[np.ndarray], opened: OpenEngine
+) -> None:
+    """Checks that there are logits for the whole of a reference answer.
+
+    Raises:
+        InputError: the context was full before.
+    """
+    n_ids = len(opened.tokenizer.encode(question.reference))
+    if len(logits) > n_ids:
+        return
+    n_needed, n_room = answer.usage.prompt_tokens + n_ids, opened.decoder.context_length
+    raise InputError(
+        f"{question.place} cannot be asked: prompt and answer need {n_needed} positions, the "
+        f"context has {n_room}",
+        f"leave it out, or make room: `tinyv eval --ctx-size {n_needed} …`",
+    )
 
 
 @dataclass(frozen=True, eq=False)

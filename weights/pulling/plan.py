@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tinyv_cli.console import to_size
-from tinyv_cli.disk import paths
 from tinyv_cli.errors import DeviceError, WeightsError
 from tinyv_cli.progress import Progress
 from weights.pulling.catalog import Catalog, PublicFile, SourceForm, SourcePart, extend_url
@@ -92,7 +91,7 @@ def list_form_files(form: SourceForm, folder: SourcesFolder) -> Iterator[PublicF
     for file in form.files:
         yield file
         path = folder.find(file)
-        if not file.is_index or not paths.is_file(path):
+        if not file.is_index or not path.is_file():
             continue
         home = file.path.rpartition("/")[0]
         for name in sorted(set(read_weight_map(path).values())):

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyv_cli.disk.paths import check_utf8
 from tinyv_cli.disk.typed_json import read_object
 from tinyv_cli.errors import WeightsError, describe_os_error
 from tinyv_cli.variants.manifest import make_read_error
@@ -89,7 +88,11 @@ def resolve_sources(folder: Path, stage: int | None = None) -> SourceFiles:
     """
     if not folder.is_dir():
         raise WeightsError(f"{folder} is not a folder", f"name a folder of sources; {LIST_HINT}")
-    check_utf8(folder)
+    if str(folder).encode(errors="ignore") != os.fsencode(folder):
+        raise WeightsError(
+            f"{folder} has a name that is not UTF-8, by which torch opens no file",
+            "rename it, or go there and use `--sources .`",
+        )
     if (folder / "manifest.json").exists():
         raise WeightsError(
             f"{folder} is a variant, not a folder of sources",

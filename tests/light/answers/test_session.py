@@ -400,3 +400,20 @@ def test_several_pictures_stand_in_one_prompt_in_their_order(tokenizer):
     session.show_pixels(other)
     session.ask("what is it?", AnswerOptions(3)).finish()
     assert runtime.encoder.n_encoded == 2
+
+
+def test_reciting_an_answer_tells_its_logits_and_leaves_the_conversation_alone(tokenizer):
+    conversation = Conversation(tokenizer)
+    conversation.ask("first?", max_new_tokens=3)
+    turns = conversation.session.turns
+    rows = []
+    reply = conversation.session.recite("second?", (4, 5), rows.append)
+    assert reply.finish().token_ids[:2] == (4, 5)
+    assert conversation.session.turns == turns
+    held = conversation.runtime.decoder.held
+    fresh = ToyDecoder(tokenizer.vocab_size)
+    fresh.held = held[:-2]
+    for row, token in zip(rows, (4, 5, None), strict=True):
+        assert (row == fresh.compute_logits()).all()
+        fresh.held.append(token)
+    assert held[-2:] == [4, 5], "the last token is told of and not appended"

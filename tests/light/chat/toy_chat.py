@@ -32,7 +32,7 @@ _SPECIAL = {
 
 def make_answer(dialogue):
     """What is answered to a dialogue: how many questions it holds, and the last of them."""
-    questions = _TURN.findall(dialogue)
+    questions = _TURN.findall(dialogue) or [b""]  # a prompt may come in pieces
     return _SPECIAL.get(questions[-1], b"%d:%s" % (len(questions), questions[-1]))
 
 

@@ -218,7 +218,9 @@ def test_ratios_tell_which_run_is_better():
 
 
 def make_figures(details=None, **changes):
-    more = {"achieved_share": 0.5, "answer_tokens": [1], "prefill_tok_s": {}, "decode_tok_s": {}}
+    more = {"achieved_share": 0.5, "answer_tokens": [1], "read_array_bytes": 1}
+    rates = ("prefill_tok_s", "decode_tok_s", "parallel_tok_s", "parallel_share")
+    more |= {name: {} for name in rates}
     if details is not None:
         one = {"median": 10.0, "min": 9.0, "max": 11.0, "repeats": 1}
         more |= {**details, "decode_tok_s": {"64": one}}

@@ -16,13 +16,12 @@ from tests.light.evaluation.toy_evaluation import (
     run,
     write_questions,
 )
-from tests.light.toy_decoder import ToyDecoder
 from tests.light.toy_variant import make_manifest
 from tinyv_cli.answers.generate import ImageTokens
 from tinyv_cli.answers.tokenizer import Tokenizer
 from tinyv_cli.app import main
 from tinyv_cli.disk import places
-from tinyv_cli.errors import ExitCode, InputError
+from tinyv_cli.errors import ExitCode
 from tinyv_cli.evaluation import evaluate as evaluation
 from tinyv_cli.evaluation.divergence import compute_divergences
 from tinyv_cli.evaluation.figures import make_share
@@ -104,20 +103,6 @@ def compute_toy_logits(name, line):
     logits.append(decoder.extend(prompt))
     logits += [decoder.extend([(token,)]) for token in answer]
     return np.stack(logits)
-
-
-def test_logits_along_an_answer_leave_the_prompt_alone_in_the_cache():
-    prompt, answer = (1, 2, 3), (4, 5)
-    decoder = ToyDecoder(context_length=5)
-    decoder.extend([(*prompt, 9)])  # what a session leaves: a prompt and its own answer
-    logits = evaluation.compute_answer_logits(decoder, 3, [3, *answer])
-    assert decoder.held == [*prompt]
-    fresh = ToyDecoder()
-    assert (logits[0] == fresh.extend([prompt])).all()
-    assert (logits[1] == fresh.extend([(4,)])).all()
-    assert (logits[2] == fresh.extend([(5,)])).all()
-    with pytest.raises(InputError, match="need 6 positions, the context has 5"):
-        evaluation.compute_answer_logits(decoder, 3, [3, *answer, 6])
 
 
 @pytest.mark.parametrize("block_bytes", [1, 10_000, 1 << 30])
