@@ -59,6 +59,7 @@ class Model:
         """Describes it as Ollama's lists do."""
         manifest = self.found.variant.manifest
         quantization = "F32" if manifest.bits == 32 else f"Q{manifest.bits}"
+        count = _count_parameters(manifest.spec)
         return {
             "name": self.tag,
             "model": self.tag,
@@ -70,7 +71,7 @@ class Model:
                 "format": "tinyv",
                 "family": "tinygptv",
                 "families": ["tinygptv"],
-                "parameter_size": _write_count(_count_parameters(manifest.spec)),
+                "parameter_size": f"{count / 1e9:.1f}B" if count >= 1e9 else f"{count / 1e6:.1f}M",
                 "quantization_level": quantization,
             },
         }
@@ -197,8 +198,3 @@ def _count_parameters(spec: ModelSpec) -> int:
         each.n_layers * each.width * (4 * each.width + 2 * each.mlp_width) for each in parts
     )
     return layers + 2 * language.vocab_size * language.width
-
-
-def _write_count(count: int) -> str:
-    """Writes a number of weights as model cards do: `3.9B`, `5.2M`."""
-    return f"{count / 1e9:.1f}B" if count >= 1e9 else f"{count / 1e6:.1f}M"

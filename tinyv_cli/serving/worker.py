@@ -144,7 +144,9 @@ class Worker:
     def _work(self) -> None:
         """Does one round: waits for work, begins what there is room for, makes a token of each."""
         with self._changed:
-            self._drop_left()
+            for job in [each for each in self._waiting if each.is_cancelled]:
+                self._waiting.remove(job)
+                self._metrics.count_dropped()
             if not self._waiting and not self._n_running and not self._is_ending:
                 self._changed.wait(self._shelf.count_seconds())
             waiting = list(self._waiting)
@@ -157,13 +159,6 @@ class Worker:
             if place != job.place:
                 job.place = place
                 job.tell(Step("queued", place))
-
-    def _drop_left(self) -> None:
-        """Drops the waiting questions whose askers have left."""
-        left = [each for each in self._waiting if each.is_cancelled]
-        for job in left:
-            self._waiting.remove(job)
-            self._metrics.count_dropped()
 
     def _begin(self, waiting: list[Job]) -> None:
         """Begins waiting questions, in their order; between two tokens it encodes one picture."""

@@ -5,6 +5,7 @@ for a form and a stop, and meets a wrong key, a model that is not there, a pictu
 its own leaving. What `tinyv ask` answers to the same is what all of them have to hear.
 """
 
+import gc
 import json
 import os
 import shutil
@@ -217,7 +218,9 @@ class TestLitellm:
         library = pytest.importorskip("litellm")
         library.telemetry = False
         library.num_retries = 0
-        return library
+        yield library
+        library.in_memory_llm_clients_cache.flush_cache()  # it keeps its connections for ever
+        gc.collect()
 
     @pytest.fixture(params=["openai", "ollama_chat", "ollama"])
     def route(self, request, keyed):

@@ -128,6 +128,7 @@ class _Answering:
     media_type = "application/x-ndjson"
     describe_error = staticmethod(describe_error)
     asked: Asked
+    _is_chat = False  # whether answers are messages
 
     def _read(self, body: Body, question: str | None, **asked: Any) -> Asked:  # noqa: ANN401
         options = body.part("options")
@@ -201,10 +202,10 @@ class _Answering:
 
     def _make_line(self, text: str) -> dict[str, Any]:
         now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        return {"model": self.asked.model, "created_at": now, **self._make_text(text)}
-
-    def _make_text(self, text: str) -> dict[str, Any]:
-        raise NotImplementedError
+        said: dict[str, Any] = {"message": {"role": "assistant", "content": text}}
+        if not self._is_chat:
+            said = {"response": text}
+        return {"model": self.asked.model, "created_at": now, **said}
 
 
 class Chat(_Answering):
@@ -216,6 +217,8 @@ class Chat(_Answering):
     Raises:
         RefusedError: it cannot be answered as it asks.
     """
+
+    _is_chat = True
 
     def __init__(self, body: Body) -> None:
         said = []
@@ -232,9 +235,6 @@ class Chat(_Answering):
             return
         question, turns, pictures = to_conversation(said)
         self.asked = self._read(body, question, turns=turns, pictures=pictures)
-
-    def _make_text(self, text: str) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": text}}
 
 
 class Generate(_Answering):
@@ -262,9 +262,6 @@ class Generate(_Answering):
         said = [Said("system", body.text("system") or ""), Said("user", prompt, pictures)]
         question, turns, pictures = to_conversation(said)
         self.asked = self._read(body, question, turns=turns, pictures=pictures)
-
-    def _make_text(self, text: str) -> dict[str, Any]:
-        return {"response": text}
 
 
 def _to_line(document: object) -> bytes:
