@@ -45,6 +45,7 @@ ORDER = (
         "tinyv_cli.benchmark",
         "tinyv_cli.chat",
         "tinyv_cli.evaluation",
+        "tinyv_cli.serving",
     ),
     ("tinyv_cli.engine",),
     ("tinyv_cli.session",),

@@ -25,6 +25,7 @@ from tinyv_cli.options.report import (
     EvalArguments,
     ListArguments,
 )
+from tinyv_cli.options.serve import ServeArguments
 from tinyv_cli.options.usage import CommandLineError, Verbs, to_usage_error
 
 EXAMPLES = """Examples:
@@ -35,6 +36,7 @@ EXAMPLES = """Examples:
   tinyv ask cat.jpg --task caption --json | jq -r .answer
   tinyv chat cat.jpg
   tinyv batch -r photos/ "[caption] describe this image." -o captions.jsonl
+  tinyv serve
   tinyv pull
   tinyv list
   tinyv eval questions.jsonl -m 4bit --against 8bit
@@ -184,6 +186,18 @@ def batch(arguments: BatchArguments) -> None:
     from tinyv_cli.commands.batch import answer_batch
 
     answer_batch(arguments)
+
+
+@app.command()
+@takes(ServeArguments)
+def serve(arguments: ServeArguments) -> None:
+    """Answer programs over HTTP, in OpenAI's and Ollama's words, and on a page.
+
+    Only this computer can ask, unless --host says otherwise. A line a request goes to stderr.
+    """
+    from tinyv_cli.commands.serve import serve_questions
+
+    serve_questions(arguments)
 
 
 @app.command()

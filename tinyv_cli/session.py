@@ -48,6 +48,7 @@ class AnswerOptions:
         sampling: how tokens are chosen.
         stop: texts that end the answer, besides ``###``.
         grammar: what the answer may be; None lets everything through.
+        n_reserved: positions that old turns make room for; None for the longest answer.
 
     Raises:
         UsageError: a value is out of its range.
@@ -57,6 +58,7 @@ class AnswerOptions:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     stop: tuple[str, ...] = ()
     grammar: Grammar | None = None
+    n_reserved: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -179,7 +181,7 @@ class Session:
             None if options.grammar is None else options.grammar.start(),
             self._decoder.in_pieces,
         )
-        return self._begin(question, marks, rules, self._record)
+        return self._begin(question, marks, rules, self._record, options.n_reserved)
 
     def recite(
         self, question: str, ids: Sequence[int], take: Callable[[np.ndarray], None]
@@ -203,29 +205,33 @@ class Session:
         marks: Sequence[str],
         rules: Rules,
         record: Callable[[Draft, Answer], None],
+        n_reserved: int | None = None,
     ) -> Reply:
         """Begins a reply, after closing an earlier one."""
         started = perf_counter()
         check_question(question)
         self._close_reply()
         draft = Draft(question, StopText(marks), started)
-        reply = Reply(self._write(draft, rules), draft, record)
+        n_reserved = rules.max_new_tokens if n_reserved is None else n_reserved
+        reply = Reply(self._write(draft, rules, n_reserved), draft, record)
         self._reply = weakref.ref(reply)
         return reply
 
-    def _write(self, draft: Draft, rules: Rules) -> Generator[str, None, FinishReason]:
+    def _write(
+        self, draft: Draft, rules: Rules, n_reserved: int
+    ) -> Generator[str, None, FinishReason]:
         """Yields the answer's text as it becomes sure; returns why it ends."""
         if len(self._images) < len(self._pixels):
             started = perf_counter()
             self.look()
             draft.encode_s = perf_counter() - started
         images = [self._images[key] for key in self._shown]
-        rest = self._lay_out(draft, images, rules.max_new_tokens)
+        rest = self._lay_out(draft, images, n_reserved)
         steps = generate(self._decoder, rest, rules)
         return (yield from write_answer(steps, self._tokenizer.make_stream(), draft))
 
     def _lay_out(
-        self, draft: Draft, images: Sequence[ImageTokens], max_new_tokens: int
+        self, draft: Draft, images: Sequence[ImageTokens], n_reserved: int
     ) -> list[Segment]:
         """Makes the prompt, rewinds the decoder to what they share, and returns what is left.
 
@@ -241,13 +247,13 @@ class Session:
             prompt, segments = self._make_prompt(turns, draft.question, images)
             draft.prompt_tokens = count_positions(segments)
             draft.n_left_out = n_left_out
-            if draft.prompt_tokens + max_new_tokens <= room:
+            if draft.prompt_tokens + n_reserved <= room:
                 break
         if draft.prompt_tokens > room:
             raise InputError(
                 f"the prompt needs {draft.prompt_tokens} positions, the context has {room}",
                 "ask a shorter question, begin a new conversation, or make room: "
-                f"`tinyv ask --ctx-size {draft.prompt_tokens + max_new_tokens} …`",
+                f"`tinyv ask --ctx-size {draft.prompt_tokens + n_reserved} …`",
             )
         if draft.n_left_out > self._n_left_out:
             n = draft.n_left_out

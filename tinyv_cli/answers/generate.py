@@ -10,6 +10,7 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 
 from tinyv_cli.errors import InputError
+from tinyv_cli.variants.memory import CHUNK_POSITIONS
 
 FinishReason: TypeAlias = Literal["stop", "length", "interrupted"]
 
@@ -21,10 +22,12 @@ class ImageTokens:
     Attributes:
         embeddings: (Q, D) float32.
         key: names the content; equal keys mean equal embeddings.
+        first_row: of these embeddings among the picture's own, where it was cut.
     """
 
     embeddings: np.ndarray
     key: str
+    first_row: int = 0
 
     def __len__(self) -> int:
         """Positions it takes, Q."""
@@ -166,7 +169,7 @@ def generate(
     if constraint is not None:
         constraint.begin(n_left)
     generated: list[int] = []
-    *pieces, last = divide(segments) if rules.in_pieces else [segments]
+    *pieces, last = divide(segments) if rules.in_pieces else cut(segments, CHUNK_POSITIONS)
     for piece in pieces:
         decoder.extend(piece)
         yield Step(())
@@ -238,6 +241,37 @@ def divide(segments: Sequence[Segment]) -> list[list[Segment]]:
     return pieces
 
 
+def cut(segments: Sequence[Segment], n_most: int) -> list[list[Segment]]:
+    """Cuts a prompt into pieces of equal length, but for the last.
+
+    A decoder that computes as many positions at once comes to the same bits as without the cuts,
+    and whoever waits no more is noticed between them.
+
+    Args:
+        segments: at least one position.
+        n_most: positions of a piece, at least 1.
+    """
+    pieces: list[list[Segment]] = [[]]
+    room = n_most
+    for segment in segments:
+        start = 0
+        while start < len(segment):
+            if not room:
+                pieces.append([])
+                room = n_most
+            end = min(len(segment), start + room)
+            room -= end - start
+            if end - start == len(segment):
+                pieces[-1].append(segment)
+            elif isinstance(segment, ImageTokens):
+                rows = segment.embeddings[start:end]
+                pieces[-1].append(ImageTokens(rows, segment.key, segment.first_row + start))
+            else:
+                pieces[-1].append(segment[start:end])
+            start = end
+    return pieces
+
+
 def count_positions(segments: Sequence[Segment]) -> int:
     """Counts the positions that segments take in the cache."""
     return sum(len(segment) for segment in segments)
@@ -248,7 +282,7 @@ def to_position_keys(segments: Sequence[Segment]) -> list[PositionKey]:
     keys: list[PositionKey] = []
     for segment in segments:
         if isinstance(segment, ImageTokens):
-            keys += [(segment.key, row) for row in range(len(segment))]
+            keys += [(segment.key, segment.first_row + row) for row in range(len(segment))]
         else:
             keys += segment
     return keys

@@ -259,6 +259,11 @@ class Reply:
             raise RuntimeError("the answer is still being made: iterate over the reply first")
         return self._answer
 
+    @property
+    def text(self) -> str:
+        """The answer's text so far."""
+        return self._draft.written.answer
+
     def __iter__(self) -> "Reply":
         return self
 

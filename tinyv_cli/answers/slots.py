@@ -179,7 +179,8 @@ class SharedSlot(TrackedDecoder):
         Returns:
             The segments left to `extend`, and the number of positions kept.
         """
-        best = max(self._neighbours, key=lambda each: each.count_common(segments))
+        own = [each for each in self._neighbours if each._owner == self._owner]
+        best = max(own, key=lambda each: each.count_common(segments))
         n_kept = best.count_common(segments)
         if n_kept > self.count_common(segments):
             # The record is shortened first and lengthened last: an interruption leaves it true.

@@ -25,6 +25,7 @@ class TrackedDecoder:
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self._keys: list[PositionKey] = []
+        self._owner: object = None
         decoder.rewind(0)
 
     @classmethod
@@ -52,6 +53,12 @@ class TrackedDecoder:
         """Forgets the positions from `length` on."""
         del self._keys[length:]
         self._decoder.rewind(length)
+
+    def lend(self, owner: object) -> None:
+        """Gives the decoder to somebody; what it computed for another is not taken over."""
+        if owner != self._owner:
+            self.rewind(0)
+            self._owner = owner
 
     def rewind_to_common(self, segments: Sequence[Segment]) -> tuple[list[Segment], int]:
         """Forgets all but the beginning that the cache shares with a prompt.

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 
 from tests.light.toy_decoder import ScriptedDecoder, ToyDecoder
-from tinyv_cli.answers.generate import ImageTokens, Rules, count_positions, generate
+from tinyv_cli.answers.generate import (
+    ImageTokens,
+    Rules,
+    count_positions,
+    cut,
+    generate,
+    to_position_keys,
+)
 from tinyv_cli.answers.sampling import Sampler, SamplingOptions
 from tinyv_cli.answers.tracked import TrackedDecoder
 
@@ -166,3 +173,15 @@ def test_after_an_interruption_the_record_is_still_true(at, after_caching):
         run(tracked, prompt)
     rest, _ = tracked.rewind_to_common(prompt)
     assert run(tracked, rest) == answer_anew(prompt)
+
+
+def test_a_long_prompt_is_cut_where_the_decoder_cuts_it_itself():
+    image = ImageTokens(np.arange(12, dtype=np.float32).reshape(6, 2), "cat")
+    whole = [(1, 2, 3), image, (4, 5, 6, 7, 8)]
+    for n_most in range(1, 16):
+        pieces = cut(whole, n_most)
+        assert [count_positions(each) for each in pieces[:-1]] == [n_most] * (len(pieces) - 1)
+        keys = [key for piece in pieces for key in to_position_keys(piece)]
+        assert keys == to_position_keys(whole)
+        rows = [s.embeddings for p in pieces for s in p if isinstance(s, ImageTokens)]
+        assert np.array_equal(np.concatenate(rows), image.embeddings)

@@ -1,0 +1,524 @@
+"use strict";
+
+// The page's one script: a picture and a question go to the server, the answer comes back as it is
+// made. Whatever a model says is put in as text, never as HTML.
+
+const at = (id) => document.getElementById(id);
+const stage = at("stage"), frame = at("frame"), picture = at("picture"), drawn = at("drawn");
+const words = at("words"), statusLine = at("status"), answers = at("answers");
+
+const TASKS = {
+  ask: { button: "Ask", hint: "What is this?" },
+  caption: { button: "Caption", own: "please describe this image", hint: "Just press Caption" },
+  grounding: { button: "Describe", own: "describe this image in detail", hint: "Just press Describe" },
+  refer: { button: "Find", hint: "the red car" },
+  identify: { button: "Name it", own: "what is this", hint: "what is this?" },
+  detection: { button: "Find all", hint: "apples" },
+};
+const STEPS = {
+  queued: (place) => place === "1" ? "Next in the queue…" : `Waiting: number ${place} in the queue…`,
+  loading: () => "Loading the model…",
+  looking: () => "Looking at the picture…",
+  reading: () => "Reading the question…",
+};
+const MAX_BYTES = 22 * 1024 * 1024;
+
+let task = "ask";
+let address = null; // the picture's data: address
+let place = null; // the box that was drawn, 0 to 1: [x1, y1, x2, y2]
+let turns = []; // {question, answer}, of this picture
+let going = null; // the AbortController of the answer under way
+
+// --- the picture ---------------------------------------------------------------------------------
+
+function show(file) {
+  if (!file) return;
+  if (file.size > MAX_BYTES) return tell("The picture is larger than 22 MB.");
+  const reader = new FileReader();
+  reader.onerror = () => tell("The picture could not be read.");
+  reader.onload = () => {
+    picture.onload = () => {
+      stop();
+      address = reader.result;
+      turns = [];
+      mark(null);
+      drawBoxes([]);
+      at("empty").hidden = true;
+      frame.hidden = at("tools").hidden = false;
+      fit();
+      tell("");
+      words.focus();
+    };
+    picture.onerror = () => tell("The browser cannot show this file as a picture.");
+    picture.src = reader.result;
+  };
+  reader.readAsDataURL(file);
+}
+
+// As large as there is room for, but small pictures at most three times as large as they are.
+function fit() {
+  if (!picture.naturalWidth) return;
+  const style = getComputedStyle(stage);
+  const width = stage.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+  const isWide = matchMedia("(min-width: 60rem)").matches;
+  const height = isWide ? stage.clientHeight - 2 * parseFloat(style.paddingTop) : innerHeight * 0.38;
+  const scale = Math.min(width / picture.naturalWidth, height / picture.naturalHeight, 3);
+  picture.style.width = `${Math.round(picture.naturalWidth * scale)}px`;
+  picture.style.height = `${Math.round(picture.naturalHeight * scale)}px`;
+}
+new ResizeObserver(fit).observe(stage);
+
+at("choose").onclick = at("other").onclick = () => at("file").click();
+at("file").onchange = () => { show(at("file").files[0]); at("file").value = ""; };
+
+addEventListener("paste", (event) => {
+  const file = [...(event.clipboardData?.files ?? [])].find((each) => each.type.startsWith("image/"));
+  if (file) { event.preventDefault(); show(file); }
+});
+addEventListener("dragover", (event) => { event.preventDefault(); stage.classList.add("over"); });
+addEventListener("dragleave", (event) => { if (!event.relatedTarget) stage.classList.remove("over"); });
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  stage.classList.remove("over");
+  const file = event.dataTransfer?.files[0];
+  if (file) show(file);
+  else tell("Only files can be dropped here.");
+});
+
+// --- the camera ----------------------------------------------------------------------------------
+
+const viewfinder = at("viewfinder"), video = at("video");
+at("camera").hidden = !navigator.mediaDevices?.getUserMedia;
+at("camera").onclick = async () => {
+  try {
+    video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+    viewfinder.showModal();
+  } catch {
+    tell("The camera cannot be used: allow it in the browser, over https or on this computer.");
+  }
+};
+at("camera-close").onclick = () => viewfinder.close();
+viewfinder.onclose = () => { video.srcObject?.getTracks().forEach((each) => each.stop()); video.srcObject = null; };
+at("shoot").onclick = () => {
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
+  canvas.getContext("2d").drawImage(video, 0, 0);
+  viewfinder.close();
+  canvas.toBlob(show, "image/png");
+};
+
+// --- a box that somebody draws ---------------------------------------------------------------------
+
+const clamp = (value) => Math.min(1, Math.max(0, value));
+
+function mark(box) {
+  place = box;
+  drawn.hidden = box === null;
+  at("box").textContent = box === null ? "Mark a place" : "Unmark";
+  if (box === null) { if (task === "identify") choose("ask"); return; }
+  const [x1, y1, x2, y2] = box;
+  Object.assign(drawn.style, {
+    left: `${100 * x1}%`, top: `${100 * y1}%`, width: `${100 * (x2 - x1)}%`, height: `${100 * (y2 - y1)}%`,
+  });
+  if (task !== "identify") choose("identify");
+}
+
+function toPlace(event) {
+  const edges = picture.getBoundingClientRect();
+  return [clamp((event.clientX - edges.left) / edges.width), clamp((event.clientY - edges.top) / edges.height)];
+}
+
+let start = null, held = null; // where a drag began; the box and the point of one that is moved
+frame.onpointerdown = (event) => {
+  if (event.button !== 0) return;
+  event.preventDefault();
+  frame.setPointerCapture(event.pointerId);
+  if (event.target === drawn) { held = [place, toPlace(event)]; drawn.focus(); } else start = toPlace(event);
+};
+frame.onpointermove = (event) => {
+  const [x, y] = toPlace(event);
+  if (held) {
+    const [[x1, y1, x2, y2], [fromX, fromY]] = held;
+    const dx = Math.min(1 - x2, Math.max(-x1, x - fromX)), dy = Math.min(1 - y2, Math.max(-y1, y - fromY));
+    mark([x1 + dx, y1 + dy, x2 + dx, y2 + dy]);
+  } else if (start) {
+    const box = [Math.min(start[0], x), Math.min(start[1], y), Math.max(start[0], x), Math.max(start[1], y)];
+    if (box[2] - box[0] > 0.01 && box[3] - box[1] > 0.01) { drawBoxes([]); mark(box); }
+  }
+};
+frame.onpointerup = frame.onpointercancel = () => {
+  if (start && place) { drawn.focus(); }
+  start = held = null;
+};
+drawn.onkeydown = (event) => {
+  if (event.key === "Delete" || event.key === "Backspace") { mark(null); words.focus(); return; }
+  const move = { ArrowLeft: [-0.02, 0], ArrowRight: [0.02, 0], ArrowUp: [0, -0.02], ArrowDown: [0, 0.02] }[event.key];
+  if (!move) return;
+  event.preventDefault();
+  let [x1, y1, x2, y2] = place;
+  if (!event.shiftKey) {
+    const dx = Math.min(1 - x2, Math.max(-x1, move[0])), dy = Math.min(1 - y2, Math.max(-y1, move[1]));
+    [x1, y1, x2, y2] = [x1 + dx, y1 + dy, x2 + dx, y2 + dy];
+  } else {
+    [x2, y2] = [clamp(Math.max(x1 + 0.03, x2 + move[0])), clamp(Math.max(y1 + 0.03, y2 + move[1]))];
+  }
+  mark([x1, y1, x2, y2]);
+};
+at("box").onclick = () => {
+  if (place) return mark(null);
+  drawBoxes([]);
+  mark([0.3, 0.3, 0.7, 0.7]);
+  drawn.focus();
+};
+
+function writeBox([x1, y1, x2, y2]) {
+  const apart = (low, high) => {
+    const first = Math.min(Math.round(100 * low), 99);
+    return [first, Math.max(Math.round(100 * high), first + 1)];
+  };
+  const [a, c] = apart(x1, x2), [b, d] = apart(y1, y2);
+  return `{<${a}><${b}><${c}><${d}>}`;
+}
+
+// --- boxes in an answer ------------------------------------------------------------------------------
+
+const MARKS = /<p>\s*([^<{]*)(<\/p>)?|\{?\s*<\s*(-?\d+)\s*>\s*<\s*(-?\d+)\s*>\s*<\s*(-?\d+)\s*>\s*<\s*(-?\d+)\s*>\s*\}?|<delim>/g;
+const UNFINISHED = /(?:\{[^}]*|<[^>]*)$/;
+
+// Splits an answer into texts and phrases, each phrase with the boxes that belong to it.
+function read(text, isWhole, name) {
+  if (!isWhole) text = text.replace(UNFINISHED, "");
+  const parts = [];
+  let end = 0, phrase = null, last = null;
+  for (const found of text.matchAll(MARKS)) {
+    const between = text.slice(end, found.index);
+    end = found.index + found[0].length;
+    if (between.trim()) phrase = last = null;
+    if (between && (between.trim() || !phrase)) parts.push(between);
+    if (found[1] !== undefined) {
+      phrase = { label: found[1].trim(), boxes: [] };
+      parts.push(phrase);
+      last = null;
+    } else if (found[3] !== undefined) {
+      const numbers = found.slice(3, 7).map((each) => Math.min(100, Math.max(0, +each)) / 100);
+      const [x1, y1, x2, y2] = numbers;
+      const box = [Math.min(x1, x2), Math.min(y1, y2), Math.max(x1, x2), Math.max(y1, y2)];
+      if (!phrase) { phrase = { label: name, boxes: [] }; parts.push(phrase); }
+      phrase.boxes.push(box);
+      last = phrase;
+    }
+  }
+  if (text.slice(end)) parts.push(text.slice(end));
+  return parts;
+}
+
+function write(target, parts) {
+  target.textContent = "";
+  let tone = 0;
+  for (const each of parts) {
+    if (typeof each === "string") { target.append(each); continue; }
+    if (!each.boxes.length) { target.append(each.label); continue; }
+    each.tone = tone++ % 6;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "phrase";
+    button.style.setProperty("--tone", `var(--c${each.tone})`);
+    button.textContent = each.boxes.length > 1 ? `${each.label || "here"} (${each.boxes.length})` : each.label || "here";
+    button.setAttribute("aria-pressed", "false");
+    button.onclick = () => light(button, each, parts);
+    target.append(button);
+  }
+}
+
+function drawBoxes(parts) {
+  const layer = at("boxes");
+  layer.textContent = "";
+  layer.classList.remove("lit");
+  for (const each of parts) {
+    for (const [x1, y1, x2, y2] of each.boxes ?? []) {
+      const box = document.createElement("div");
+      box.className = "found";
+      box.classList.toggle("low", y1 < 0.08);
+      box.classList.toggle("left", x1 > 0.75);
+      box.style.setProperty("--tone", `var(--c${each.tone ?? 0})`);
+      Object.assign(box.style, {
+        left: `${100 * x1}%`, top: `${100 * y1}%`, width: `${100 * (x2 - x1)}%`, height: `${100 * (y2 - y1)}%`,
+      });
+      if (each.label) box.append(Object.assign(document.createElement("span"), { textContent: each.label }));
+      box.phrase = each;
+      layer.append(box);
+    }
+  }
+}
+
+function light(button, phrase, parts) {
+  const isOn = button.getAttribute("aria-pressed") === "true";
+  for (const each of document.querySelectorAll(".phrase")) each.setAttribute("aria-pressed", "false");
+  mark(null);
+  drawBoxes(parts);
+  if (isOn) return;
+  button.setAttribute("aria-pressed", "true");
+  at("boxes").classList.add("lit");
+  for (const each of at("boxes").children) each.classList.toggle("on", each.phrase === phrase);
+}
+
+at("save").onclick = () => {
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [picture.naturalWidth, picture.naturalHeight];
+  const pen = canvas.getContext("2d"), unit = Math.max(canvas.width, canvas.height) / 400;
+  pen.drawImage(picture, 0, 0);
+  pen.font = `600 ${9 * unit}px system-ui, sans-serif`;
+  for (const each of at("boxes").children) {
+    const [x, y, width, height] = ["left", "top", "width", "height"].map((name, i) =>
+      parseFloat(each.style[name]) / 100 * (i % 2 ? canvas.height : canvas.width));
+    pen.strokeStyle = pen.fillStyle = getComputedStyle(each).borderTopColor;
+    pen.lineWidth = 1.5 * unit;
+    pen.strokeRect(x, y, width, height);
+    const label = each.textContent;
+    if (!label) continue;
+    const top = Math.max(0, y - 12 * unit);
+    pen.fillRect(x, top, pen.measureText(label).width + 6 * unit, 12 * unit);
+    pen.fillStyle = "#fff";
+    pen.fillText(label, x + 3 * unit, top + 9 * unit);
+  }
+  canvas.toBlob((blob) => {
+    const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: "picture.png" });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  });
+};
+
+// --- questions ---------------------------------------------------------------------------------------
+
+function choose(name) {
+  task = name;
+  for (const each of at("tasks").children) each.setAttribute("aria-pressed", String(each.dataset.task === name));
+  at("send").textContent = TASKS[name].button;
+  words.placeholder = TASKS[name].hint;
+}
+at("tasks").onclick = (event) => {
+  const name = event.target.dataset?.task;
+  if (!name) return;
+  choose(name);
+  if (name === "identify" && !place && address) return at("box").click();
+  words.focus();
+  if (TASKS[name].own && address && !words.value.trim()) ask();
+};
+
+function compose() {
+  const own = words.value.trim() || TASKS[task].own;
+  if (!own) { tell("Type a question first."); return null; }
+  if (task === "ask") return { shown: own, sent: own, name: "here" };
+  if (task === "identify") {
+    if (!place) { tell("Mark a place on the picture first."); return null; }
+    return { shown: own, sent: `[identify] ${own} ${writeBox(place)}`, name: "here" };
+  }
+  const isNamed = task === "refer" || task === "detection";
+  return { shown: own, sent: `[${task}] ${own}`, name: isNamed ? own : "here" };
+}
+
+function make(tag, name, text) {
+  return Object.assign(document.createElement(tag), { className: name, textContent: text ?? "" });
+}
+
+function ask(again) {
+  if (going) return;
+  const asked = again ?? compose();
+  if (!asked) return;
+  asked.task ??= task;
+  asked.picture ??= address;
+  const turn = make("div", "turn"), question = make("p", "question"), card = make("div", "answer going");
+  if (asked.task !== "ask") question.append(make("small", "", label(asked.task)));
+  question.append(asked.shown);
+  const text = make("p", ""), acts = make("div", "acts");
+  card.append(text, acts);
+  turn.append(question, card);
+  at("nothing").hidden = true;
+  answers.append(turn);
+  if (!again) { words.value = ""; grow(); }
+  turn.scrollIntoView({ block: "end" });
+  hear(asked, { card, text, acts });
+}
+
+const label = (name) => document.querySelector(`[data-task="${name}"]`).textContent.replace("…", "");
+
+async function hear(asked, { card, text, acts }) {
+  const control = going = new AbortController();
+  at("send").hidden = true;
+  at("stop").hidden = false;
+  answers.setAttribute("aria-busy", "true");
+  tell("Asking…");
+  if (asked.picture === address) drawBoxes([]);
+  let said = "", reason = null;
+  const began = performance.now();
+  const render = (isWhole) => {
+    const parts = read(said, isWhole, asked.name);
+    write(text, parts);
+    if (asked.picture === address && parts.some((each) => each.boxes?.length)) drawBoxes(parts);
+    return parts;
+  };
+  try {
+    for await (const each of stream(asked, control.signal)) {
+      if (each.step) { tell(STEPS[each.step]?.(each.place) ?? ""); continue; }
+      if (each.error) throw new Error(each.error);
+      if (each.text) {
+        said += each.text;
+        tell("");
+        const isAtEnd = answers.scrollHeight - answers.scrollTop - answers.clientHeight < 120;
+        render(false);
+        if (isAtEnd) answers.scrollTop = answers.scrollHeight;
+      }
+      reason = each.reason ?? reason;
+    }
+    if (!reason) throw new Error("The server ended the answer too early.");
+    tell("");
+  } catch (error) {
+    if (error.name === "AbortError") { reason = "stopped"; tell("Stopped."); } else { fail(card, error); tell(""); }
+  }
+  const parts = render(true);
+  if (parts.some((each) => each.boxes?.length) && asked.task === "identify") mark(null);
+  if (card.classList.contains("bad")) text.append(said ? "\n" : "", card.dataset.problem);
+  else if (!said && reason !== "stopped") text.textContent = "(nothing)";
+  if (reason && !card.classList.contains("bad")) turns.push({ question: asked.sent, answer: said, picture: asked.picture });
+  const seconds = ((performance.now() - began) / 1000).toFixed(1);
+  finish(asked, said, acts, reason === "length" ? `cut at its longest · ${seconds} s` : reason === "stopped" ? "stopped" : `${seconds} s`);
+  card.classList.remove("going");
+  answers.setAttribute("aria-busy", "false");
+  if (going === control) {
+    going = null;
+    at("send").hidden = false;
+    at("stop").hidden = true;
+    words.focus();
+  }
+  card.parentElement.scrollIntoView({ block: "end" });
+}
+
+function finish(asked, said, acts, note) {
+  const again = make("button", "quiet", "Ask again"), copy = make("button", "quiet", "Copy");
+  again.type = copy.type = "button";
+  again.onclick = () => ask(asked);
+  copy.onclick = async () => {
+    try { await navigator.clipboard.writeText(said); copy.textContent = "Copied"; } catch { copy.textContent = "Cannot copy"; }
+    setTimeout(() => { copy.textContent = "Copy"; }, 1500);
+  };
+  acts.append(again, ...(said ? [copy] : []), make("span", "", note));
+}
+
+function fail(card, error) {
+  card.classList.add("bad");
+  card.setAttribute("role", "alert");
+  card.dataset.problem = error.message;
+}
+
+function toHeaders() {
+  const key = at("key").value.trim();
+  return key ? { Authorization: `Bearer ${key}` } : {};
+}
+
+async function* stream(asked, signal) {
+  const messages = [];
+  const before = at("follow").checked ? turns.filter((each) => each.picture === asked.picture) : [];
+  for (const each of [...before, { question: asked.sent }]) {
+    const content = [{ type: "text", text: each.question }];
+    if (!messages.length && asked.picture) content.unshift({ type: "image_url", image_url: { url: asked.picture } });
+    messages.push({ role: "user", content });
+    if (each.answer !== undefined) messages.push({ role: "assistant", content: each.answer });
+  }
+  const body = {
+    model: at("model").value || undefined, messages, stream: true,
+    max_tokens: Math.max(1, +at("length").value || 256), temperature: Math.max(0, +at("warmth").value || 0),
+  };
+  let response;
+  try {
+    response = await fetch("v1/chat/completions", {
+      method: "POST", signal, body: JSON.stringify(body),
+      headers: { "Content-Type": "application/json", "Tinyv-Steps": "1", ...toHeaders() },
+    });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("The server cannot be reached. Is it still running?");
+  }
+  if (!response.ok) {
+    if (response.status === 401) openSettings();
+    const document = await response.json().catch(() => null);
+    throw new Error(document?.error?.message ?? `The server answered ${response.status}.`);
+  }
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    rest += value;
+    const blocks = rest.split("\n\n");
+    rest = blocks.pop();
+    for (const block of blocks) {
+      if (block.startsWith(": ")) {
+        const [step, place] = block.slice(2).split(" ");
+        yield { step, place };
+      } else if (block.startsWith("data: ") && block !== "data: [DONE]") {
+        const event = JSON.parse(block.slice(6));
+        const choice = event.choices?.[0];
+        yield { error: event.error?.message, text: choice?.delta?.content, reason: choice?.finish_reason };
+      }
+    }
+  }
+}
+
+function stop() { going?.abort(); }
+
+function tell(text) { statusLine.textContent = text; }
+
+function renew() {
+  stop();
+  turns = [];
+  for (const each of answers.querySelectorAll(".turn")) each.remove();
+  at("nothing").hidden = false;
+  mark(null);
+  drawBoxes([]);
+  choose("ask");
+  tell("");
+  words.value = "";
+  grow();
+  words.focus();
+}
+
+function grow() {
+  words.style.height = "auto";
+  words.style.height = `${words.scrollHeight + 2}px`;
+}
+
+// --- keys, settings, models ----------------------------------------------------------------------------
+
+at("form").onsubmit = (event) => { event.preventDefault(); ask(); };
+at("stop").onclick = stop;
+at("fresh").onclick = renew;
+words.oninput = grow;
+words.onkeydown = (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); ask(); }
+};
+addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && going && !document.querySelector("dialog[open]")) { event.preventDefault(); stop(); }
+  if (event.key.toLowerCase() === "k" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); renew(); }
+});
+
+function openSettings() { if (!at("options").open) at("options").showModal(); }
+at("settings").onclick = openSettings;
+at("options").onclose = () => { sessionStorage.setItem("key", at("key").value.trim()); listModels(); words.focus(); };
+
+async function listModels() {
+  try {
+    const response = await fetch("v1/models", { headers: toHeaders() });
+    if (response.status === 401) { tell("This server asks for a key."); return openSettings(); }
+    const { data } = await response.json();
+    const chosen = at("model").value;
+    at("model").replaceChildren(...data.map((each) => new Option(each.id, each.id, false, each.id === chosen)));
+    at("model").parentElement.hidden = data.length === 0;
+    if (statusLine.textContent === "This server asks for a key.") tell("");
+  } catch {
+    tell("The server cannot be reached. Is it still running?");
+  }
+}
+
+at("key").value = sessionStorage.getItem("key") ?? "";
+listModels();
+choose("ask");
