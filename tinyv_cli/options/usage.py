@@ -27,7 +27,6 @@ _VERBS_ELSEWHERE = {
     "show": "`tinyv list` shows the variants, `tinyv doctor` what fits this computer",
     "ps": "nothing runs between two commands; `tinyv list` shows the variants",
     "stop": "nothing runs between two commands; Ctrl-C ends one that runs",
-    "serve": "there is no server; `tinyv batch PATHS PROMPT -o FILE.jsonl` takes many pictures",
     "ls": "did you mean `tinyv list`?",
     "models": "did you mean `tinyv list`?",
     "create": "did you mean `tinyv quantize`?",

@@ -118,7 +118,6 @@ def test_a_question_in_the_pipe_is_mentioned(piped):
         ("run", "did you mean `tinyv ask PICTURE PROMPT`, or `tinyv chat PICTURE`?"),
         ("help", "`tinyv --help` lists the commands"),
         ("HELP", "`tinyv --help` lists the commands"),
-        ("serve", "there is no server"),
         ("show", "`tinyv list` shows the variants"),
         ("ps", "nothing runs between two commands; `tinyv list`"),
         ("ls", "did you mean `tinyv list`?"),
