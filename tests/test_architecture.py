@@ -286,13 +286,16 @@ def test_finding_the_sources_needs_no_torch():
 
 
 def test_help_is_there_in_a_quarter_of_a_second():
+    """Or, on a machine that is slow at the moment, in three times that of the library behind it."""
     code = "import sys\nfrom tinyv_cli.app import main\nsys.exit(main(sys.argv[1:]))"
-    elapsed_s = []
+    elapsed_s: dict[str, list[float]] = {code: [], "import typer.main, typer.completion": []}
     for _ in range(7):
-        start_s = time.perf_counter()
-        run_python(code, "--help")
-        elapsed_s.append(time.perf_counter() - start_s)
-    assert min(elapsed_s) < HELP_BUDGET_S
+        for each, times_s in elapsed_s.items():
+            start_s = time.perf_counter()
+            run_python(each, "--help")
+            times_s.append(time.perf_counter() - start_s)
+    ours_s, bare_s = map(min, elapsed_s.values())
+    assert ours_s < max(HELP_BUDGET_S, 3 * bare_s)
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)

@@ -311,7 +311,7 @@ def _check_values(manifest: Manifest) -> None:
     if errors is not None:
         for name, figure in asdict(errors).items():
             if figure is not None and abs(figure) > _LARGEST_FIGURES.get(name, 1 + _SLACK):
-                raise ValueError(f"errors.{name} is {figure:g}")
+                raise ValueError(f"errors.{name} is {_shorten(figure)}")
     for stop_id in manifest.stop_ids:
         if not 0 <= stop_id < manifest.spec.language.vocab_size:
             raise ValueError(f"stop id {_shorten(stop_id)} is not in the vocabulary")

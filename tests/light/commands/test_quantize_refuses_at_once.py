@@ -65,18 +65,27 @@ def place(tmp_path_factory):
     return place
 
 
+def read_used_s() -> float:
+    """Processor time of the processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.mark.parametrize(("flags", "code", "said"), REFUSED, ids=lambda each: str(each)[:40])
 def test_what_can_be_refused_without_torch_is_refused_before_it_is_loaded(place, flags, code, said):
-    used_s = []
+    used_s, help_s = [], [0.0]
     while not used_s or (min(used_s) >= BUDGET_S and len(used_s) < 5):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        before = read_used_s()
         done = run(place, *flags)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        used_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        between = read_used_s()
+        used_s.append(between - before)
+        run(place, "--help")
+        help_s.append(read_used_s() - between)
     assert done.returncode == code, done.stderr
     assert said in done.stderr
     assert done.stdout == "\n"
-    assert min(used_s) < BUDGET_S
+    # A machine that is slow at the moment is slow at listing the options too.
+    assert min(used_s) < max(BUDGET_S, 2.5 * min(help_s[1:]))
 
 
 def test_what_is_not_refused_does_load_it(place):

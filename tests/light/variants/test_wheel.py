@@ -14,7 +14,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = ("tinyv_cli", "quantize", "weights")
 LABORATORY = ("weights/training/", "weights/synthetic/")
-OTHERS = {"tinyv_cli/backends/cpu/saturation.onnx", "weights/sources.toml"}
+OTHERS = {
+    "tinyv_cli/backends/cpu/saturation.onnx",
+    "weights/sources.toml",
+    *(f"tinyv_cli/serving/page/page.{kind}" for kind in ("html", "css", "js")),
+}
 CARRIED = (
     "sources/phi-2/config.json",
     "sources/phi-2/model.safetensors",
