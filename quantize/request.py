@@ -51,9 +51,9 @@ class QuantizeOptions:
     calibrate: Path | None = None
 
     @property
-    def quick(self) -> bool:
-        """Whether matrices are rounded to the nearest."""
-        return not self.calibrated and self.calibrate is None
+    def is_calibrated(self) -> bool:
+        """Whether matrices are rounded for what they will meet, as either of the two asks."""
+        return self.calibrated or self.calibrate is not None
 
 
 def check_recipe(bits: int, target: str, vision_bits: int) -> None:

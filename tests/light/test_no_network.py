@@ -29,6 +29,37 @@ with plan_engine(found, BackendOptions(), Demand(), print).open() as opened:
     session.show(Image.open({CAT!r}), found.image_px)
     print(session.ask({QUESTION!r}).finish().text)
 """
+# A question by a socket alone, since whoever looks a name up is taken for one that calls.
+SERVE = f"""
+import base64, json, os, signal, socket, sys, threading, time
+from tinyv_cli.app import main
+
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+
+def ask():
+    picture = base64.b64encode(open({CAT!r}, "rb").read()).decode()
+    body = json.dumps({{"model": "miniature", "stream": False, "messages": [
+        {{"role": "user", "content": {QUESTION!r}, "images": [picture]}}]}}).encode()
+    while True:
+        try:
+            line = socket.socket()
+            line.connect(("127.0.0.1", port))
+            break
+        except ConnectionRefusedError:
+            line.close()
+            time.sleep(0.1)
+    head = f"POST /api/chat HTTP/1.1\\r\\nHost: 127.0.0.1:{{port}}\\r\\nConnection: close\\r\\n"
+    line.sendall(f"{{head}}Content-Length: {{len(body)}}\\r\\n\\r\\n".encode() + body)
+    with line.makefile() as reply:
+        print(reply.read(), flush=True)
+    time.sleep({TIMER_S})
+    os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=ask, daemon=True).start()
+assert main(["serve", "--port", str(port)]) == 0
+"""
 VERBS = {
     "ask": ["ask", CAT, QUESTION, "--json"],
     "batch": ["batch", CAT, QUESTION, "-o", "answers.jsonl"],
@@ -45,6 +76,7 @@ VERBS = {
     "completion": ["--show-completion", "bash"],
     "a slip": ["aks"],
     "library": ["-c", LIBRARY],
+    "serve": ["-c", SERVE],
 }
 FAIL = {"pull from a folder": 4, "quantize what is not there": 4, "a slip": 2}
 
@@ -80,7 +112,7 @@ def test_a_verb_turns_to_nobody_and_writes_nothing_of_the_runtimes_maker(watched
     assert program.list_left() == []
 
 
-@pytest.mark.parametrize("verb", ["ask", "chat", "batch", "library"])
+@pytest.mark.parametrize("verb", ["ask", "chat", "batch", "library", "serve"])
 def test_what_was_watched_did_answer(watched, verb):
     program, _, said = watched[verb]
     answers = program.folder / "work" / "answers.jsonl"

@@ -23,42 +23,39 @@ N_AHEAD = 2  # one waits with its tokens while the next is encoded; a picture ta
 
 
 @dataclass(frozen=True)
-class _Read:
-    """A picture that was read.
+class _Picture:
+    """A picture that could be read.
 
     Attributes:
         path: that names it.
         width: of the upright picture, in pixels.
         height: likewise.
-        pixels: (1, 3, S, S) float32.
         read_s: what decoding and shrinking the file took.
     """
 
     path: Path
     width: int
     height: int
-    pixels: np.ndarray
     read_s: float
 
 
 @dataclass(frozen=True)
-class Encoded:
+class _Read(_Picture):
+    """A picture that waits for the vision side: its pixels are (1, 3, S, S) float32."""
+
+    pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Encoded(_Picture):
     """A picture that can be asked about.
 
     Attributes:
-        path: that names it.
-        width: of the upright picture, in pixels.
-        height: likewise.
         image: its image tokens.
-        read_s: what decoding and shrinking the file took.
-        encode_s: what its image tokens took.
+        encode_s: what they took.
     """
 
-    path: Path
-    width: int
-    height: int
     image: ImageTokens
-    read_s: float
     encode_s: float
 
 
@@ -169,7 +166,7 @@ class PicturePrefetcher:
         except TinyvError as error:
             return Unreadable(path, error)
         pixels = to_pixels(picture, self._image_px)
-        return _Read(path, picture.width, picture.height, pixels, perf_counter() - started)
+        return _Read(path, picture.width, picture.height, perf_counter() - started, pixels)
 
     def _encode(self, read: "Future[_Read | Unreadable]") -> Encoded | Unreadable:
         """Encodes one picture as soon as it was read, in the second thread."""
@@ -179,11 +176,5 @@ class PicturePrefetcher:
         started = perf_counter()
         tokens = self._encoder.encode(picture.pixels)[0]
         image = ImageTokens(tokens, hash_pixels(picture.pixels))
-        return Encoded(
-            picture.path,
-            picture.width,
-            picture.height,
-            image,
-            picture.read_s,
-            perf_counter() - started,
-        )
+        about = (picture.path, picture.width, picture.height, picture.read_s)
+        return Encoded(*about, image, perf_counter() - started)
