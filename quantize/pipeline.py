@@ -21,8 +21,8 @@ from quantize.measure.compare import ExactProbes
 from quantize.measure.probes import PROBES, make_pictures
 from quantize.measure.reference import compute_image_tokens
 from quantize.measure.trial import Trial
-from quantize.plan import TARGETS, TOKENIZER, VariantPlan, make_plan
-from quantize.recipe import RECIPES, Recipe
+from quantize.plan import TOKENIZER, VariantPlan, make_plan
+from quantize.recipe import RECIPES, TARGETS, Recipe
 from quantize.request import QuantizeOptions, check_calibration, check_output, check_recipe
 from tinyv_cli.answers.tokenizer import Tokenizer, derive_stop_ids
 from tinyv_cli.backends.backend import resolve_threads

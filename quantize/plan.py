@@ -27,7 +27,6 @@ from tinyv_cli.variants.memory import (
 
 Shapes = Mapping[str, tuple[int, ...]]
 TOKENIZER = "tokenizer"
-TARGETS = {"cpu": ("cpu",), "cuda": ("cuda",), "all": ("cpu", "cuda")}  # `--target` → devices
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
 # Graphs of one part are opened in parallel; the size is that of the weights below which this gains
 # nothing. Four in two threads open in 0.9-1.2 s, two in 1.1-1.4, one in 1.7-2.5 (DESIGN.md).
@@ -122,7 +121,7 @@ def make_plan(
         spec: the model's numbers.
         shapes: every canonical tensor and its shape.
         recipe: rounding of each tensor in the CPU's files; its bits count for a GPU's too.
-        devices: that it is to run on, one of `TARGETS`' values.
+        devices: that it is to run on, one of `recipe.TARGETS`' values.
         vision_bits: of the vision side's matrices on a GPU.
     """
     cuda_recipe = CudaRecipe(recipe.bits, vision_bits)

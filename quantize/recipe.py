@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+TARGETS = {"cpu": ("cpu",), "cuda": ("cuda",), "all": ("cpu", "cuda")}  # `--target` → devices
 FLOAT16_BITS = 16
 EMBEDDINGS = "language.embed_tokens.weight"
 HEAD = "language.lm_head.weight"

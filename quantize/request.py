@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.cuda_recipe import CUDA_BITS, VISION_BITS
-from quantize.plan import TARGETS
-from quantize.recipe import FLOAT16_BITS, RECIPES
+from quantize.recipe import FLOAT16_BITS, RECIPES, TARGETS
 from tinyv_cli.console import to_size
 from tinyv_cli.disk.paths import check_utf8, exists
 from tinyv_cli.disk.writing import check_place

@@ -179,3 +179,22 @@ def test_a_view_asks_the_decoder_once_for_what_was_computed_ahead():
     slots.decoders[0].extend([(9,)])
     assert toys.decoders[0].n_computed == n_computed
     assert SlotView(toys).length == 3
+
+
+def test_reciting_an_answer_tells_its_logits_and_leaves_the_conversation_alone(tokenizer):
+    decoder = ToyDecoder(tokenizer.vocab_size)
+    session = Session(ToyEncoder(), decoder, tokenizer, TEMPLATES["human"], notify=pytest.fail)
+    session.show_images(IMAGES[0])
+    session.ask("first?", AnswerOptions(3)).finish()
+    turns = session.turns
+    rows = []
+    reply = session.recite("second?", (4, 5), rows.append)
+    assert reply.finish().token_ids[:2] == (4, 5)
+    assert session.turns == turns
+    held = decoder.held
+    fresh = ToyDecoder(tokenizer.vocab_size)
+    fresh.held = held[:-2]
+    for row, token in zip(rows, (4, 5, None), strict=True):
+        assert (row == fresh.compute_logits()).all()
+        fresh.held.append(token)
+    assert held[-2:] == [4, 5], "the last token is told of and not appended"

@@ -33,13 +33,9 @@ class Conversation:
     def __init__(self, tokenizer, decoder=None, picture=RED, template="human"):
         self.runtime = ToyRuntime(decoder or ToyDecoder(tokenizer.vocab_size))
         self.notes = []
-        self.session = Session(
-            self.runtime.encoder,
-            self.runtime.decoder,
-            tokenizer,
-            TEMPLATES[template],
-            notify=self.notes.append,
-        )
+        encoder, decoder = self.runtime.encoder, self.runtime.decoder
+        asked = TEMPLATES[template]
+        self.session = Session(encoder, decoder, tokenizer, asked, notify=self.notes.append)
         if picture is not None:
             self.session.show(picture, 28)
 
@@ -387,8 +383,8 @@ def test_times_add_up(tokenizer):
 
 def test_several_pictures_stand_in_one_prompt_in_their_order(tokenizer):
     decoder = ToyDecoder(tokenizer.vocab_size)
-    runtime = ToyRuntime(decoder)
-    session = Session(runtime.encoder, runtime.decoder, tokenizer, TEMPLATES["human"], notify=print)
+    encoder = ToyEncoder()
+    session = Session(encoder, decoder, tokenizer, TEMPLATES["human"], notify=print)
     one, other = (np.full((1, 3, 4, 4), value, np.float32) for value in (1, 2))
     session.show_pixels(one, other, one)
     answer = session.ask("what is the same?", AnswerOptions(3)).finish()
@@ -396,24 +392,7 @@ def test_several_pictures_stand_in_one_prompt_in_their_order(tokenizer):
     assert answer.usage.image_tokens == 3 * 4
     pictures = [key[0] for key in decoder.held if isinstance(key, tuple)]
     assert pictures == [hash_pixels(each) for each in (one, other, one) for _ in range(4)]
-    assert runtime.encoder.n_encoded == 2
+    assert encoder.n_encoded == 2
     session.show_pixels(other)
     session.ask("what is it?", AnswerOptions(3)).finish()
-    assert runtime.encoder.n_encoded == 2
-
-
-def test_reciting_an_answer_tells_its_logits_and_leaves_the_conversation_alone(tokenizer):
-    conversation = Conversation(tokenizer)
-    conversation.ask("first?", max_new_tokens=3)
-    turns = conversation.session.turns
-    rows = []
-    reply = conversation.session.recite("second?", (4, 5), rows.append)
-    assert reply.finish().token_ids[:2] == (4, 5)
-    assert conversation.session.turns == turns
-    held = conversation.runtime.decoder.held
-    fresh = ToyDecoder(tokenizer.vocab_size)
-    fresh.held = held[:-2]
-    for row, token in zip(rows, (4, 5, None), strict=True):
-        assert (row == fresh.compute_logits()).all()
-        fresh.held.append(token)
-    assert held[-2:] == [4, 5], "the last token is told of and not appended"
+    assert encoder.n_encoded == 2

@@ -254,3 +254,18 @@ def make_wide_jpeg2000(picture, depth):
     for channel in range(len(picture.getbands())):
         content[42 + 3 * channel] = depth - 1
     return bytes(content)
+
+
+def make_thumbnail_first(whole):
+    def page(colours, at, following, subfile):
+        height, width = colours.shape[:2]
+        return make_page(
+            [colours.tobytes()], at, following=following, t254=(4, [subfile]), t256=(3, [width]),
+            t257=(3, [height]), t258=(3, [8, 8, 8]), t259=(3, [1]), t262=(3, [2]), t277=(3, [3]),
+        )  # fmt: skip
+
+    small = np.zeros((4, 6, 3), np.uint8)
+    first = page(small, 8, 8, 1)
+    return (
+        b"II*\0\x08\0\0\0" + page(small, 8, 8 + len(first), 1) + page(whole, 8 + len(first), 0, 0)
+    )

@@ -27,9 +27,9 @@ from tests.light.pictures.drawn_pictures import (
     make_grey_profile,
     make_ico,
     make_ink_profile,
-    make_page,
     make_png,
     make_tga,
+    make_thumbnail_first,
     make_tiff,
     make_wide_jpeg2000,
     power,
@@ -175,7 +175,7 @@ def find_tiff_cases():
         colours = (palette.T.astype(int) * (257 if wide else 1)).reshape(-1).tolist()
         content = put_in_tiff([plane], order, depth, 1, t262=(3, [3]), t320=(3, colours))
         yield f"TIFF-palette{depth}-{order}-{wide}", content, palette[indices].astype(float)
-    yield "TIFF-thumbnail-first", make_thumbnail_first(), COLOURS
+    yield "TIFF-thumbnail-first", make_thumbnail_first(COLOURS), COLOURS
     for name, value, kind, tag in (
         ("float", -9999.0, "f4", None), ("tagged", -3.5, "f4", b"-3.5\0"),
         ("int", -9999, "i2", None), ("int32", -32768, "i4", None), ("nan", np.nan, "f4", None),
@@ -189,21 +189,6 @@ def find_tiff_cases():
             shown *= 100 / 32767 * 255
         content = put_in_tiff([words.tobytes()], "<", words.itemsize * 8, 1, **tags)
         yield f"TIFF-no-data-{name}", content, shown
-
-
-def make_thumbnail_first():
-    def page(colours, at, following, subfile):
-        height, width = colours.shape[:2]
-        return make_page(
-            [colours.tobytes()], at, following=following, t254=(4, [subfile]), t256=(3, [width]),
-            t257=(3, [height]), t258=(3, [8, 8, 8]), t259=(3, [1]), t262=(3, [2]), t277=(3, [3]),
-        )  # fmt: skip
-
-    small = np.zeros((4, 6, 3), np.uint8)
-    first = page(small, 8, 8, 1)
-    return (
-        b"II*\0\x08\0\0\0" + page(small, 8, 8 + len(first), 1) + page(COLOURS, 8 + len(first), 0, 0)
-    )
 
 
 def find_alpha_cases():

@@ -1,7 +1,6 @@
 """The public files are fetched from a real server on loopback, whatever it does on the way."""
 
 import json
-import shutil
 import socket
 import time
 from dataclasses import replace
@@ -375,33 +374,3 @@ def test_a_phi_of_the_users_own_is_left_alone(hub):
     assert (phi / "model.safetensors").read_bytes() == b"saved again"
     assert not (phi / "pytorch_model.bin").exists()
     assert hub.server.count("GET", "pytorch_model.bin") == 0
-
-
-def test_from_hub_asks_no_other_place(hub):
-    shutil.copy(hub.published / "plain" / VISION, hub.published / "mirror/blip2" / VISION)
-    assert VISION in refuse(hub, from_="hub").problem
-    assert not [path for _, path, _ in hub.server.log if path.startswith("/plain/")]
-
-
-def test_from_a_url_takes_all_from_there(hub, tmp_path):
-    run(hub)
-    mirror = tmp_path / "mirror"
-    with HubServer({}, mirror) as server:
-        (mirror).mkdir()
-        for name in FUSED_FILES:
-            (mirror / name).parent.mkdir(exist_ok=True)
-            shutil.copy(places.sources_dir() / name, mirror / name)
-        hub.server.log.clear()
-        run(hub, from_=f"{server.url}/plain/", to=str(tmp_path / "there"))
-        check_complete(hub, tmp_path / "there")
-    assert hub.server.log == []
-
-
-def test_a_page_instead_of_a_file_is_no_config(hub, tmp_path):
-    (tmp_path / "mirror").mkdir()
-    with HubServer({}, tmp_path / "mirror") as server:
-        for name in FUSED_FILES:
-            (tmp_path / "mirror" / name).parent.mkdir(exist_ok=True)
-            (tmp_path / "mirror" / name).write_bytes(hub.read(Path(name).name))
-        (tmp_path / "mirror/phi-2/config.json").write_text("<html>log in first</html>")
-        assert "not a JSON" in refuse(hub, from_=f"{server.url}/plain").problem

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from base64 import b64decode
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -347,38 +348,7 @@ class TestLlm:
         jsonschema.validate(json.loads(done.stdout), SCHEMA)
 
 
-NODE = """
-import OpenAI from "openai";
-import { Ollama } from "ollama";
-const [url, key, picture, question] = process.argv.slice(2);
-const openai = new OpenAI({ baseURL: url + "/v1", apiKey: key, maxRetries: 0 });
-const content = [{ type: "image_url", image_url: { url: "data:image/png;base64," + picture } },
-                 { type: "text", text: question }];
-const asked = { model: "miniature", messages: [{ role: "user", content }] };
-const found = {};
-found.models = (await openai.models.list()).data.map((each) => each.id);
-found.whole = (await openai.chat.completions.create(asked)).choices[0].message.content;
-found.pieces = "";
-for await (const each of await openai.chat.completions.create({ ...asked, stream: true }))
-  found.pieces += each.choices[0].delta.content ?? "";
-found.helper = await openai.chat.completions.stream(asked).finalContent();
-found.response = (await openai.responses.create({ model: "miniature", input: question })).status;
-try { await openai.chat.completions.create({ ...asked, model: "gpt" }); }
-catch (error) { found.missing = [error.status, error.message]; }
-const headers = { Authorization: "Bearer " + key };
-const ollama = new Ollama({ host: url, headers });
-found.tags = (await ollama.list()).models.map((each) => each.name);
-const prompt = { model: "miniature", prompt: question, images: [picture] };
-found.generated = (await ollama.generate(prompt)).response;
-found.lines = "";
-for await (const each of await ollama.generate({ ...prompt, stream: true }))
-  found.lines += each.response;
-try { await ollama.generate({ ...prompt, model: "llava" }); }
-catch (error) { found.absent = [error.status_code, error.message]; }
-try { await new Ollama({ host: url }).list(); }
-catch (error) { found.locked = error.status_code; }
-console.log(JSON.stringify(found));
-"""
+NODE = Path(__file__).with_name("ask.mjs")
 
 
 def test_the_npm_packages_ask(keyed, expected, tmp_path):
@@ -387,7 +357,7 @@ def test_the_npm_packages_ask(keyed, expected, tmp_path):
         pytest.skip("Node, or the npm packages openai and ollama, are not there")
     (tmp_path / "node_modules").symlink_to(modules)
     script = tmp_path / "ask.mjs"
-    script.write_text(NODE)
+    shutil.copy(NODE, script)
     words = [keyed.url, KEY, ENCODED[NAME], QUESTION]
     done = subprocess.run(
         ["node", str(script), *words], capture_output=True, text=True, timeout=120, check=False

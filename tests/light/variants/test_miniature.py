@@ -10,6 +10,11 @@ import pytest
 
 import quantize
 from tests.light.toy_variant import make_open_backend, make_script, write_picture, write_variant
+from tests.light.variants.miniature_sources import (
+    CHECKPOINT,
+    make_sources,
+    write_sources,
+)
 from tinyv_cli.app import main
 from tinyv_cli.backends import opening as backends
 from tinyv_cli.disk import places
@@ -21,7 +26,7 @@ from tinyv_cli.variants.home import (
     list_variants,
     resolve_variant,
 )
-from tinyv_cli.variants.manifest import FileEntry, read_variant
+from tinyv_cli.variants.manifest import read_variant
 from tinyv_cli.variants.miniature import (
     find_ready_variant,
     find_sources,
@@ -31,37 +36,11 @@ from tinyv_cli.variants.miniature import (
 
 ROOT = Path(__file__).resolve().parents[3]
 REALLY_DEMO_DIR = ROOT / "weights" / "demo"
-CHECKPOINT = "TinyGPT-V_for_Stage4.pth"
 CAN = (
     "it knows drawings of 64 kinds of everyday things such as cat, car or apple, in colours, up "
     "to four in a picture; for the real one, `tinyv pull && tinyv quantize --bits 4`"
 )
 NOTE = f"note: the miniature that comes with tinyv answers: {CAN}\n"
-SOURCE_FILES = (
-    "phi-2/config.json",
-    "phi-2/tokenizer.json",
-    "phi-2/model.safetensors",
-    "eva_vit_g.pth",
-    "blip2_pretrained_flant5xxl.pth",
-    CHECKPOINT,
-    "architecture.json",
-)
-
-
-def make_sources(checkpoint="b"):
-    """What manifests say of sources whose config is the same and whose checkpoint is not."""
-    return (
-        FileEntry("phi-2/config.json", 3, "a" * 64, "source"),
-        FileEntry(CHECKPOINT, 5, checkpoint * 64, "source"),
-    )
-
-
-def write_sources(folder):
-    for name in SOURCE_FILES:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("{}")
-    return folder
 
 
 def list_files(folder):

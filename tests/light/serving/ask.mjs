@@ -1,0 +1,30 @@
+import OpenAI from "openai";
+import { Ollama } from "ollama";
+const [url, key, picture, question] = process.argv.slice(2);
+const openai = new OpenAI({ baseURL: url + "/v1", apiKey: key, maxRetries: 0 });
+const content = [{ type: "image_url", image_url: { url: "data:image/png;base64," + picture } },
+                 { type: "text", text: question }];
+const asked = { model: "miniature", messages: [{ role: "user", content }] };
+const found = {};
+found.models = (await openai.models.list()).data.map((each) => each.id);
+found.whole = (await openai.chat.completions.create(asked)).choices[0].message.content;
+found.pieces = "";
+for await (const each of await openai.chat.completions.create({ ...asked, stream: true }))
+  found.pieces += each.choices[0].delta.content ?? "";
+found.helper = await openai.chat.completions.stream(asked).finalContent();
+found.response = (await openai.responses.create({ model: "miniature", input: question })).status;
+try { await openai.chat.completions.create({ ...asked, model: "gpt" }); }
+catch (error) { found.missing = [error.status, error.message]; }
+const headers = { Authorization: "Bearer " + key };
+const ollama = new Ollama({ host: url, headers });
+found.tags = (await ollama.list()).models.map((each) => each.name);
+const prompt = { model: "miniature", prompt: question, images: [picture] };
+found.generated = (await ollama.generate(prompt)).response;
+found.lines = "";
+for await (const each of await ollama.generate({ ...prompt, stream: true }))
+  found.lines += each.response;
+try { await ollama.generate({ ...prompt, model: "llava" }); }
+catch (error) { found.absent = [error.status_code, error.message]; }
+try { await new Ollama({ host: url }).list(); }
+catch (error) { found.locked = error.status_code; }
+console.log(JSON.stringify(found));
