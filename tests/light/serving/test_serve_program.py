@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -125,27 +126,56 @@ def test_a_client_that_leaves_ends_its_answer(tmp_path, stream):
 
 def test_a_full_queue_is_told_in_the_status_of_each_dialect_and_lists_answer_meanwhile(tmp_path):
     with serve(tmp_path, "--queue", "2") as served, served.client() as client:
-        askers = [
-            threading.Thread(target=leave, args=(served, ask_long(stream=True))) for _ in range(3)
-        ]
-        for each in askers:
-            each.start()
-            time.sleep(0.1)
-        wait_until(lambda: count(served, "tinyv_queue_length") == 2)
-        response = client.post(CHAT, json=ask_of("cat", "what is this?"))
-        assert response.status_code == 429
-        assert response.json()["error"]["code"] == "queue_full"
-        assert int(response.headers["retry-after"]) >= 1
-        response = client.post("/api/generate", json=ask_ollama("cat", "what is this?"))
-        assert response.status_code == 503
-        for path in ("/api/tags", "/v1/models", "/health", "/metrics", "/api/version", "/ready"):
-            started = time.monotonic()
-            assert client.get(path).status_code == 200
-            assert time.monotonic() - started < 1
-        for each in askers:
-            each.join()
+        with keep_asking(served, 5):
+
+            def is_refused():
+                response = client.post(CHAT, json=ask_of("cat", "what is this?"))
+                if response.status_code == 429:
+                    assert response.json()["error"]["code"] == "queue_full"
+                    assert int(response.headers["retry-after"]) >= 1
+                return response.status_code == 429
+
+            wait_until(is_refused)
+            body = ask_ollama("cat", "what is this?")
+            wait_until(lambda: client.post("/api/generate", json=body).status_code == 503)
+            for path in (
+                "/api/tags",
+                "/v1/models",
+                "/health",
+                "/metrics",
+                "/api/version",
+                "/ready",
+            ):
+                started = time.monotonic()
+                assert client.get(path).status_code == 200
+                assert time.monotonic() - started < 3
         wait_until(lambda: count(served, "tinyv_running") == 0)
         assert count(served, "tinyv_queue_length") == 0
+
+
+@contextmanager
+def keep_asking(served, n_askers):
+    """Has so many clients ask, each again as soon as it was answered or refused, until the end."""
+    is_over = threading.Event()
+
+    def ask():
+        with served.client() as client:
+            while not is_over.is_set():
+                with client.stream("POST", CHAT, json=ask_long(stream=True)) as response:
+                    for _ in response.iter_lines():
+                        if is_over.is_set():
+                            break
+                is_over.wait(0.02)
+
+    askers = [threading.Thread(target=ask) for _ in range(n_askers)]
+    for each in askers:
+        each.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        for each in askers:
+            each.join()
 
 
 def leave(served, body, after_s=1.5):
@@ -166,18 +196,16 @@ def test_what_programs_ask_for_themselves_waits_for_people(tmp_path):
         order.append(name)
 
     with serve(tmp_path) as served:
-        first = threading.Thread(target=leave, args=(served, ask_long(stream=True)))
-        first.start()
-        wait_until(lambda: count(served, "tinyv_running") == 1)
-        task = ask_of(None, "### Task:\nname this chat", max_tokens=5)
         others = []
-        for i, (name, body) in enumerate(
-            [("task", task), ("person", ask_of("cat", "what is this?"))]
-        ):
-            others.append(threading.Thread(target=ask, args=(served, name, body)))
-            others[-1].start()
-            wait_until(lambda n=i + 1: count(served, "tinyv_queue_length") == n)
-        for each in [first, *others]:
+        with keep_asking(served, 1):
+            wait_until(lambda: count(served, "tinyv_running") == 1)
+            task = ask_of(None, "### Task:\nname this chat", max_tokens=5)
+            person = ask_of("cat", "what is this?")
+            for i, each in enumerate([("task", task), ("person", person)], 1):
+                others.append(threading.Thread(target=ask, args=(served, *each)))
+                others[-1].start()
+                wait_until(lambda n=i: count(served, "tinyv_queue_length") == n)
+        for each in others:
             each.join()
     assert order == ["person", "task"]
 
