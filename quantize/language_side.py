@@ -4,6 +4,7 @@ Here stands which text meets which picture in which stream; the arithmetic is `c
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -14,10 +15,11 @@ import torch
 
 from quantize.calibrate.grids import to_grouped_codes
 from quantize.calibrate.kept import KeptLayers
-from quantize.calibrate.language import Calibration, LanguagePass, Target, measure_losses
+from quantize.calibrate.language import Calibration, LanguagePass, Target
 from quantize.calibrate.layer import pack
 from quantize.calibrate.material import Material, make_material, read_material
 from quantize.calibrate.rounding import Settings
+from quantize.calibrate.sensitivity import measure_losses
 from quantize.groupwise import GroupedCodes, round_matrix
 from quantize.measure.compare import ExactProbes, ProbeIds, embed, make_probe_ids
 from quantize.recipe import EMBEDDINGS, INT8, Recipe
@@ -72,14 +74,15 @@ class LanguageSide:
     def rank_matrices(self) -> list[str]:
         """Lists the layers' matrices, those first whose 4 bits lose most for their size.
 
-        What they lose is measured on the probes in full precision, each matrix by itself.
+        What they lose at the network's end is measured on the probes, each matrix by itself.
         """
         language, read = self.weights.spec.language, self.weights.read
         table = read(EMBEDDINGS).numpy()
         some = self._probe_ids[::_RANKING_EVERY]
         probes = pack(embed(some, self.images, table.__getitem__), language)
         losses = measure_losses(language, read, probes, self.threads)
-        return sorted(losses, key=lambda name: -losses[name])
+        shapes = self.weights.shapes
+        return sorted(losses, key=lambda name: -losses[name] / math.prod(shapes[name]))
 
     def finish(self, passed: LanguagePass) -> ExactProbes:
         """Returns the probes as the pass computed them, once all layers were asked for."""

@@ -101,7 +101,7 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
         DeviceError: the disk is too small.
     """
     check_recipe(options.bits, options.target, options.vision_bits)
-    check_calibration(options.bits, options.calibrated, options.calibrate)
+    check_calibration(options.bits, options.quick, options.calibrate)
     files = resolve_sources(options.sources, options.stage)
     target = options.output.absolute()
     check_output(target, options.force)
@@ -126,7 +126,7 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
         kept = rounding_cache_dir() / name
         written = _Writing(building, weights, plan, options, kept, progress)
         recipe, probes, images = written.write()
-        is_calibrated = recipe.is_calibrated and options.is_calibrated
+        is_calibrated = recipe.is_calibrated and not options.quick
         variant = _describe(building, weights, plan, recipe, is_calibrated, progress)
         tried = Trial(variant, weights, options.threads, progress).run(probes, images)
         divergence, limit = tried.errors.logits_kl_nats, options.max_error
@@ -168,7 +168,7 @@ def _check_known_hashes(files: SourceFiles, progress: Progress) -> None:
 
 def _list_shares(plan: VariantPlan, options: QuantizeOptions) -> dict[str, float]:
     """Lists the steps, and about how many seconds each takes at full size on two cores."""
-    is_calibrated = plan.recipe.is_calibrated and options.is_calibrated
+    is_calibrated = plan.recipe.is_calibrated and not options.quick
     shares = {"computing the vision side in full precision": 60.0, "hashing": 20.0}
     shares |= {"measuring against full precision": 60.0, "answering a question": 5.0}
     if is_calibrated:
@@ -249,7 +249,7 @@ class _Writing:
             lambda pixels: np.concatenate([encoder.encode(each) for each in pixels]),
         )
         encoder.close()
-        passed = side.open_pass(recipe if self.options.is_calibrated else None, calibration)
+        passed = side.open_pass(None if self.options.quick else recipe, calibration)
         codes = self._noting(find_codes(passed, recipe, threads))
         writer = replace(writer, read=self._noting(passed.read), find_codes=codes)
         writer.write_decoder()
@@ -274,7 +274,7 @@ class _Writing:
 
     def _calibrate(self, target: Target, encode: Encode) -> Calibration | None:
         """Makes the streams to round for, None where matrices are rounded to the nearest."""
-        if not (self.plan.recipe.is_calibrated and self.options.is_calibrated):
+        if self.options.quick or not self.plan.recipe.is_calibrated:
             return None
         with self.progress("preparing what to round for"):
             own, folder = self.options.calibrate, self.kept / type(target).__name__

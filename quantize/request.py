@@ -32,9 +32,8 @@ class QuantizeOptions:
         threads: to work with, None for the physical cores.
         target: that the variant is for: `cpu`, `cuda` or `all`.
         vision_bits: of the vision side's matrices on a GPU: 8 or 16.
-        calibrated: whether matrices are rounded for what they will meet instead of to the nearest.
-        calibrate: a file of questions that they are rounded for, which asks for it too; None: those
-            of the program.
+        quick: whether matrices are rounded to the nearest instead of for what they will meet.
+        calibrate: a file of questions that they are rounded for; None: those of the program.
     """
 
     sources: Path
@@ -46,13 +45,8 @@ class QuantizeOptions:
     threads: int | None = None
     target: str = "cpu"
     vision_bits: int = FLOAT16_BITS
-    calibrated: bool = False
+    quick: bool = False
     calibrate: Path | None = None
-
-    @property
-    def is_calibrated(self) -> bool:
-        """Whether matrices are rounded for what they will meet, as either of the two asks."""
-        return self.calibrated or self.calibrate is not None
 
 
 def check_recipe(bits: int, target: str, vision_bits: int) -> None:
@@ -88,30 +82,35 @@ def check_recipe(bits: int, target: str, vision_bits: int) -> None:
     raise UsageError(f"there is no recipe for {bits} bits", f"use `--bits` with {known}")
 
 
-def check_calibration(bits: int, calibrated: bool, own: Path | None) -> None:
-    """Checks that there is something to be calibrated, and reads a user's questions for it.
+def check_calibration(bits: int, quick: bool, own: Path | None) -> None:
+    """Checks that a user's questions are of use, and reads them.
 
     Args:
         bits: of a weight.
-        calibrated: whether `--calibrated` is there.
+        quick: whether `--quick` is there.
         own: the file of questions, None for those of the program.
 
     Raises:
-        UsageError: so many bits are always rounded to the nearest.
+        UsageError: so many bits are always rounded to the nearest, or all are to be.
         InputError: the file cannot be used, or a picture is missing.
     """
-    recipe = RECIPES.get(bits)
-    if (calibrated or own) and recipe is not None and not recipe.is_calibrated:
-        flag = "--calibrate" if own else "--calibrated"
+    if own is None:
+        return
+    if quick:
         raise UsageError(
-            f"`{flag}` is of no use with {bits} bits, which are rounded to the nearest",
+            "`--quick` rounds to the nearest, whatever `--calibrate` says",
+            "leave one of the two out",
+        )
+    recipe = RECIPES.get(bits)
+    if recipe is not None and not recipe.is_calibrated:
+        raise UsageError(
+            f"`--calibrate` is of no use with {bits} bits, which are rounded to the nearest",
             "leave it out, or use `--bits 4`",
         )
-    if own is not None:
-        from tinyv_cli.evaluation import questions
+    from tinyv_cli.evaluation import questions
 
-        content = questions.read_question_file(own)
-        questions.check_pictures(questions.read_questions(content, own))
+    content = questions.read_question_file(own)
+    questions.check_pictures(questions.read_questions(content, own))
 
 
 def check_address_space() -> None:

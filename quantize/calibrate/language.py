@@ -19,12 +19,12 @@ from quantize.calibrate.layer import (
     MATRICES,
     Sequences,
     bears_8_bits,
+    read_block,
     round_activations,
     round_layer,
 )
 from quantize.calibrate.rounding import Settings, calibrate_matrix
-from quantize.groupwise import round_matrix
-from quantize.recipe import INT4, Recipe
+from quantize.recipe import Recipe
 from tinyv_cli.model.phi import PhiBlock
 from tinyv_cli.spec import LanguageSpec
 from weights.reading.checkpoint import ReadTensor
@@ -159,7 +159,7 @@ class LanguagePass:
             return
         self._restore()
         at = f"language.layers.{layer}"
-        block, own = _read_block(self._spec, self._read, layer)
+        block, own = read_block(self._spec, self._read, layer)
         self._tensors = {f"{at}.{key}": tensor for key, tensor in own.items()}
         self._measure(block, at)
         if self._calibration is not None:
@@ -240,50 +240,3 @@ class LanguagePass:
             self._restore()
         states = self._measured.states
         return [states[row, start : start + n] for row, start, n in self._measured.places]
-
-
-@torch.no_grad()
-def measure_losses(
-    spec: LanguageSpec, read: ReadTensor, sequences: Sequences, threads: int
-) -> dict[str, float]:
-    """Measures what each matrix loses by itself when it is rounded to 4 bits, for its size.
-
-    Args:
-        spec: the language model's numbers.
-        read: returns a canonical tensor in float32.
-        sequences: that are computed in full precision.
-        threads: to round with.
-
-    Returns:
-        Name → mean over positions of ‖rounded − exact‖² / ‖exact‖² of the block's output, a weight.
-        A later layer sees that output normed, so its own length is what an error counts against.
-        On the miniature the order is near to that of the true loss at the end (DESIGN.md).
-    """
-    losses = {}
-    for layer in range(spec.n_layers):
-        at = f"language.layers.{layer}"
-        block, _ = _read_block(spec, read, layer)
-        states = sequences.run(block)
-        exact = states[sequences.filled]
-        squares = exact.square().sum(1)
-        for name in MATRICES:
-            linear = block.get_submodule(name)
-            matrix = linear.get_parameter("weight")
-            unrounded = matrix.clone()
-            matrix.copy_(round_matrix(unrounded, INT4, threads).to_matrix())
-            lost = (sequences.run(block)[sequences.filled] - exact).square().sum(1)
-            losses[f"{at}.{name}.weight"] = float((lost / squares).mean()) / matrix.numel()
-            matrix.copy_(unrounded)
-        sequences = replace(sequences, states=states)
-    return losses
-
-
-def _read_block(
-    spec: LanguageSpec, read: ReadTensor, layer: int
-) -> tuple[PhiBlock, dict[str, Tensor]]:
-    """Reads a layer; returns it with its tensors."""
-    with torch.device("meta"):
-        block = PhiBlock(spec, layer)
-    own = {key: read(f"language.layers.{layer}.{key}") for key in block.state_dict()}
-    block.load_state_dict(own, strict=True, assign=True)
-    return block, own

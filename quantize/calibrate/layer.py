@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tinyv_cli.model.phi import PhiBlock, Rotary, make_rotary
 from tinyv_cli.spec import LanguageSpec
+from weights.reading.checkpoint import ReadTensor
 
 MATRICES = ("attention.qkv", "attention.dense", "mlp.fc1", "mlp.fc2")
 
@@ -52,6 +53,17 @@ class Sequences:
         """Computes a block's output, (B, T, D)."""
         out: Tensor = block(self.states, self.rotary, self.mask)
         return out
+
+
+def read_block(
+    spec: LanguageSpec, read: ReadTensor, layer: int
+) -> tuple[PhiBlock, dict[str, Tensor]]:
+    """Reads a layer in float32; returns it, and its tensors by their names in it."""
+    with torch.device("meta"):
+        block = PhiBlock(spec, layer)
+    own = {key: read(f"language.layers.{layer}.{key}") for key in block.state_dict()}
+    block.load_state_dict(own, strict=True, assign=True)
+    return block, own
 
 
 def pack(sequences: Sequence[np.ndarray], spec: LanguageSpec) -> Sequences:

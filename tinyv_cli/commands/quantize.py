@@ -37,7 +37,7 @@ def quantize_sources(arguments: QuantizeArguments) -> None:
     console = Console(quiet=arguments.quiet)
     vision_bits = _resolve_vision_bits(arguments, console)
     request.check_recipe(arguments.bits, arguments.target, vision_bits)
-    request.check_calibration(arguments.bits, arguments.calibrated, arguments.calibrate)
+    request.check_calibration(arguments.bits, arguments.quick, arguments.calibrate)
     _check_packages(arguments)
     sources = _resolve_sources(arguments.sources, console)
     stage = resolve_sources(sources, arguments.stage).stage
@@ -65,7 +65,7 @@ def quantize_sources(arguments: QuantizeArguments) -> None:
         threads=resolve_threads(arguments.threads, console.write_note),
         target=arguments.target,
         vision_bits=vision_bits,
-        calibrated=arguments.calibrated,
+        quick=arguments.quick,
         calibrate=arguments.calibrate,
     )
     if arguments.dry_run:

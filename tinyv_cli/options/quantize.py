@@ -53,8 +53,8 @@ MaxError = Annotated[
     ),
 ]
 
-Calibrated = Annotated[
-    bool, option("--calibrated", help="Round for what a matrix will meet: longer, and nearer")
+Quick = Annotated[
+    bool, option("--quick", help="Round to the nearest: less time, farther from full precision")
 ]
 
 Calibrate = Annotated[
@@ -62,7 +62,7 @@ Calibrate = Annotated[
     option(
         "--calibrate",
         metavar="FILE",
-        help="The same for questions like yours, as `tinyv eval` reads them",
+        help="Round for questions like yours, as `tinyv eval` reads them",
     ),
 ]
 
@@ -79,7 +79,7 @@ class QuantizeArguments:
     stage: Stage = None
     force: Force = False
     dry_run: DryRun = False
-    calibrated: Calibrated = False
+    quick: Quick = False
     calibrate: Calibrate = None
     max_error: MaxError = None
     threads: Threads = None

@@ -28,7 +28,7 @@ def few_positions(monkeypatch):
 
 
 def make(sources, folder, **options):
-    options = QuantizeOptions(sources, folder, threads=1, **{"calibrated": True, **options})
+    options = QuantizeOptions(sources, folder, threads=1, **options)
     return make_variant(options, show_nothing).variant
 
 
@@ -38,7 +38,7 @@ def read_files(folder):
 
 def test_a_calibrated_variant_is_nearer_than_a_quick_one_at_the_same_bytes(tiny_sources, tmp_path):
     quick, calibrated = (
-        make(tiny_sources, tmp_path / str(each), calibrated=each) for each in (False, True)
+        make(tiny_sources, tmp_path / str(each), quick=each) for each in (True, False)
     )
     assert calibrated.manifest.errors.logits_kl_nats < 0.8 * quick.manifest.errors.logits_kl_nats
     files, others = (read_files(each.folder) for each in (quick, calibrated))
@@ -146,7 +146,7 @@ def test_a_file_that_cannot_be_read_is_told_before_anything_is_rounded(
     words = ["quantize", "--sources", str(tiny_sources), "-o", str(tmp_path / "v"), "-q"]
     assert main([*words, "--calibrate", str(tmp_path / "no.jsonl")]) == ExitCode.INPUT
     assert capsys.readouterr().err.startswith("error: there is no file ")
-    assert main([*words, "--calibrated", "--bits", "8"]) == ExitCode.USAGE
+    assert main([*words, "--calibrate", "q.jsonl", "--quick"]) == ExitCode.USAGE
     assert main([*words, "--calibrate", "q.jsonl", "--bits", "8"]) == ExitCode.USAGE
 
 

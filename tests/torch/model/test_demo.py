@@ -18,7 +18,7 @@ def own_home(tmp_path, monkeypatch):
 
 def test_the_variant_is_made_again_but_for_the_codes_it_was_calibrated_for(tmp_path):
     """Its own were rounded for drawn scenes; and a last bit of a sum moves all codes behind it."""
-    assert main(["quantize", "--bits", "4", "-q", "--calibrated"]) == 0
+    assert main(["quantize", "--bits", "4", "-q"]) == 0
     made = read_variant(tmp_path / "variants" / "miniature-4bit").manifest
     brought = read_variant(DEMO / "variant").manifest
     assert replace(made, errors=None, files=()) == replace(brought, errors=None, files=())
