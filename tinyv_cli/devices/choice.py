@@ -17,7 +17,7 @@ from tinyv_cli.devices.findings import Findings, TorchFindings
 from tinyv_cli.devices.names import find_cuda_number, read_device, to_cuda_name
 from tinyv_cli.errors import DeviceError
 from tinyv_cli.variants.manifest import Variant
-from tinyv_cli.variants.memory import MemoryPlan, Room, plan_memory
+from tinyv_cli.variants.memory import GpuMemory, MemoryPlan, Room, plan_memory
 
 _MAKE_CPU_FILES = "make a variant for the CPU: `tinyv quantize --target cpu`"
 _OTHER_TORCH = "https://pytorch.org/get-started shows how to install the build for a driver"
@@ -73,13 +73,13 @@ def choose_device(
         return _turn_to_cpu(variant, _explain_missing_files(variant))
     wanted = room or Room(variant.manifest.spec.language.context_length)
 
-    def plan(free_bytes: int) -> MemoryPlan:
+    def plan(gpu: GpuMemory) -> MemoryPlan:
         return plan_memory(
             variant,
             wanted,
             budget_bytes,
             encodes=encodes(),
-            cuda_free_bytes=free_bytes,
+            gpu=gpu,
             may_offload=may_offload,
         )
 
@@ -122,7 +122,7 @@ def read_version(package: str) -> str | None:
 
 
 def decide(
-    variant: Variant, asked: str, findings: Findings, plan: Callable[[int], MemoryPlan]
+    variant: Variant, asked: str, findings: Findings, plan: Callable[[GpuMemory], MemoryPlan]
 ) -> Choice:
     """Chooses between GPU and CPU.
 
@@ -130,7 +130,7 @@ def decide(
         variant: that is to answer.
         asked: `auto` or a GPU.
         findings: of this computer and that GPU.
-        plan: plans the memory of a GPU with so many bytes free, or raises a `DeviceError`.
+        plan: plans the memory of a GPU, or raises a `DeviceError`.
 
     Raises:
         DeviceError: CUDA was asked for and is not usable, or nothing is.
@@ -138,7 +138,7 @@ def decide(
     problem = find_problem(findings, variant)
     if problem is None:
         try:
-            memory = plan(findings.torch.free_bytes)
+            memory = plan(findings.torch.gpu_memory)
         except DeviceError as error:
             problem = DeviceProblem(error.problem, error.hint)
         else:

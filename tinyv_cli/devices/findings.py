@@ -3,6 +3,11 @@
 from dataclasses import dataclass
 
 from tinyv_cli.devices.driver import Driver
+from tinyv_cli.variants.memory import GpuMemory
+
+# The first architecture that multiplies int8, Turing. Source: bitsandbytes' requirements for
+# LLM.int8().
+INT8_CAPABILITY = (7, 5)
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,7 @@ class TorchFindings:
         capability: the GPU's architecture, (8, 6) is `sm_86`.
         free_bytes: of the GPU's memory, beside the context that asking has made.
         bitsandbytes_problem: why its kernels are missing; None where they are not.
+        bitsandbytes_told: what it logged when it looked for its CUDA library.
     """
 
     version: str | None
@@ -30,6 +36,12 @@ class TorchFindings:
     capability: tuple[int, int] = (0, 0)
     free_bytes: int = 0
     bitsandbytes_problem: str | None = None
+    bitsandbytes_told: tuple[str, ...] = ()
+
+    @property
+    def gpu_memory(self) -> GpuMemory:
+        """Returns what a plan of the GPU's memory depends on."""
+        return GpuMemory(self.free_bytes, self.capability >= INT8_CAPABILITY)
 
 
 @dataclass(frozen=True)

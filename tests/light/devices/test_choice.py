@@ -24,7 +24,14 @@ from tinyv_cli.errors import DeviceError, ExitCode, UsageError
 from tinyv_cli.spec import make_full_spec
 from tinyv_cli.variants import home
 from tinyv_cli.variants.manifest import FileEntry
-from tinyv_cli.variants.memory import CUDA_BUDGET_BYTES, CUDA_CONTEXT_BYTES, Room, plan_memory
+from tinyv_cli.variants.memory import (
+    CUDA_BUDGET_BYTES,
+    CUDA_CONTEXT_BYTES,
+    CUDA_OUTSIDE_BYTES,
+    GpuMemory,
+    Room,
+    plan_memory,
+)
 
 HIDDEN = Driver(
     "12.4", (), DeviceProblem("CUDA_VISIBLE_DEVICES is '' and hides every GPU", "unset it")
@@ -177,7 +184,8 @@ def test_auto_takes_a_usable_gpu_and_says_so(gpu, both):
     choice = choose_device(both, "auto")
     assert choice.device == "cuda"
     assert choice.reason.startswith("both computes on the GPU, NVIDIA Toy 8G: about ")
-    assert choice.memory.limit_bytes == TORCH.free_bytes + CUDA_CONTEXT_BYTES
+    left_bytes = CUDA_CONTEXT_BYTES - CUDA_OUTSIDE_BYTES
+    assert choice.memory.limit_bytes == TORCH.free_bytes + left_bytes
     assert choose_device(both, "cuda") == replace(choice, reason=None)
 
 
@@ -213,7 +221,7 @@ def test_what_does_not_fit_the_gpu_goes_to_the_cpu_or_is_refused_with_figures(gp
     gpu(torch=replace(TORCH, free_bytes=1_000_000))
     choice = choose_device(both, "auto")
     assert choice.device == "cpu"
-    assert "MB of the GPU's memory, 401 MB are free" in choice.reason
+    assert "MB of the GPU's memory, 101 MB are free" in choice.reason
     with pytest.raises(DeviceError, match=r"both needs about \d+ MB of the GPU's memory"):
         choose_device(both, "cuda")
     gpu()
@@ -246,10 +254,8 @@ def full(both):
 
 
 def plan(variant, free_bytes, budget_bytes=None, n_positions=2048, **changes):
-    changes = {"encodes": True, **changes}
-    return plan_memory(
-        variant, Room(n_positions), budget_bytes, cuda_free_bytes=free_bytes, **changes
-    )
+    changes = {"encodes": True, "gpu": GpuMemory(free_bytes), **changes}
+    return plan_memory(variant, Room(n_positions), budget_bytes, **changes)
 
 
 def test_a_gpu_needs_its_files_its_context_and_keys_and_values_in_float16(full):
@@ -262,11 +268,22 @@ def test_a_gpu_needs_its_files_its_context_and_keys_and_values_in_float16(full):
     assert long - seen.needed_bytes > 2_200_000_000
 
 
-def test_a_gpu_is_filled_to_8_gib_at_most_and_to_what_is_free(full):
+def test_a_gpu_before_turing_reads_the_head_back(gpu, full):
+    head_bytes = 2 * full.manifest.spec.language.width * full.manifest.spec.language.vocab_size
+    needed_bytes = {}
+    for capability in ((7, 0), (7, 5)):
+        gpu(torch=replace(TORCH, capability=capability, architectures=("sm_70",)))
+        needed_bytes[capability] = choose_device(full, "cuda").memory.needed_bytes
+    other_bytes = head_bytes * full.manifest.spec.language.mlp_width // 51200  # no longer widest
+    assert needed_bytes[7, 0] - needed_bytes[7, 5] == head_bytes - other_bytes
+
+
+def test_a_gpu_is_filled_to_8_gib_at_most_and_to_what_is_free_but_300_mb(full):
+    left_bytes = CUDA_CONTEXT_BYTES - 300_000_000
     assert plan(full, 24 << 30).limit_bytes == CUDA_BUDGET_BYTES
-    assert plan(full, 6 << 30).limit_bytes == (6 << 30) + CUDA_CONTEXT_BYTES
+    assert plan(full, 6 << 30).limit_bytes == (6 << 30) + left_bytes
     assert plan(full, 24 << 30, 12 << 30).limit_bytes == 12 << 30
-    assert plan(full, 6 << 30, 12 << 30).limit_bytes == (6 << 30) + CUDA_CONTEXT_BYTES
+    assert plan(full, 6 << 30, 12 << 30).limit_bytes == (6 << 30) + left_bytes
 
 
 def test_on_a_gpu_too_small_for_both_sides_they_take_turns_where_they_may(full):
@@ -294,7 +311,10 @@ def test_ask_passes_on_the_device_and_what_it_may_take(gpu, both, seen, capsys):
     out, err = capsys.readouterr()
     assert out == "a cat\n"
     assert err.splitlines()[0].startswith("note: both computes on the GPU, NVIDIA Toy 8G: about")
-    assert (seen["options"].device, seen["options"].memory_budget_bytes) == ("cuda", 7 << 30)
+    assert (seen["options"].device, seen["options"].memory_budget_bytes) == (
+        "cuda",
+        (7 << 30) - CUDA_OUTSIDE_BYTES,
+    )
     main(["ask", "cat.png", "what?", "-m", "both", "--device", "cuda", "--memory-budget", "2GiB"])
     assert capsys.readouterr() == ("a cat\n", "")
     assert seen["options"].memory_budget_bytes == (2 << 30) - CUDA_CONTEXT_BYTES
