@@ -113,6 +113,7 @@ def describe_cuda(findings: Findings) -> tuple[dict[str, Any], DeviceProblem | N
         "free_bytes": torch.free_bytes or None,
         "product_error": product_error,
         "bitsandbytes_told": list(torch.bitsandbytes_told),
+        "row_errors": findings.kernels.errors if findings.kernels else {},
     }
     return document, problem
 
@@ -197,6 +198,9 @@ def format_report(document: dict[str, Any]) -> str:
         if cuda["product_error"] is not None:
             error = f"relative error {cuda['product_error']:.1e}"
             about.append(f"one product computed on {device}, {error}")
+        if cuda["row_errors"]:
+            errors = ", ".join(f"{name} {each:.1e}" for name, each in cuda["row_errors"].items())
+            about.append(f"one row multiplied with each kind of matrix, relative errors {errors}")
         if cuda["is_usable"]:
             about.append(f"{device} is usable, {to_size(cuda['free_bytes'])} free")
         else:

@@ -6,7 +6,7 @@ takes seconds, and answering on a CPU needs none of it.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
@@ -14,6 +14,7 @@ from tinyv_cli.console import to_size
 from tinyv_cli.devices import driver
 from tinyv_cli.devices.driver import DeviceProblem
 from tinyv_cli.devices.findings import Findings, TorchFindings
+from tinyv_cli.devices.kernels import examine_kernels
 from tinyv_cli.devices.names import find_cuda_number, read_device, to_cuda_name
 from tinyv_cli.errors import DeviceError
 from tinyv_cli.variants.manifest import Variant
@@ -91,13 +92,18 @@ def look(asked: str, variant: Variant | None = None) -> Findings:
 
     Args:
         asked: which GPU; `auto` means the first.
-        variant: that is to answer; None looks as if it had files for CUDA.
+        variant: that is to answer; None looks as if it had files for CUDA, and tries what is
+            remembered else.
     """
     number = find_cuda_number(asked) or 0
     found = driver.read_driver()
     if number >= len(found.gpus) or (variant and "cuda" not in variant.devices):
         return Findings(found, number=number)
-    return Findings(found, read_torch(number), number)
+    findings = Findings(found, read_torch(number), number)
+    if find_problem(findings):
+        return findings
+    kernels = examine_kernels(findings, read_version("bitsandbytes"), again=variant is None)
+    return replace(findings, kernels=kernels)
 
 
 def read_torch(number: int) -> TorchFindings:
@@ -191,6 +197,11 @@ def find_problem(findings: Findings, variant: Variant | None = None) -> DevicePr
     if torch.bitsandbytes_problem:
         hint = "install it: `pip install --force-reinstall bitsandbytes`"
         return DeviceProblem(torch.bitsandbytes_problem, hint)
+    if findings.kernels and findings.kernels.problem:
+        hint = (
+            "update the driver, or `pip install --upgrade bitsandbytes`; `tinyv doctor` tries again"
+        )
+        return DeviceProblem(findings.kernels.problem, hint)
     return None
 
 

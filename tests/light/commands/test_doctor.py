@@ -12,6 +12,7 @@ from tests.light.devices.test_choice import PROBLEMS
 from tests.light.devices.toy_cuda import (
     DRIVER,
     NO_DRIVER,
+    ROW_ERRORS,
     SMALLER,
     TORCH,
     TWO_GPUS,
@@ -109,6 +110,7 @@ def test_a_gpu_is_reported_with_what_torch_and_bitsandbytes_make_of_it(computer,
         "free_bytes": 7 << 30,
         "product_error": 2e-4,
         "bitsandbytes_told": [told],
+        "row_errors": ROW_ERRORS,
     }
     out, err = report(capsys)
     assert err == ""
@@ -120,6 +122,7 @@ def test_a_gpu_is_reported_with_what_torch_and_bitsandbytes_make_of_it(computer,
     ):
         assert part in out
     assert "one product computed on cuda, relative error 2.0e-04" in out
+    assert "each kind of matrix, relative errors nf4 2.0e-04, int8 3.0e-04" in out
     assert "cuda is usable, 7.5 GB free" in out
     assert "not usable" not in out
 

@@ -124,7 +124,6 @@ def test_a_step_is_recorded_when_it_runs_for_the_fourth_time_and_then_replayed(m
     device = gpu["device"]
     recorded = OneSlot(model.language, 40, device, use_graphs=True, first_span=8)
     plain = OneSlot(model.language, 40, TorchDevice("cpu"), use_graphs=False, first_span=8)
-    spans = [(0, 8), (8, 16), (16, 32), (32, 40)]  # the first place of each, and its end
     assert gpu["runs"] == [], "opening waits for nothing that a short answer does not need"
     for place, token in enumerate(make_ids(40, 0)):
         gpu["runs"].clear()
