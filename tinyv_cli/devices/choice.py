@@ -199,7 +199,7 @@ def find_problem(findings: Findings, variant: Variant | None = None) -> DevicePr
         return DeviceProblem(torch.bitsandbytes_problem, hint)
     if findings.kernels and findings.kernels.problem:
         hint = (
-            "update the driver, or `pip install --upgrade bitsandbytes`; `tinyv doctor` tries again"
+            "update the driver or `pip install --upgrade bitsandbytes`; `tinyv doctor` looks anew"
         )
         return DeviceProblem(findings.kernels.problem, hint)
     return None

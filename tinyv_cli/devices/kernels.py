@@ -76,9 +76,11 @@ def _run_probe(device: str) -> tuple[KernelFindings, bool]:
         errors = json.loads(done.stdout.strip().rpartition("\n")[2])
         if done.returncode == 0:
             wrong = [name for name, error in errors.items() if not error <= LARGEST_ROW_ERROR]
+            if not wrong:
+                return KernelFindings(errors), True
             told = ", ".join(f"an error of {errors[name]:.3g} with {name}" for name in wrong)
-            problem = f"bitsandbytes multiplies wrongly on the GPU: {told}" if wrong else None
-            return KernelFindings({} if wrong else errors, problem), True
+            problem = f"bitsandbytes multiplies wrongly on the GPU: {told}"
+            return KernelFindings(problem=problem), True
     except ValueError:
         pass  # its output ends in other words
     said = done.stderr.strip() or done.stdout.strip()

@@ -74,7 +74,7 @@ def test_an_end_that_is_not_right_is_a_problem_that_is_remembered(code, told, pr
     assert len(ran) == 1
     problem = find_problem(replace(FOUND, number=0, kernels=found[0]))
     assert re.search(told, problem.problem)
-    assert "`tinyv doctor` tries again" in problem.hint
+    assert "`tinyv doctor` looks anew" in problem.hint
 
 
 def test_memory_that_was_short_is_no_end_to_remember(probe):

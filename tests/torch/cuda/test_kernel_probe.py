@@ -17,7 +17,7 @@ def test_a_row_comes_out_right_of_each_kind_of_matrix_in_a_process_of_its_own():
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     errors = json.loads(done.stdout.strip().rpartition("\n")[2])
     assert errors.keys() == {"nf4", "int8"}
-    assert all(0 < error < LARGEST_ROW_ERROR / 10 for error in errors.values()), errors
+    assert all(0 <= error < LARGEST_ROW_ERROR / 10 for error in errors.values()), errors
 
 
 def test_a_kernel_that_computes_nothing_is_far_off(monkeypatch):
