@@ -21,7 +21,15 @@ from tinyv_cli.variants.manifest import Variant
 from tinyv_cli.variants.memory import GpuMemory, MemoryPlan, Room, plan_memory
 
 _MAKE_CPU_FILES = "make a variant for the CPU: `tinyv quantize --target cpu`"
-_OTHER_TORCH = "https://pytorch.org/get-started shows how to install the build for a driver"
+# What pip takes by itself is built without CUDA on Windows, on Linux for CUDA 13: driver 580,
+# Turing and newer. The build for 12.6 runs with older drivers, and on Maxwell to Volta, too.
+_OTHER_TORCH = (
+    "install the build for CUDA 12.6: `pip install --force-reinstall 'torch<2.14' "
+    "--index-url https://download.pytorch.org/whl/cu126`"
+)
+_NEWEST_FOR_12_6 = (9, 0)
+_NEWER_TORCH = "take a newer torch: `pip install --upgrade torch`"
+_UNMEASURED_BITS = 8  # nine small kernels a matrix; to stay until within 1.8 × 4 bits a token
 _ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)(a?)")
 
 
@@ -68,10 +76,11 @@ def choose_device(
         if _has_cuda_only(variant):
             raise DeviceError(f"{variant.name} has files for CUDA only", _MAKE_CPU_FILES)
         return Choice("cpu")
-    if asked == "auto" and "cuda" not in variant.devices:
+    problem = None if asked != "auto" else _explain_turning_away(variant)
+    if problem:
         if not driver.has_gpu():
             return Choice("cpu")  # nothing is said where there was nothing to choose
-        return _turn_to_cpu(variant, _explain_missing_files(variant))
+        return _turn_to_cpu(variant, problem)
     wanted = room or Room(variant.manifest.spec.language.context_length)
 
     def plan(gpu: GpuMemory) -> MemoryPlan:
@@ -189,11 +198,12 @@ def find_problem(findings: Findings, variant: Variant | None = None) -> DevicePr
     if torch.refusal:
         problem = f"{name}, built with CUDA {torch.cuda}, cannot use the driver, "
         problem += f"which runs CUDA {there.cuda}: {torch.refusal}"
-        return DeviceProblem(problem, f"update the driver, or take an older torch: {_OTHER_TORCH}")
+        return DeviceProblem(problem, f"update the driver, or {_OTHER_TORCH}")
     if not has_kernels(torch.capability, torch.architectures):
         own, others = to_architecture(torch.capability), ", ".join(torch.architectures) or "none"
         problem = f"{name} has no kernels for {torch.gpu_name} ({own}), only for {others}"
-        return DeviceProblem(problem, f"take a torch that has them: {_OTHER_TORCH}")
+        is_newer = torch.capability > _NEWEST_FOR_12_6
+        return DeviceProblem(problem, _NEWER_TORCH if is_newer else _OTHER_TORCH)
     if torch.bitsandbytes_problem:
         hint = "install it: `pip install --force-reinstall bitsandbytes`"
         return DeviceProblem(torch.bitsandbytes_problem, hint)
@@ -202,6 +212,16 @@ def find_problem(findings: Findings, variant: Variant | None = None) -> DevicePr
             "update the driver or `pip install --upgrade bitsandbytes`; `tinyv doctor` looks anew"
         )
         return DeviceProblem(findings.kernels.problem, hint)
+    return None
+
+
+def _explain_turning_away(variant: Variant) -> DeviceProblem | None:
+    """Returns why `auto` leaves a GPU alone without looking at it; None where it does not."""
+    if "cuda" not in variant.devices:
+        return _explain_missing_files(variant)
+    if variant.manifest.bits == _UNMEASURED_BITS and not _has_cuda_only(variant):
+        problem = f"{_UNMEASURED_BITS} bits were not measured on a GPU yet"
+        return DeviceProblem(problem, "`--device cuda` computes there, 4 bits do by themselves")
     return None
 
 

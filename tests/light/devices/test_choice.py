@@ -102,17 +102,22 @@ PROBLEMS = {
     "torch 2.9.0+cpu is built without CUDA": (
         DRIVER,
         TorchFindings("2.9.0+cpu"),
-        "https://pytorch.org/get-started",
+        "index-url https://download.pytorch.org/whl/cu126",
     ),
     "which runs CUDA 12.4: driver too old": (
         DRIVER,
         replace(TORCH, refusal="driver too old"),
-        "update the driver",
+        "update the driver, or install the build for CUDA 12.6: `pip install",
     ),
     "has no kernels for NVIDIA Toy 8G (sm_61), only for sm_80, sm_86, sm_90": (
         DRIVER,
         replace(TORCH, capability=(6, 1)),
-        "take a torch that has them",
+        "index-url https://download.pytorch.org/whl/cu126",
+    ),
+    "has no kernels for NVIDIA Toy 8G (sm_120), only for sm_80, sm_86, sm_90": (
+        DRIVER,
+        replace(TORCH, capability=(12, 0)),
+        "take a newer torch",
     ),
     "bitsandbytes is not installed": (
         DRIVER,
@@ -206,6 +211,20 @@ def test_a_gpu_without_files_for_it_is_told_and_driver_and_torch_are_not_asked(
     assert choice.device == "cpu"
     assert "bits4 has no files for CUDA; make a variant that has" in choice.reason
     assert asked == []
+
+
+def test_8_bits_go_to_a_gpu_only_where_it_is_asked_for_or_there_is_no_choice(gpu, both, cuda_only):
+    asked = gpu()
+    wide, only = (
+        replace(each, manifest=replace(each.manifest, bits=8)) for each in (both, cuda_only)
+    )
+    choice = choose_device(wide, "auto")
+    assert choice.device == "cpu"
+    assert "8 bits were not measured on a GPU yet; `--device cuda`" in choice.reason
+    assert asked == []
+    assert [choose_device(wide, "cuda").device, choose_device(only, "auto").device] == ["cuda"] * 2
+    gpu(NO_DRIVER)
+    assert choose_device(wide, "auto") == Choice("cpu")
 
 
 @pytest.mark.parametrize("asked", ["tpu", "cuda:x", "CPU", ""])
