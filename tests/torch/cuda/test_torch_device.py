@@ -90,6 +90,7 @@ def test_gpus_before_turing_multiply_no_int8(limits):
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasLtCreate(&handle)`",
         "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
     ],
 )
 def test_memory_that_something_beside_torchs_allocator_did_not_find_is_told_alike(text, limits):

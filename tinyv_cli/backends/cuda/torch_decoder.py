@@ -98,7 +98,7 @@ class StepDecoder:
         self._notify = notify
         self._n_steps: Counter[int] = Counter()  # by the positions they read
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}  # likewise
-        self._failed: list[torch.cuda.CUDAGraph] = []  # torch's allocator may still ask them
+        self._has_failed = False  # to be recorded
         # Of all steps: records that share a pool of memory are of one stream, on which libraries
         # have taken their workspaces before.
         self._stream = device.make_stream()
@@ -224,14 +224,14 @@ class StepDecoder:
                 ):
                     self._run(span)
             except RuntimeError as error:  # right and slow, rather than not at all
-                self._failed.append(graph)
                 self._use_graphs = ran_out_of_memory(error)
                 reason = to_line(error)
             else:
                 self._graphs[span] = graph
                 return
-            self._device.leave_recording(self._pool)
-        if len(self._failed) == 1:
+            self._device.leave_recording(graph, self._pool)
+        if not self._has_failed:
+            self._has_failed = True
             self._notify(f"the GPU's steps cannot be recorded, answers take longer: {reason}")
 
 

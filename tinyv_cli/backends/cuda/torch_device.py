@@ -15,7 +15,10 @@ from tinyv_cli.variants.memory import CUDA_OUTSIDE_BYTES
 
 # What torch's allocator does not raise itself: kernels loaded when they first run, pinned memory,
 # recorded steps, and libraries of products and convolutions.
-_OUT_OF_MEMORY = re.compile(r"out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED")
+_OUT_OF_MEMORY = re.compile(r"out of memory|_ALLOC(ATION)?_FAILED")
+
+# torch's allocator of pinned memory goes on asking them whether they record, alive or not.
+_failed_graphs: list[torch.cuda.CUDAGraph] = []
 
 
 class TorchDevice:
@@ -76,7 +79,7 @@ class TorchDevice:
         """Has this thread start its work on a stream; it waits for none that is under way."""
         return nullcontext() if stream is None else torch.cuda.stream(stream)
 
-    def leave_recording(self, pool: tuple[int, int]) -> None:
+    def leave_recording(self, graph: torch.cuda.CUDAGraph, pool: tuple[int, int]) -> None:
         """Ends the state that a failed recording leaves torch's allocator in, and frees memory.
 
         With torch to 2.13 the allocator may go on as if it still recorded: it then gives no memory
@@ -85,11 +88,13 @@ class TorchDevice:
         Source: pytorch's pull requests 180395 and 190308; `CUDAGraph::capture_end`.
 
         Args:
+            graph: that failed; it is kept for good.
             pool: that was recorded to.
 
         Raises:
             DeviceError: it cannot be ended.
         """
+        _failed_graphs.append(graph)
         try:
             torch._C._cuda_endAllocateToPool(self.number, pool)
             torch._C._cuda_releasePool(self.number, pool)
