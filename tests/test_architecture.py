@@ -74,6 +74,7 @@ HEAVY_OURS = (
     "tinyv_cli.model",
     "tinyv_cli.backends.cpu",
     "tinyv_cli.backends.cuda",
+    "tinyv_cli.devices.quiet_bitsandbytes",
     "tinyv_cli.devices.torch_probe",
     "quantize",
     "weights",
@@ -244,14 +245,14 @@ def test_the_cpus_runtime_is_imported_where_it_is_kept_from_calling_its_maker_an
     assert set(users) == {"tinyv_cli/backends/cpu/quiet_onnxruntime.py"}
 
 
-def test_transformers_is_imported_where_no_setting_of_the_hub_stops_it_and_nowhere_else():
+def test_bitsandbytes_is_imported_where_it_is_kept_quiet_and_fast_and_transformers_nowhere():
     users = {
         module
         for module, path in MODULES.items()
         for each in walk_imports(parse(path))
-        if is_inside(each.name, ("transformers",))
+        if is_inside(each.name, ("bitsandbytes", "transformers"))
     }
-    assert users == {"tinyv_cli.model.transformers_parts"}
+    assert users == {"tinyv_cli.devices.quiet_bitsandbytes"}
 
 
 def test_a_package_imports_nothing_by_itself():

@@ -17,7 +17,7 @@ from tinyv_cli.variants.miniature import NAME, find_sources, is_miniature_folder
 if TYPE_CHECKING:
     from quantize.plan import VariantPlan
 
-PACKAGES = ("torch", "transformers", "onnx", "safetensors")
+PACKAGES = ("torch", "onnx", "safetensors")
 
 
 def quantize_sources(arguments: QuantizeArguments) -> None:

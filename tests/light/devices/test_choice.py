@@ -24,7 +24,14 @@ from tinyv_cli.errors import DeviceError, ExitCode, UsageError
 from tinyv_cli.spec import make_full_spec
 from tinyv_cli.variants import home
 from tinyv_cli.variants.manifest import FileEntry
-from tinyv_cli.variants.memory import CUDA_BUDGET_BYTES, CUDA_CONTEXT_BYTES, Room, plan_memory
+from tinyv_cli.variants.memory import (
+    CUDA_BUDGET_BYTES,
+    CUDA_CONTEXT_BYTES,
+    CUDA_OUTSIDE_BYTES,
+    GpuMemory,
+    Room,
+    plan_memory,
+)
 
 HIDDEN = Driver(
     "12.4", (), DeviceProblem("CUDA_VISIBLE_DEVICES is '' and hides every GPU", "unset it")
@@ -95,17 +102,22 @@ PROBLEMS = {
     "torch 2.9.0+cpu is built without CUDA": (
         DRIVER,
         TorchFindings("2.9.0+cpu"),
-        "https://pytorch.org/get-started",
+        "index-url https://download.pytorch.org/whl/cu126",
     ),
     "which runs CUDA 12.4: driver too old": (
         DRIVER,
         replace(TORCH, refusal="driver too old"),
-        "update the driver",
+        "update the driver, or install the build for CUDA 12.6: `pip install",
     ),
     "has no kernels for NVIDIA Toy 8G (sm_61), only for sm_80, sm_86, sm_90": (
         DRIVER,
         replace(TORCH, capability=(6, 1)),
-        "take a torch that has them",
+        "index-url https://download.pytorch.org/whl/cu126",
+    ),
+    "has no kernels for NVIDIA Toy 8G (sm_120), only for sm_80, sm_86, sm_90": (
+        DRIVER,
+        replace(TORCH, capability=(12, 0)),
+        "take a newer torch",
     ),
     "bitsandbytes is not installed": (
         DRIVER,
@@ -177,7 +189,8 @@ def test_auto_takes_a_usable_gpu_and_says_so(gpu, both):
     choice = choose_device(both, "auto")
     assert choice.device == "cuda"
     assert choice.reason.startswith("both computes on the GPU, NVIDIA Toy 8G: about ")
-    assert choice.memory.limit_bytes == TORCH.free_bytes + CUDA_CONTEXT_BYTES
+    left_bytes = CUDA_CONTEXT_BYTES - CUDA_OUTSIDE_BYTES
+    assert choice.memory.limit_bytes == TORCH.free_bytes + left_bytes
     assert choose_device(both, "cuda") == replace(choice, reason=None)
 
 
@@ -200,6 +213,20 @@ def test_a_gpu_without_files_for_it_is_told_and_driver_and_torch_are_not_asked(
     assert asked == []
 
 
+def test_8_bits_go_to_a_gpu_only_where_it_is_asked_for_or_there_is_no_choice(gpu, both, cuda_only):
+    asked = gpu()
+    wide, only = (
+        replace(each, manifest=replace(each.manifest, bits=8)) for each in (both, cuda_only)
+    )
+    choice = choose_device(wide, "auto")
+    assert choice.device == "cpu"
+    assert "8 bits were not measured on a GPU yet; `--device cuda`" in choice.reason
+    assert asked == []
+    assert [choose_device(wide, "cuda").device, choose_device(only, "auto").device] == ["cuda"] * 2
+    gpu(NO_DRIVER)
+    assert choose_device(wide, "auto") == Choice("cpu")
+
+
 @pytest.mark.parametrize("asked", ["tpu", "cuda:x", "CPU", ""])
 def test_a_device_that_does_not_exist_is_a_usage_error(asked, both):
     with pytest.raises(UsageError, match="there is no device") as caught:
@@ -213,7 +240,7 @@ def test_what_does_not_fit_the_gpu_goes_to_the_cpu_or_is_refused_with_figures(gp
     gpu(torch=replace(TORCH, free_bytes=1_000_000))
     choice = choose_device(both, "auto")
     assert choice.device == "cpu"
-    assert "MB of the GPU's memory, 401 MB are free" in choice.reason
+    assert "MB of the GPU's memory, 101 MB are free" in choice.reason
     with pytest.raises(DeviceError, match=r"both needs about \d+ MB of the GPU's memory"):
         choose_device(both, "cuda")
     gpu()
@@ -246,10 +273,8 @@ def full(both):
 
 
 def plan(variant, free_bytes, budget_bytes=None, n_positions=2048, **changes):
-    changes = {"encodes": True, **changes}
-    return plan_memory(
-        variant, Room(n_positions), budget_bytes, cuda_free_bytes=free_bytes, **changes
-    )
+    changes = {"encodes": True, "gpu": GpuMemory(free_bytes), **changes}
+    return plan_memory(variant, Room(n_positions), budget_bytes, **changes)
 
 
 def test_a_gpu_needs_its_files_its_context_and_keys_and_values_in_float16(full):
@@ -262,11 +287,22 @@ def test_a_gpu_needs_its_files_its_context_and_keys_and_values_in_float16(full):
     assert long - seen.needed_bytes > 2_200_000_000
 
 
-def test_a_gpu_is_filled_to_8_gib_at_most_and_to_what_is_free(full):
+def test_a_gpu_before_turing_reads_the_head_back(gpu, full):
+    head_bytes = 2 * full.manifest.spec.language.width * full.manifest.spec.language.vocab_size
+    needed_bytes = {}
+    for capability in ((7, 0), (7, 5)):
+        gpu(torch=replace(TORCH, capability=capability, architectures=("sm_70",)))
+        needed_bytes[capability] = choose_device(full, "cuda").memory.needed_bytes
+    other_bytes = head_bytes * full.manifest.spec.language.mlp_width // 51200  # no longer widest
+    assert needed_bytes[7, 0] - needed_bytes[7, 5] == head_bytes - other_bytes
+
+
+def test_a_gpu_is_filled_to_8_gib_at_most_and_to_what_is_free_but_300_mb(full):
+    left_bytes = CUDA_CONTEXT_BYTES - 300_000_000
     assert plan(full, 24 << 30).limit_bytes == CUDA_BUDGET_BYTES
-    assert plan(full, 6 << 30).limit_bytes == (6 << 30) + CUDA_CONTEXT_BYTES
+    assert plan(full, 6 << 30).limit_bytes == (6 << 30) + left_bytes
     assert plan(full, 24 << 30, 12 << 30).limit_bytes == 12 << 30
-    assert plan(full, 6 << 30, 12 << 30).limit_bytes == (6 << 30) + CUDA_CONTEXT_BYTES
+    assert plan(full, 6 << 30, 12 << 30).limit_bytes == (6 << 30) + left_bytes
 
 
 def test_on_a_gpu_too_small_for_both_sides_they_take_turns_where_they_may(full):
@@ -294,7 +330,10 @@ def test_ask_passes_on_the_device_and_what_it_may_take(gpu, both, seen, capsys):
     out, err = capsys.readouterr()
     assert out == "a cat\n"
     assert err.splitlines()[0].startswith("note: both computes on the GPU, NVIDIA Toy 8G: about")
-    assert (seen["options"].device, seen["options"].memory_budget_bytes) == ("cuda", 7 << 30)
+    assert (seen["options"].device, seen["options"].memory_budget_bytes) == (
+        "cuda",
+        (7 << 30) - CUDA_OUTSIDE_BYTES,
+    )
     main(["ask", "cat.png", "what?", "-m", "both", "--device", "cuda", "--memory-budget", "2GiB"])
     assert capsys.readouterr() == ("a cat\n", "")
     assert seen["options"].memory_budget_bytes == (2 << 30) - CUDA_CONTEXT_BYTES

@@ -23,8 +23,8 @@ from tests.demo import DEMO
 from tests.golden import CASES, GOLDEN, needs_golden
 from tests.torch.quantize.tiny_sources import read_all
 from tests.torch.weights.random_weights import make_read
-from tinyv_cli.backends.cuda.quiet_bitsandbytes import QuantState, int8_vectorwise_quant
 from tinyv_cli.backends.cuda.torch_modules import read_nf4
+from tinyv_cli.devices.quiet_bitsandbytes import QuantState, int8_vectorwise_quant
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.model.tinygptv import make_empty_model
 from tinyv_cli.progress import show_nothing
