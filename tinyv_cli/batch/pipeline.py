@@ -25,7 +25,7 @@ from tinyv_cli.session import AnswerOptions
 def answer_pictures(
     engine: Engine,
     words: Mapping[Path, str],
-    prompt: str,
+    to_question: Callable[[int, int], str],
     options: AnswerOptions,
     *,
     caches_images: bool,
@@ -36,7 +36,8 @@ def answer_pictures(
         engine: that answers.
         words: that open the pictures, by the names of their lines and in their order. Where the
             vision side is offloaded, all of them are encoded before the first is answered.
-        prompt: asked exactly as given.
+        to_question: makes what is asked, exactly so, about a picture of this width and height. A
+            `TinyvError` that it raises is the picture's.
         options: how answers are made.
         caches_images: whether image tokens are taken from the cache and kept there.
 
@@ -51,8 +52,11 @@ def answer_pictures(
 
         def read(path: Path) -> Image.Image:
             if is_pipe(path):
-                return _read_pipe(path, lambda: not any(each.is_cancelled for each in begun))
-            return _open(words[path], path, engine.notify)
+                picture = _read_pipe(path, lambda: not any(each.is_cancelled for each in begun))
+            else:
+                picture = open_listed(words[path], path, engine.notify)
+            to_question(*picture.size)
+            return picture
 
         begun.append(PicturePrefetcher(encoder, words, read, engine.image_px, n_ahead))
         return begun[0]
@@ -65,7 +69,7 @@ def answer_pictures(
             if isinstance(picture, Unreadable):
                 raise picture.error
             sessions[slot].show_images(picture.image)
-            return sessions[slot].ask(prompt, options)
+            return sessions[slot].ask(to_question(picture.width, picture.height), options)
 
         def list_requests() -> Iterator[Request[Encoded | Unreadable] | None]:
             for picture in begun[0].as_ready(lambda: scheduler.is_idle):
@@ -81,8 +85,8 @@ def answer_pictures(
                 yield {"path": str(each.identity.path), "error": problem}
 
 
-def _open(word: str, path: Path, note: Callable[[str], None]) -> Image.Image:
-    """Opens a picture by the word that stands for it.
+def open_listed(word: str, path: Path, note: Callable[[str], None]) -> Image.Image:
+    """Opens a picture of a batch by the word that stands for it.
 
     Raises:
         InputError: it cannot be read, or would have to be fetched.

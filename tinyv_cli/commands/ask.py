@@ -17,12 +17,11 @@ from tinyv_cli.console import Console
 from tinyv_cli.disk.paths import exists
 from tinyv_cli.engine import Demand, Notify, OpenEngine, find_variant, plan_engine
 from tinyv_cli.errors import InputError, UsageError
-from tinyv_cli.options.ask import AskArguments
+from tinyv_cli.options.ask import AskArguments, check_asking, to_grammar
 from tinyv_cli.options.shared import to_answer_options, to_backend_options
 from tinyv_cli.pictures.names import drop_page
 from tinyv_cli.prompts.prompt import check_question, make_prompt
-from tinyv_cli.prompts.tasks import Corners, check_task, make_question, read_corners, to_box
-from tinyv_cli.variants.manifest import Variant
+from tinyv_cli.prompts.tasks import Corners, make_question, read_corners, to_box
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from tinyv_cli.answers.reply import Answer, Reply
     from tinyv_cli.drawing.on_terminal import Screen
     from tinyv_cli.prompts.request import AskRequest
-    from tinyv_cli.session import Grammar
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def answer_question(arguments: AskArguments) -> None:
 
         screen = resolve_screen()
     found = find_variant(arguments.model, arguments.template)
-    options = replace(options, grammar=_make_grammar(arguments, found.variant))
+    options = replace(options, grammar=to_grammar(arguments, found.variant))
     asked = _open_pictures(request, corners, arguments, found.image_px, console.write_note)
     n_images = len(asked) if arguments.together else 1
     prompts = [make_prompt(found.template, (), each.question, n_images).text for each in asked]
@@ -124,10 +122,7 @@ def _read_request(arguments: AskArguments) -> "AskRequest":
             "TinyGPT-V has no system prompt: it was trained on questions alone",
             "say it in the question, or in a text before it with `--stdin`",
         )
-    if arguments.task is not None:
-        check_task(arguments.task)
-    if arguments.choices is not None and arguments.schema is not None:
-        raise UsageError("--choices and --schema exclude each other", "leave one of the two out")
+    check_asking(arguments)
     if arguments.stop and (arguments.choices is not None or arguments.schema is not None):
         raise UsageError(
             "--stop could cut what --choices or --schema promise", "leave out `--stop`"
@@ -157,26 +152,6 @@ def _read_request(arguments: AskArguments) -> "AskRequest":
 def _resolve_source(word: str) -> Path | int:
     """Returns the file that a picture comes from: its path, or the number of the open stdin."""
     return 0 if word == "-" else Path(word if exists(word) else drop_page(word))
-
-
-def _make_grammar(arguments: AskArguments, variant: Variant) -> "Grammar | None":
-    """Makes the grammar of `--choices` or `--schema`; None where both are missing.
-
-    Raises:
-        UsageError: the choices make no sense.
-        InputError: the schema cannot be used.
-    """
-    if arguments.choices is None and arguments.schema is None:
-        return None
-    from tinyv_cli.answers import constrained
-    from tinyv_cli.answers.tokenizer import open_tokenizer
-
-    tokenizer = open_tokenizer(variant)
-    if arguments.choices is not None:
-        choices = constrained.split_choices(arguments.choices)
-        return constrained.make_choice_grammar(tokenizer, choices)
-    schema = constrained.read_schema(arguments.schema or "")
-    return constrained.make_schema_grammar(tokenizer, schema)
 
 
 def _open_pictures(
