@@ -46,7 +46,21 @@ def test_a_place_is_named_by_the_third_in_which_the_middle_lies(corners, place):
 
 
 PIECES = st.sampled_from(
-    ["<p>", "</p>", "cat", " ", "{", "}", "<", ">", "<5>", "<50>", "<delim>", "{<1><2><30><40>}", "7"]
+    [
+        "<p>",
+        "</p>",
+        "cat",
+        " ",
+        "{",
+        "}",
+        "<",
+        ">",
+        "<5>",
+        "<50>",
+        "<delim>",
+        "{<1><2><30><40>}",
+        "7",
+    ]
 )
 
 
