@@ -53,7 +53,7 @@ def check_sheet(sheet: Path, lines: Path | None) -> None:
         lines: the batch's output; None is stdout, which cannot be read again.
 
     Raises:
-        UsageError: there are no lines to be read, the folder is missing, or something else is there.
+        UsageError: there are no lines to read, the folder is missing, or something else is there.
         DeviceError: the place may not be looked at.
     """
     if lines is None:
@@ -193,10 +193,12 @@ def _make_tile(line: Mapping[str, Any], word: str, folder: Path) -> str:
     else:
         said = f'<p dir="auto">{_make_answer(parts)}'
         said += "…</p>" if line.get("finish_reason") == "length" else "</p>"
+    text = escape(name)
     frame = picture or '<span class="gone">no picture</span>'
     return (
         f'<figure class="{kind}"><div class="frame">{frame}</div>'
-        f'<figcaption>{said}<footer dir="auto" title="{escape(name)}">{escape(name)}</footer></figcaption></figure>\n'
+        f'<figcaption>{said}<footer dir="auto" title="{text}">{text}</footer>'
+        "</figcaption></figure>\n"
     )
 
 

@@ -21,7 +21,7 @@ from tinyv_cli.options.ask import AskArguments, check_asking, to_grammar
 from tinyv_cli.options.shared import to_answer_options, to_backend_options
 from tinyv_cli.pictures.names import drop_page
 from tinyv_cli.prompts.prompt import check_question, make_prompt
-from tinyv_cli.prompts.tasks import Corners, make_question, read_corners, to_box
+from tinyv_cli.prompts.tasks import Corners, Question, read_corners
 
 if TYPE_CHECKING:
     import numpy as np
@@ -173,6 +173,7 @@ def _open_pictures(
 
     access = Access(arguments.allow_private, arguments.offline, note=note)
     names, question = request.pictures, request.question
+    asking = Question(question, arguments.task, corners)
     check_words(names, access)
     missing = [place for place, name in enumerate(names) if not _may_be_picture(name)]
     if missing and question is not None:
@@ -188,8 +189,7 @@ def _open_pictures(
     asked = []
     for name in names:
         picture = open_picture(name, access)
-        box = None if corners is None else to_box(corners, *picture.size)
-        about = make_question(question, arguments.task, box)
+        about = asking.about(*picture.size)
         asked.append(Asked(name, picture, about, to_pixels(picture, image_px)))
     return asked
 

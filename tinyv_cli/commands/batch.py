@@ -5,7 +5,7 @@ The model is opened once, and not at all when every picture has its line.
 
 import hashlib
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -29,10 +29,9 @@ from tinyv_cli.options.batch import BatchArguments
 from tinyv_cli.options.shared import to_answer_options, to_backend_options
 from tinyv_cli.pictures.names import names_picture
 from tinyv_cli.pictures.opening import read_stdin
-from tinyv_cli.prompts.boxes import Box
 from tinyv_cli.prompts.prompt import check_question, make_prompt
 from tinyv_cli.prompts.request import describe_picture, to_text
-from tinyv_cli.prompts.tasks import make_question, read_corners, to_box
+from tinyv_cli.prompts.tasks import Question, read_corners
 
 if TYPE_CHECKING:
     from tinyv_cli.session import AnswerOptions
@@ -46,23 +45,19 @@ _MAX_CACHED = 400
 _ANOTHER = "name another: `-o FILE.jsonl`"
 
 
-# That takes the most tokens to write.
-_LONGEST_BOX = Box("", 0.98, 0.98, 1.0, 1.0)
-
-
 @dataclass(frozen=True)
 class Job:
     """What is left to do of a batch.
 
     Attributes:
         words: that open the pictures, by the names of their lines.
-        to_question: what is asked about a picture of this width and height, in pixels.
+        question: what is asked about each.
         options: how answers are made.
         caches_images: whether image tokens may be taken from the cache and kept there.
     """
 
     words: Mapping[Path, str]
-    to_question: Callable[[int, int], str]
+    question: Question
     options: "AnswerOptions"
     caches_images: bool
 
@@ -86,15 +81,8 @@ def answer_batch(arguments: BatchArguments) -> None:
     """
     console = Console(quiet=arguments.quiet)
     options = to_answer_options(arguments)  # raises before pictures are looked for
-    check_asking(arguments)
-    corners = None if arguments.at is None else read_corners(arguments.at)
-    paths, prompt = _read_words(arguments)
-
-    def to_question(width: int, height: int) -> str:
-        box = None if corners is None else to_box(corners, width, height)
-        return make_question(prompt, arguments.task, box)
-
-    longest = make_question(prompt, arguments.task, None if corners is None else _LONGEST_BOX)
+    paths, question = _read_words(arguments)
+    longest = question.at_longest()
     check_question(longest)
     pictures = find_pictures(paths, read_stdin, recurses=arguments.recursive)
     target = None if arguments.output == STDOUT else Path(arguments.output)
@@ -109,7 +97,7 @@ def answer_batch(arguments: BatchArguments) -> None:
     demand = Demand(n_positions, may_offload=True, n_slots=arguments.parallel)
     wanted = to_backend_options(arguments)
     engine = plan_engine(found, wanted, demand, console.write_note, console.progress)
-    settings = _make_settings(arguments, prompt, engine, pictures)
+    settings = _make_settings(arguments, question, engine, pictures)
     kept: AbstractContextManager[Output | None] = nullcontext()
     if target is not None:
         kept = open_output(target, settings, fresh=arguments.fresh, retries=arguments.retry)
@@ -125,7 +113,7 @@ def answer_batch(arguments: BatchArguments) -> None:
                 done = f"{n_done} of {len(pictures)} pictures have their line in {arguments.output}"
                 console.write_note(f"{done}; `--fresh` starts again")
             if pending:
-                job = Job(pending, to_question, options, not arguments.no_cache)
+                job = Job(pending, question, options, not arguments.no_cache)
                 answers |= _answer(job, arguments.sidecar, engine, output, console)
             if arguments.sheet is not None and target is not None:
                 write_sheet(arguments.sheet, target, settings, pictures, console.progress)
@@ -136,28 +124,30 @@ def answer_batch(arguments: BatchArguments) -> None:
         raise
     n_failed = sum(answers[identify(each)] is None for each in pictures)
     if n_failed:
-        problem = f"{n_failed} of {len(pictures)} pictures have no answer"
         show = f"jq -c 'select(.error)' {shlex.quote(arguments.output)}"
         hint = f"see why: `{show}`; when that is put right, `--retry` asks again"
-        if target is None:
-            hint = "their lines hold an `error`: `… | jq .error`"
-        raise PicturesFailedError(problem, hint)
+        raise PicturesFailedError(
+            f"{n_failed} of {len(pictures)} pictures have no answer",
+            "their lines hold an `error`: `… | jq .error`" if target is None else hint,
+        )
 
 
-def _read_words(arguments: BatchArguments) -> tuple[Sequence[str], str | None]:
+def _read_words(arguments: BatchArguments) -> tuple[Sequence[str], Question]:
     """Separates what names pictures from the prompt, which comes last; on stdin, it is read.
 
     With a task or a box the prompt may be missing, and the last word name pictures too.
 
     Returns:
-        The words for pictures; the prompt exactly as typed, from stdin without the newline that
-        ends its last line, None where it is missing.
+        The words for pictures, and the question with the prompt exactly as typed, from stdin
+        without the newline that ends its last line.
 
     Raises:
         InputError: the prompt is not text.
-        UsageError: pictures or prompt are missing, the prompt is a picture or folder, or stdin is
-            wanted twice.
+        UsageError: pictures or prompt are missing, the prompt is a picture or folder, stdin is
+            wanted twice, or flags do not go together.
     """
+    check_asking(arguments)
+    corners = None if arguments.at is None else read_corners(arguments.at)
     words = arguments.words or []
     if not words:
         raise UsageError("missing argument 'PATHS'", "`tinyv batch --help` shows what can be typed")
@@ -165,7 +155,7 @@ def _read_words(arguments: BatchArguments) -> tuple[Sequence[str], str | None]:
     if arguments.task is not None or arguments.at is not None:
         # A `-` alone is the list of pictures; behind them, the prompt.
         if names_pictures(last) or not paths:
-            return words, None
+            return words, Question(None, arguments.task, corners)
     elif not paths:
         quoted = shlex.quote(to_shown(last))
         if last == STDIN or names_pictures(last):
@@ -189,11 +179,11 @@ def _read_words(arguments: BatchArguments) -> tuple[Sequence[str], str | None]:
                 'give the prompt itself: `tinyv batch - "what is it?" -o FILE.jsonl`',
             )
         last = to_text(read_stdin(), "the prompt on stdin")
-    return paths, last
+    return paths, Question(last, arguments.task, corners)
 
 
 def _make_settings(
-    arguments: BatchArguments, prompt: str | None, engine: Engine, pictures: Iterable[Path]
+    arguments: BatchArguments, question: Question, engine: Engine, pictures: Iterable[Path]
 ) -> Settings:
     """Collects everything that decides what the answers are.
 
@@ -205,7 +195,7 @@ def _make_settings(
     manifest = engine.variant.manifest.to_json()
     are_absolute = all(each.is_absolute() for each in pictures)
     return Settings(
-        prompt=prompt or "",
+        prompt=question.words or "",
         model=engine.variant.name,
         variant=hashlib.sha256(manifest.encode()).hexdigest(),
         template=engine.template.name,
@@ -219,7 +209,7 @@ def _make_settings(
         ctx_size=arguments.context_length,
         device=to_kind(engine.options.device),
         folder="" if are_absolute else str(Path.cwd()),
-        task=arguments.task,
+        task=question.task,
         at=arguments.at,
         choices=arguments.choices,
         schema=None if arguments.schema is None else read_schema(arguments.schema),
@@ -257,7 +247,7 @@ def _answer(
         for begin in range(0, n_pending, size):
             block = dict(islice(job.words.items(), begin, begin + size))
             made = answer_pictures(
-                engine, block, job.to_question, job.options, caches_images=caches_images
+                engine, block, job.question, job.options, caches_images=caches_images
             )
             with closing(made):  # whatever ends the loop, so that no thread outlives it
                 for line in made:

@@ -14,7 +14,7 @@ BatchWords = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="PATHS... PROMPT",
-        help="Pictures, folders, patterns, or - for a list of paths; the question last, or - for stdin",
+        help="Pictures, folders, patterns, or - for a list of paths; last what each is asked",
     ),
 ]
 
