@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 
 from tinyv_cli.addresses import is_address, is_malformed, to_shown
 from tinyv_cli.answers.report import describe_boxes, make_document, make_stats
-from tinyv_cli.console import Console
+from tinyv_cli.console import Console, is_terminal
 from tinyv_cli.disk.paths import exists
 from tinyv_cli.engine import Demand, Notify, OpenEngine, find_variant, plan_engine
 from tinyv_cli.errors import InputError, UsageError
 from tinyv_cli.options.ask import AskArguments, check_asking, to_grammar
 from tinyv_cli.options.shared import to_answer_options, to_backend_options
 from tinyv_cli.pictures.names import drop_page
+from tinyv_cli.prompts.box_words import tell_pieces
+from tinyv_cli.prompts.boxes import read_boxes
 from tinyv_cli.prompts.prompt import check_question, make_prompt
 from tinyv_cli.prompts.tasks import Corners, Question, read_corners
 
@@ -228,14 +230,19 @@ def _write_answer(
     else:
         before = f"{asked.name}: " if names_picture else ""
         before += reply.finish().text if is_bound else ""
+        # A person reads where boxes are, a program their numbers.
+        tells = is_terminal(sys.stdout) and not is_bound
         try:
             console.write_piece(before)
-            for piece in reply:
+            for piece in tell_pieces(reply) if tells else reply:
                 console.write_piece(piece)
         except BaseException:
             console.end_broken_answer()
             raise
         console.end_answer()
+        n_boxes = len(read_boxes(reply.answer.text))
+        if tells and n_boxes and arguments.draw is None and not arguments.show:
+            console.write_note(f"`--draw FILE.png` draws {'it' if n_boxes == 1 else 'them'}")
     answer = reply.answer
     if answer.finish_reason == "length":
         n = answer.usage.completion_tokens
@@ -259,7 +266,6 @@ def _draw(
     """Draws the answer's boxes into a file, onto the terminal, or both."""
     from tinyv_cli.drawing.on_picture import draw_boxes, find_unwritable, write_drawing
     from tinyv_cli.drawing.on_terminal import show_picture
-    from tinyv_cli.prompts.boxes import read_boxes
 
     boxes = read_boxes(answer.text)
     if not boxes:

@@ -4,6 +4,7 @@
 """
 
 import re
+from collections.abc import Iterable, Iterator
 
 from tinyv_cli.prompts.boxes import FULL_SCALE, JOINT, Box, split_boxes
 
@@ -50,6 +51,14 @@ class BoxTeller:
                 self._has_words = self._has_words or bool(part.strip(JOINT))
                 self._ends_in_space = part[-1:].isspace()
         return told
+
+
+def tell_pieces(pieces: Iterable[str]) -> Iterator[str]:
+    """Yields an answer's pieces with its boxes in words; one that is cut off inside is left out."""
+    teller = BoxTeller()
+    for piece in pieces:
+        yield teller.tell(piece)
+    yield teller.tell("", is_last=True)
 
 
 def tell_boxes(answer: str) -> str:
