@@ -17,7 +17,7 @@ PROGRAM = """
 import signal, sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
-from tinyv_cli.commands.pull import pull_weights
+from tinyv_cli.commands.fetching.pull import pull_weights
 from tinyv_cli.options.pull import PullArguments
 from weights.pulling.catalog import read_catalog
 pull_weights(PullArguments(), read_catalog(Path(sys.argv[1])))
