@@ -2,6 +2,9 @@
 
 import hashlib
 import shutil
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 
@@ -62,6 +65,23 @@ def test_what_was_pushed_is_pulled_from_folder_and_url(pushed, tmp_path):
         there = places.variants_dir() / "mine"
         assert read_all(there) == read_all(tmp_path / "out" / "mine")
         shutil.rmtree(there)
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+def test_what_pythons_own_server_serves_is_pulled_under_a_name(pushed, tmp_path, capsys):
+    handler = partial(QuietHandler, directory=tmp_path / "out" / "mine")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        assert main(["pull", url]) == ExitCode.USAGE
+        assert "hint:  name it with `--to NAME`\n" in capsys.readouterr().err
+        assert main(["pull", url, "--to", "yours"]) == ExitCode.OK
+        server.shutdown()
+    assert read_all(places.variants_dir() / "yours") == read_all(tmp_path / "out" / "mine")
 
 
 def test_a_damaged_variant_is_not_pushed(mine, tmp_path, capsys):

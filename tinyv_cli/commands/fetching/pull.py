@@ -109,8 +109,10 @@ def _pull_variant(
             raise UsageError(problem, "leave one of the two out")
         ready = find_ready(catalog, arguments.ready)
         origins, sha256 = [each.word for each in ready.origins], ready.sha256
-    name = arguments.ready or name_variant(origins[0])
-    target = variants_dir() / name if arguments.to is None else resolve_folder(arguments.to)
+    if arguments.to is None:
+        target = variants_dir() / (arguments.ready or name_variant(origins[0]))
+    else:
+        target = resolve_folder(arguments.to)
     for origin in origins:
         options = VariantPullOptions(
             origin, target.absolute(), arguments.force, arguments.offline, retry_policy, sha256
