@@ -82,8 +82,7 @@ def answer_batch(arguments: BatchArguments) -> None:
     console = Console(quiet=arguments.quiet)
     options = to_answer_options(arguments)  # raises before pictures are looked for
     paths, question = _read_words(arguments)
-    longest = question.at_longest()
-    check_question(longest)
+    check_question(longest := question.at_longest())
     pictures = find_pictures(paths, read_stdin, recurses=arguments.recursive)
     target = None if arguments.output == STDOUT else Path(arguments.output)
     if target is not None and identify(target) in map(identify, pictures):
@@ -124,12 +123,11 @@ def answer_batch(arguments: BatchArguments) -> None:
         raise
     n_failed = sum(answers[identify(each)] is None for each in pictures)
     if n_failed:
-        show = f"jq -c 'select(.error)' {shlex.quote(arguments.output)}"
-        hint = f"see why: `{show}`; when that is put right, `--retry` asks again"
-        raise PicturesFailedError(
-            f"{n_failed} of {len(pictures)} pictures have no answer",
-            "their lines hold an `error`: `… | jq .error`" if target is None else hint,
-        )
+        hint = "their lines hold an `error`: `… | jq .error`"
+        if target is not None:
+            show = f"jq -c 'select(.error)' {shlex.quote(arguments.output)}"
+            hint = f"see why: `{show}`; when that is put right, `--retry` asks again"
+        raise PicturesFailedError(f"{n_failed} of {len(pictures)} pictures have no answer", hint)
 
 
 def _read_words(arguments: BatchArguments) -> tuple[Sequence[str], Question]:
