@@ -119,8 +119,9 @@ def make_thumbnail(picture: Image.Image) -> bytes:
     Args:
         picture: mode RGB.
     """
-    small = picture.copy()
-    small.thumbnail((_SIDE_PX, _SIDE_PX), Image.Resampling.LANCZOS)
+    scale = min(1.0, _SIDE_PX / max(picture.size))
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    small = picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
     while True:
         for quality in _QUALITIES:
             file = io.BytesIO()
@@ -183,7 +184,7 @@ def _make_tile(line: Mapping[str, Any], word: str, folder: Path) -> str:
     if not is_data_url(word) and picture:
         # From the page's folder, so that both can be moved together; a name is never a scheme.
         target = quote(os.fsencode(os.path.relpath(name, folder)))
-        picture = f'<a href="./{target}" title="Open the picture">{picture}</a>'
+        picture = f'<a href="./{target}">{picture}</a>'
     if answer is None:
         error = line.get("error") or {}
         said = (
@@ -242,7 +243,7 @@ def _make_picture(path: Path, word: str, boxes: list[Box]) -> str:
     ratio = picture.width / picture.height
     return (
         f'<span class="picture" style="--ratio:{ratio:.4f}">'
-        f'<img alt="" loading="lazy" decoding="async" src="data:image/jpeg;base64,{data}">'
+        f'<img alt="{escape(str(path))}" loading="lazy" decoding="async" src="data:image/jpeg;base64,{data}">'
         f"{overlay}</span>"
     )
 

@@ -97,6 +97,7 @@ def test_names_and_answers_are_text_whatever_they_hold(monkeypatch, place):
         assert name in text
     assert "caf?.png" in page.texts[-1]
     assert all(each["src"].startswith("data:image/jpeg;base64,") for each in page.find("img"))
+    assert [each["alt"] for each in page.find("img")][:-1] == HOSTILE
     assert all(each["href"].startswith("./") for each in page.find("a"))
     assert page.find("a")[2]["href"] == "./javascript%3Aalert%281%29.png"
     assert page.find("a")[4]["href"] == "./caf%E9.png"

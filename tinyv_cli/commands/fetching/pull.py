@@ -53,6 +53,9 @@ def pull_weights(
         _pull_variant(arguments, catalog, retry_policy, console)
         return
     folder = expand(arguments.to) if arguments.to else sources_dir()
+    if ready := next((each.name for each in catalog.ready if each.origins), None):
+        offer = f"`tinyv pull --ready {ready}` fetches what is ready to answer, and needs no torch"
+        console.write_note(f"{offer}; these are the public weights, to quantise")
     if arguments.dry_run or arguments.verify:
         found = SourcesFolder(folder)
         plans = plan_pull(catalog, arguments.stage, found, console.progress, anew=arguments.verify)
