@@ -243,7 +243,8 @@ def _make_picture(path: Path, word: str, boxes: list[Box]) -> str:
     ratio = picture.width / picture.height
     return (
         f'<span class="picture" style="--ratio:{ratio:.4f}">'
-        f'<img alt="{escape(str(path))}" loading="lazy" decoding="async" src="data:image/jpeg;base64,{data}">'
+        f'<img alt="{escape(str(path))}" loading="lazy" decoding="async" '
+        f'src="data:image/jpeg;base64,{data}">'
         f"{overlay}</span>"
     )
 
