@@ -21,9 +21,9 @@ from tinyv_cli.addresses import is_data_url
 from tinyv_cli.batch.finding import identify, is_url
 from tinyv_cli.batch.pipeline import open_listed
 from tinyv_cli.batch.settings import Settings
+from tinyv_cli.disk.json_lines import JsonLines
 from tinyv_cli.disk.paths import exists, is_folder
-from tinyv_cli.disk.reading import is_pipe, read_bytes
-from tinyv_cli.disk.typed_json import read_object
+from tinyv_cli.disk.reading import is_pipe
 from tinyv_cli.disk.whole_file import open_whole
 from tinyv_cli.disk.writing import check_place, writing
 from tinyv_cli.drawing.on_picture import COLOURS
@@ -95,8 +95,8 @@ def write_sheet(
         DeviceError: it cannot be written.
     """
     places = {identify(path): number for number, path in enumerate(words)}
-    found = [read_object(line) for line in read_bytes(lines).splitlines()]
-    found.sort(key=lambda line: places.get(identify(Path(line["path"])), len(places)))
+    entries = JsonLines(lines, lambda line: (identify(Path(line["path"])), line)).entries
+    found = [entries[each] for each in sorted(entries, key=lambda it: places.get(it, len(places)))]
     with (
         progress("drawing the page", len(found)) as bar,
         writing(sheet, _ANOTHER),
