@@ -6,11 +6,11 @@ from difflib import get_close_matches
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 from tinyv_cli.addresses import to_shown
 from tinyv_cli.disk.paths import exists
 from tinyv_cli.errors import UsageError
+from tinyv_cli.options.guidance.pages import Program
 from tinyv_cli.pictures.names import names_picture
 
 # All complaints derive from the parent of this one, wherever a release of typer keeps it.
@@ -52,7 +52,7 @@ _OPTIONS_ELSEWHERE = {
 }
 
 
-class Verbs(TyperGroup):
+class Verbs(Program):
     """The group of all verbs; a word that is none of them gets a suggestion."""
 
     # The types of both are typer's own, and lie elsewhere in each release.
