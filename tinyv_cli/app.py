@@ -18,7 +18,12 @@ from tinyv_cli.options.batch import BatchArguments
 from tinyv_cli.options.chat import ChatArguments
 from tinyv_cli.options.declare import takes
 from tinyv_cli.options.guidance.pages import Verb, measure_page
-from tinyv_cli.options.guidance.usage import CommandLineError, Verbs, to_usage_error
+from tinyv_cli.options.guidance.usage import (
+    CommandLineError,
+    Verbs,
+    to_own_words,
+    to_usage_error,
+)
 from tinyv_cli.options.pull import PullArguments, RemoveArguments
 from tinyv_cli.options.quantize import QuantizeArguments
 from tinyv_cli.options.report import (
@@ -26,6 +31,7 @@ from tinyv_cli.options.report import (
     DoctorArguments,
     EvalArguments,
     ListArguments,
+    ShowArguments,
 )
 from tinyv_cli.options.serve import ServeArguments
 
@@ -112,7 +118,9 @@ def _run(words: list[str]) -> int:
         app(prog_name="tinyv")  # a shell asks how a line may go on; ends the process
     command = typer.main.get_command(app)
     try:
-        with command.make_context("tinyv", words, terminal_width=measure_page()) as context:
+        with command.make_context(
+            "tinyv", to_own_words(words), terminal_width=measure_page()
+        ) as context:
             command.invoke(context)
     except CommandLineError as complaint:
         raise to_usage_error(complaint, words) from complaint
@@ -124,7 +132,9 @@ def _run(words: list[str]) -> int:
 @app.callback()
 def start(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    version: Annotated[
+        bool, typer.Option("-V", "--version", help="Show the version and exit.")
+    ] = False,
 ) -> None:
     """Ask a picture a question: TinyGPT-V on this computer, without a network."""
     if version:
@@ -196,10 +206,19 @@ def serve(arguments: ServeArguments) -> None:
 @app.command("list", cls=Verb, rich_help_panel=_VARIANTS)
 @takes(ListArguments)
 def list_(arguments: ListArguments) -> None:
-    """List the variants there are, damaged ones with the reason."""
-    from tinyv_cli.commands.list import print_variants
+    """List the variants there are, and which one answers; damaged ones with the reason."""
+    from tinyv_cli.commands.variants.list import print_variants
 
     print_variants(arguments)
+
+
+@app.command(cls=Verb, rich_help_panel=_VARIANTS)
+@takes(ShowArguments)
+def show(arguments: ShowArguments) -> None:
+    """Show what a variant is: sizes, bits, template, measured errors, sources."""
+    from tinyv_cli.commands.variants.show import show_variant
+
+    show_variant(arguments)
 
 
 @app.command(cls=Verb, rich_help_panel=_VARIANTS)
@@ -230,7 +249,7 @@ def quantize(arguments: QuantizeArguments) -> None:
 @takes(RemoveArguments)
 def remove(arguments: RemoveArguments) -> None:
     """Remove variants, and with --sources the public weights, after asking."""
-    from tinyv_cli.commands.remove import remove_files
+    from tinyv_cli.commands.variants.remove import remove_files
 
     remove_files(arguments)
 

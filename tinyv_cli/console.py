@@ -7,13 +7,19 @@ ignored on stderr.
 
 import json
 import os
+import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import TextIO
 
 from tinyv_cli.errors import DeviceError, TinyvError, describe_os_error
 from tinyv_cli.progress import Bar, LineBar, SilentBar, TerminalBar, Unit
+
+_GLUE = "\0"  # stands for a blank that no line is broken at
+ENDLESS = 1_000_000  # columns; no line has so many
 
 
 class Console:
@@ -85,14 +91,32 @@ class Console:
         return LineBar(label, total, lambda line: _write_stderr("", line), unit)
 
 
-def to_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lines up cells in columns: the first to the left, the others to the right.
+def measure_columns(stream: TextIO | None) -> int:
+    """Returns the columns of a terminal; of anything else, more than any line has."""
+    return shutil.get_terminal_size().columns if is_terminal(stream) else ENDLESS
+
+
+def to_table(header: Sequence[str], rows: Sequence[Sequence[str]], n_columns: int = ENDLESS) -> str:
+    """Lines up cells: the first of a row to the left, the others to the right.
+
+    Args:
+        header: a name for each cell of a row.
+        rows: of as many cells.
+        n_columns: of the terminal. Where a line would be longer, each row becomes a block instead,
+            with its cells below each other.
 
     Returns:
-        One line for the header and one a row, without spaces or a newline at the end.
+        Lines without spaces or a newline at the end.
     """
     lines = [header, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    widths = [max(len(line[cell]) for line in lines) for cell in range(len(header))]
+    if sum(widths) + 2 * len(widths) - 2 > n_columns:
+        label = max(map(len, header[1:]))
+        return "\n".join(
+            "\n".join([row[0], *(f"  {name:<{label}}  {cell}".rstrip() for name, cell in rest)])
+            for row in rows
+            for rest in [list(zip(header[1:], row[1:], strict=True))]
+        )
     return "\n".join(
         "  ".join(
             cell.rjust(width) if column else cell.ljust(width)
@@ -161,12 +185,32 @@ def _write_stderr(label: str, text: str) -> None:
             from rich.text import Text
 
             style = "bold red" if label == "error:" else "bold"
-            line = Text.assemble((label, style), " ", text)
+            whole = wrap_words(f"{label} {text}", measure_columns(sys.stderr))
+            line = Text.assemble((label, style), whole[len(label) :])
             RichConsole(file=sys.stderr).print(line, soft_wrap=True, highlight=False)
         else:
             _write(sys.stderr, f"{label} {text}\n" if label else f"{text}\n")
     except OSError:
         _abandon(sys.stderr)
+
+
+def wrap_words(text: str, n_columns: int) -> str:
+    """Breaks one line at words; what stands in backticks stays whole, to be copied.
+
+    Lines after the first are indented to stand below the words behind a label, as in `note: `.
+    """
+    whole = re.sub(r"`[^`]*`", lambda found: found[0].replace(" ", _GLUE), text)
+    indent = " " * (7 if n_columns > 60 else 2)
+    lines = textwrap.wrap(
+        whole,
+        n_columns,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+        drop_whitespace=True,
+    )
+    return "\n".join(lines).replace(_GLUE, " ")
 
 
 def _to_printable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The arguments and flags of the verbs that report: `eval`, `bench`, `list` and `doctor`."""
+"""The arguments and flags of the verbs that report: `eval`, `bench`, `list`, `show`, `doctor`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +83,20 @@ Chart = Annotated[
     option("--chart", metavar="FILE.png", help="Draw the rates, by length and depth", panel=OUTPUT),
 ]
 
+VariantName = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[NAME]",
+        help="A variant or its folder; else the one that answers",
+        autocompletion=list_models,
+    ),
+]
+
+NamesKinds = Annotated[
+    bool,
+    option("-v", "--verbose", help="Also name the kinds that the miniature knows", panel=OUTPUT),
+]
+
 ReplaceChart = Annotated[
     bool, option("--force", help="Let --chart replace a file that is there", panel=OUTPUT)
 ]
@@ -120,6 +134,15 @@ class BenchArguments(EngineArguments):
 class ListArguments:
     """The words and flags of `tinyv list`."""
 
+    json: Json = False
+    verbose: NamesKinds = False
+
+
+@dataclass(frozen=True)
+class ShowArguments:
+    """The words and flags of `tinyv show`."""
+
+    name: VariantName = None
     json: Json = False
 
 

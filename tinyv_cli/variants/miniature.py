@@ -37,6 +37,12 @@ def find_ready_variant() -> Path | None:
     return folder if (folder / MANIFEST_NAME).exists() else None
 
 
+def read_kinds() -> list[str]:
+    """Reads the kinds of things that it knows drawings of; none where tinyv came without it."""
+    path = miniature_dir() / "kinds.txt"
+    return path.read_text("utf-8").splitlines() if path.is_file() else []
+
+
 def read_miniature() -> Variant | None:
     """Reads the miniature under its own name; None where tinyv came without it.
 
