@@ -26,7 +26,7 @@ class Console:
     """Writes for one command.
 
     Attributes:
-        quiet: keeps notes, reports and progress back; errors are written all the same.
+        quiet: keeps notes, reports and progress back; warnings and errors are written all the same.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -64,6 +64,10 @@ class Console:
         """Writes one line for the user to stderr."""
         if not self.quiet:
             _write_stderr("note:", _to_printable(text))
+
+    def write_warning(self, text: str) -> None:
+        """Writes one line to stderr that is wanted with `--quiet` too: an answer may be wrong."""
+        _write_stderr("warning:", _to_printable(text))
 
     def write_report(self, text: str, *, is_asked: bool = False) -> None:
         """Writes a table or another text of several lines to stderr, as it is.
@@ -184,7 +188,7 @@ def _write_stderr(label: str, text: str) -> None:
             from rich.console import Console as RichConsole  # it keeps `NO_COLOR`, dumb terminals
             from rich.text import Text
 
-            style = "bold red" if label == "error:" else "bold"
+            style = {"error:": "bold red", "warning:": "bold yellow"}.get(label, "bold")
             whole = wrap_words(f"{label} {text}", measure_columns(sys.stderr))
             line = Text.assemble((label, style), whole[len(label) :])
             RichConsole(file=sys.stderr).print(line, soft_wrap=True, highlight=False)

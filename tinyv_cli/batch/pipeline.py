@@ -10,13 +10,14 @@ from PIL import Image
 from tinyv_cli.addresses import is_data_url
 from tinyv_cli.answers.generate import ImageEncoder
 from tinyv_cli.answers.reply import Answer, Reply
+from tinyv_cli.answers.report import describe_toy
 from tinyv_cli.answers.scheduler import Request, Scheduler
 from tinyv_cli.backends.prefetch_pictures import N_AHEAD, Encoded, PicturePrefetcher, Unreadable
 from tinyv_cli.batch.finding import is_url, make_url_error
 from tinyv_cli.disk.reading import is_pipe, read_bytes
 from tinyv_cli.engine import Engine
 from tinyv_cli.errors import InputError, TinyvError, describe_os_error
-from tinyv_cli.pictures.image import read_picture
+from tinyv_cli.pictures.image import read_picture, to_pixels
 from tinyv_cli.pictures.opening import Access, open_picture, read_content
 from tinyv_cli.prompts.boxes import boxes_to_json, read_boxes
 from tinyv_cli.session import AnswerOptions
@@ -46,13 +47,18 @@ def answer_pictures(
     """
     n_ahead = len(words) if engine.is_offloaded else N_AHEAD
     begun: list[PicturePrefetcher] = []
+    toys: dict[Path, dict[str, bool]] = {}
 
     def prefetch(encoder: ImageEncoder) -> PicturePrefetcher:
 
         def read(path: Path) -> Image.Image:
             if is_pipe(path):
                 return _read_pipe(path, lambda: not any(each.is_cancelled for each in begun))
-            return _open(words[path], path, engine.notify)
+            picture = _open(words[path], path, engine.notify)
+            if engine.is_toy:
+                pixels = [to_pixels(picture, engine.image_px)]
+                toys[path] = describe_toy(True, pixels)
+            return picture
 
         begun.append(PicturePrefetcher(encoder, words, read, engine.image_px, n_ahead))
         return begun[0]
@@ -73,12 +79,15 @@ def answer_pictures(
 
         for each in scheduler.run(list_requests()):
             if each.answer is not None and isinstance(each.identity, Encoded):
-                yield _to_line(each.identity, each.answer)
+                toy = toys.pop(each.identity.path, {"toy": engine.is_toy})
+                about = {"model": engine.variant.name, **toy}
+                yield _to_line(each.identity, each.answer) | about
             elif each.error is not None:
                 if isinstance(each.identity, Encoded):
                     raise each.error
                 problem = {"problem": each.error.problem, "hint": each.error.hint}
-                yield {"path": str(each.identity.path), "error": problem}
+                about = {"model": engine.variant.name, "toy": engine.is_toy}
+                yield {"path": str(each.identity.path), "error": problem, **about}
 
 
 def _open(word: str, path: Path, note: Callable[[str], None]) -> Image.Image:

@@ -28,6 +28,7 @@ from tinyv_cli.pictures.names import names_picture
 from tinyv_cli.pictures.opening import read_stdin
 from tinyv_cli.prompts.prompt import check_question, make_prompt
 from tinyv_cli.prompts.request import describe_picture, to_text
+from tinyv_cli.variants.miniature import make_doubts
 
 if TYPE_CHECKING:
     from tinyv_cli.session import AnswerOptions
@@ -176,7 +177,7 @@ def _answer(
     started = perf_counter()
     caches_images = not arguments.no_cache and len(pending) <= _MAX_CACHED
     answers: dict[Path, str | None] = {}
-    n_cut = 0
+    n_cut = n_no_drawing = 0
     size = _OFFLOADED_BLOCK if engine.is_offloaded else len(pending)
     with console.progress("answering", len(pending)) as bar:
         for begin in range(0, len(pending), size):
@@ -195,7 +196,10 @@ def _answer(
                     if arguments.sidecar and answer is not None:
                         write_sidecar(path, answer)
                     n_cut += line.get("finish_reason") == "length"
+                    n_no_drawing += line.get("drawing") is False
                     bar.advance()
+    if n_no_drawing:
+        console.write_warning(make_doubts(n_no_drawing, len(pending)))
     elapsed_s = perf_counter() - started
     rate = len(pending) / elapsed_s
     console.write_note(f"{len(pending)} pictures in {elapsed_s:.1f} s, {rate:.2f} a second")
