@@ -74,6 +74,7 @@ def test_the_document_holds_the_answer_and_how_it_came_about(toy, say, capsys):
         "prompt": "###Human: <Img><ImageHere></Img> what is it?###Assistant: ",
         "template": "human",
         "model": "toy",
+        "toy": False,
         "device": "toy",
         "usage": {
             "prompt_tokens": document["usage"]["prompt_tokens"],
