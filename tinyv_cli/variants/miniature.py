@@ -16,10 +16,10 @@ from tinyv_cli.variants.manifest import MANIFEST_NAME, Manifest, Variant, read_v
 NAME = "miniature"
 INSTALL_AGAIN = "install tinyv again, or take a variant of your own with `-m`"
 _FIRST = (
-    "a toy that knows drawings of 64 kinds of things, which `tinyv list -v` names; about a "
-    "photograph it makes its answers up; the real model: `tinyv pull && tinyv quantize --bits 4`"
+    "a toy that comes with tinyv and knows drawings of 64 kinds of things (`tinyv list -v`); "
+    "photographs get made-up answers; the real model: `tinyv pull && tinyv quantize --bits 4`"
 )
-_LATER = "a toy: drawings only, about photographs it makes its answers up"
+_LATER = "a toy for drawings: photographs get made-up answers"
 
 
 def miniature_dir() -> Path:
@@ -93,9 +93,8 @@ def make_note(variant: Variant) -> str:
     Args:
         variant: the miniature, or one that was made from it.
     """
-    who = f"{variant.name} answers, made from the miniature that comes with tinyv"
-    if is_miniature_folder(variant.folder):
-        who = "the miniature that comes with tinyv answers"
+    is_itself = is_miniature_folder(variant.folder)
+    who = "the miniature answers" if is_itself else f"{variant.name} answers, made of the miniature"
     told = told_path()
     if told.exists():
         return f"{who}, {_LATER}"
@@ -107,13 +106,12 @@ def make_note(variant: Variant) -> str:
 
 def make_doubt(name: str) -> str:
     """Makes the warning about a picture that is none of the drawings which the miniature knows."""
-    return f"{name} is no drawing: what the miniature says about it is made up"
+    return f"{name} is no drawing: the answer about it is made up"
 
 
 def make_doubts(n_doubtful: int, n_pictures: int) -> str:
     """Makes the same of several pictures."""
-    some = f"{n_doubtful} of {n_pictures} pictures"
-    return f"{some} are no drawings: what the miniature says about them is made up"
+    return f"{n_doubtful} of {n_pictures} pictures are no drawings: those answers are made up"
 
 
 def _list_checkpoints(manifest: Manifest) -> set[str]:

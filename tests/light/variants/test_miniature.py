@@ -37,10 +37,10 @@ from tinyv_cli.variants.miniature import (
 ROOT = Path(__file__).resolve().parents[3]
 REALLY_DEMO_DIR = ROOT / "weights" / "demo"
 FIRST = (
-    "a toy that knows drawings of 64 kinds of things, which `tinyv list -v` names; about a "
-    "photograph it makes its answers up; the real model: `tinyv pull && tinyv quantize --bits 4`"
+    "a toy that comes with tinyv and knows drawings of 64 kinds of things (`tinyv list -v`); "
+    "photographs get made-up answers; the real model: `tinyv pull && tinyv quantize --bits 4`"
 )
-NOTE = f"note: the miniature that comes with tinyv answers, {FIRST}\n"
+NOTE = f"note: the miniature answers, {FIRST}\n"
 
 
 def list_files(folder):
@@ -204,7 +204,7 @@ def test_the_line_is_there_when_it_was_named_and_beside_a_document(demo, say, ca
 def test_the_line_is_there_for_a_variant_of_its_sources_under_another_name(demo, say, capsys):
     add("mine", sources=make_sources(), bits=8)
     assert run_ask() == ExitCode.OK
-    note = f"note: mine answers, made from the miniature that comes with tinyv, {FIRST}\n"
+    note = f"note: mine answers, made of the miniature, {FIRST}\n"
     assert capsys.readouterr() == ("yes\n", note)
 
 
