@@ -48,16 +48,16 @@ def answer_pictures(
     n_ahead = len(words) if engine.is_offloaded else N_AHEAD
     begun: list[PicturePrefetcher] = []
     toys: dict[Path, dict[str, bool]] = {}
+    about = {"model": engine.variant.name, "toy": engine.is_toy}
 
     def prefetch(encoder: ImageEncoder) -> PicturePrefetcher:
+        def is_wanted() -> bool:
+            return not any(each.is_cancelled for each in begun)
 
         def read(path: Path) -> Image.Image:
-            if is_pipe(path):
-                return _read_pipe(path, lambda: not any(each.is_cancelled for each in begun))
-            picture = _open(words[path], path, engine.notify)
+            picture = _open(words[path], path, engine.notify, is_wanted)
             if engine.is_toy:
-                pixels = [to_pixels(picture, engine.image_px)]
-                toys[path] = describe_toy(True, pixels)
+                toys[path] = describe_toy(True, [to_pixels(picture, engine.image_px)])
             return picture
 
         begun.append(PicturePrefetcher(encoder, words, read, engine.image_px, n_ahead))
@@ -79,23 +79,25 @@ def answer_pictures(
 
         for each in scheduler.run(list_requests()):
             if each.answer is not None and isinstance(each.identity, Encoded):
-                toy = toys.pop(each.identity.path, {"toy": engine.is_toy})
-                about = {"model": engine.variant.name, **toy}
-                yield _to_line(each.identity, each.answer) | about
+                toy = toys.pop(each.identity.path, {})
+                yield _to_line(each.identity, each.answer) | about | toy
             elif each.error is not None:
                 if isinstance(each.identity, Encoded):
                     raise each.error
                 problem = {"problem": each.error.problem, "hint": each.error.hint}
-                about = {"model": engine.variant.name, "toy": engine.is_toy}
-                yield {"path": str(each.identity.path), "error": problem, **about}
+                yield {"path": str(each.identity.path), "error": problem} | about
 
 
-def _open(word: str, path: Path, note: Callable[[str], None]) -> Image.Image:
-    """Opens a picture by the word that stands for it.
+def _open(
+    word: str, path: Path, note: Callable[[str], None], is_wanted: Callable[[], bool]
+) -> Image.Image:
+    """Opens a picture by the word that stands for it; a pipe for as long as pictures are wanted.
 
     Raises:
         InputError: it cannot be read, or would have to be fetched.
     """
+    if is_pipe(path):
+        return _read_pipe(path, is_wanted)
     if not is_url(word):
         return read_content(path, note)
     if is_data_url(word):

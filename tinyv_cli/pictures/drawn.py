@@ -1,4 +1,4 @@
-"""Pixels become a guess: is this a drawing as the miniature was trained on, or something else?
+"""Pixels become a guess whether this is a drawing, as the miniature was trained on.
 
 A drawing has few colours: a background, perhaps with a pattern, and flat shapes on it. A photograph
 has many, or none at all. Figures: `DESIGN.md`.

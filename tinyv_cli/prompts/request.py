@@ -86,11 +86,9 @@ def read_request(words: Words, read: Callable[[], bytes] = read_stdin) -> AskReq
         if names_picture(question) and (words.images or loose[1:] or names_picture(loose[0])):
             raise _make_picture_error([*words.images, *loose], question)
     pictures = (*words.images, *loose)
-    is_filled = False
+    given = question
     if question is None or not pictures:
-        given = question
         pictures, question = _fill_in(pictures, question, words)
-        is_filled = question == STDIN != given
     if not pictures:
         missing = "picture is" if question or words.asks_by_itself else "picture and question are"
         raise UsageError(f"the {missing} missing", 'name them: `tinyv ask PICTURE "what is it?"`')
@@ -102,7 +100,7 @@ def read_request(words: Words, read: Callable[[], bytes] = read_stdin) -> AskReq
         )
     if question == STDIN:
         question = to_text(read(), "the question on stdin")
-        if is_filled and not question.strip():  # an empty pipe holds no word
+        if given is None and not question.strip():  # an empty pipe stands for no word
             raise _make_half_error(pictures)
     elif words.takes_stdin:
         text = to_text(read(), "the text on stdin")

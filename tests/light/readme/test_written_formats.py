@@ -15,7 +15,7 @@ from tinyv_cli.disk.places import variants_dir
 from tinyv_cli.spec import LanguageSpec, ModelSpec, QFormerSpec, VisionSpec
 from tinyv_cli.variants.manifest import FileEntry, Manifest, MeasuredErrors
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ANSWER = {"answer", "finish_reason", "tokens", "prompt", "template", "model", "device", "toy"}
 ANSWER |= {"usage", "timings", "boxes"}
 
