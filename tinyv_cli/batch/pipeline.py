@@ -51,16 +51,13 @@ def answer_pictures(
     about = {"model": engine.variant.name, "toy": engine.is_toy}
 
     def prefetch(encoder: ImageEncoder) -> PicturePrefetcher:
-        def is_wanted() -> bool:
-            return not any(each.is_cancelled for each in begun)
-
         def read(path: Path) -> Image.Image:
-            picture = _open(words[path], path, engine.notify, is_wanted)
-            if engine.is_toy:
-                toys[path] = describe_toy(True, [to_pixels(picture, engine.image_px)])
-            return picture
+            if is_pipe(path):
+                return _read_pipe(path, lambda: not any(each.is_cancelled for each in begun))
+            return _open(words[path], path, engine.notify)
 
-        begun.append(PicturePrefetcher(encoder, words, read, engine.image_px, n_ahead))
+        reads = _note_toys(read, engine.image_px, toys) if engine.is_toy else read
+        begun.append(PicturePrefetcher(encoder, words, reads, engine.image_px, n_ahead))
         return begun[0]
 
     with engine.open(prefetch, caches_images=caches_images) as opened:
@@ -79,8 +76,8 @@ def answer_pictures(
 
         for each in scheduler.run(list_requests()):
             if each.answer is not None and isinstance(each.identity, Encoded):
-                toy = toys.pop(each.identity.path, {})
-                yield _to_line(each.identity, each.answer) | about | toy
+                line = _to_line(each.identity, each.answer)
+                yield line | about | toys.pop(each.identity.path, {})
             elif each.error is not None:
                 if isinstance(each.identity, Encoded):
                     raise each.error
@@ -88,16 +85,25 @@ def answer_pictures(
                 yield {"path": str(each.identity.path), "error": problem} | about
 
 
-def _open(
-    word: str, path: Path, note: Callable[[str], None], is_wanted: Callable[[], bool]
-) -> Image.Image:
-    """Opens a picture by the word that stands for it; a pipe for as long as pictures are wanted.
+def _note_toys(
+    read: Callable[[Path], Image.Image], image_px: int, toys: dict[Path, dict[str, bool]]
+) -> Callable[[Path], Image.Image]:
+    """Makes a reader that also notes what is to be told of a toy's answer about each picture."""
+
+    def read_noted(path: Path) -> Image.Image:
+        picture = read(path)
+        toys[path] = describe_toy(True, [to_pixels(picture, image_px)])
+        return picture
+
+    return read_noted
+
+
+def _open(word: str, path: Path, note: Callable[[str], None]) -> Image.Image:
+    """Opens a picture by the word that stands for it.
 
     Raises:
         InputError: it cannot be read, or would have to be fetched.
     """
-    if is_pipe(path):
-        return _read_pipe(path, is_wanted)
     if not is_url(word):
         return read_content(path, note)
     if is_data_url(word):
