@@ -8,7 +8,6 @@ ignored on stderr.
 import json
 import os
 import re
-import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from tinyv_cli.errors import DeviceError, TinyvError, describe_os_error
 from tinyv_cli.progress import Bar, LineBar, SilentBar, TerminalBar, Unit
 
 _GLUE = "\0"  # stands for a blank that no line is broken at
+_NARROW, _USUAL = 60, 80  # columns
 ENDLESS = 1_000_000  # columns; no line has so many
 
 
@@ -96,8 +96,16 @@ class Console:
 
 
 def measure_columns(stream: TextIO | None) -> int:
-    """Returns the columns of a terminal; of anything else, more than any line has."""
-    return shutil.get_terminal_size().columns if is_terminal(stream) else ENDLESS
+    """Returns the columns of a terminal; of anything else, more than any line has.
+
+    `COLUMNS` wins. `shutil.get_terminal_size` asks stdout alone, which may be piped.
+    """
+    if stream is None or not is_terminal(stream):
+        return ENDLESS
+    chosen = os.environ.get("COLUMNS", "")
+    with suppress(OSError, ValueError):
+        return int(chosen or 0) or os.get_terminal_size(stream.fileno()).columns or _USUAL
+    return _USUAL
 
 
 def to_table(header: Sequence[str], rows: Sequence[Sequence[str]], n_columns: int = ENDLESS) -> str:
@@ -201,10 +209,15 @@ def _write_stderr(label: str, text: str) -> None:
 def wrap_words(text: str, n_columns: int) -> str:
     """Breaks one line at words; what stands in backticks stays whole, to be copied.
 
-    Lines after the first are indented to stand below the words behind a label, as in `note: `.
+    Lines after the first stand below the words behind the label, on a narrow terminal further left.
+
+    Args:
+        text: begins with a label, as in `note: a text`.
+        n_columns: that a line has at most, but for a longer command.
     """
     whole = re.sub(r"`[^`]*`", lambda found: found[0].replace(" ", _GLUE), text)
-    indent = " " * (7 if n_columns > 60 else 2)
+    label = re.match(r"\S*\s*", text)
+    indent = " " * (label.end() if label and n_columns > _NARROW else 2)
     lines = textwrap.wrap(
         whole,
         n_columns,
