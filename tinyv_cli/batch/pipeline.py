@@ -10,13 +10,14 @@ from PIL import Image
 from tinyv_cli.addresses import is_data_url
 from tinyv_cli.answers.generate import ImageEncoder
 from tinyv_cli.answers.reply import Answer, Reply
+from tinyv_cli.answers.report import describe_toy
 from tinyv_cli.answers.scheduler import Request, Scheduler
 from tinyv_cli.backends.prefetch_pictures import N_AHEAD, Encoded, PicturePrefetcher, Unreadable
 from tinyv_cli.batch.finding import is_url, make_url_error
 from tinyv_cli.disk.reading import is_pipe, read_bytes
 from tinyv_cli.engine import Engine
 from tinyv_cli.errors import InputError, TinyvError, describe_os_error
-from tinyv_cli.pictures.image import read_picture
+from tinyv_cli.pictures.image import read_picture, to_pixels
 from tinyv_cli.pictures.opening import Access, open_picture, read_content
 from tinyv_cli.prompts.boxes import boxes_to_json, read_boxes
 from tinyv_cli.prompts.tasks import Question
@@ -47,9 +48,10 @@ def answer_pictures(
     """
     n_ahead = len(words) if engine.is_offloaded else N_AHEAD
     begun: list[PicturePrefetcher] = []
+    toys: dict[Path, dict[str, bool]] = {}
+    about = {"model": engine.variant.name, "toy": engine.is_toy}
 
     def prefetch(encoder: ImageEncoder) -> PicturePrefetcher:
-
         def read(path: Path) -> Image.Image:
             if is_pipe(path):
                 picture = _read_pipe(path, lambda: not any(each.is_cancelled for each in begun))
@@ -58,7 +60,8 @@ def answer_pictures(
             question.about(*picture.size)
             return picture
 
-        begun.append(PicturePrefetcher(encoder, words, read, engine.image_px, n_ahead))
+        reads = _note_toys(read, engine.image_px, toys) if engine.is_toy else read
+        begun.append(PicturePrefetcher(encoder, words, reads, engine.image_px, n_ahead))
         return begun[0]
 
     with engine.open(prefetch, caches_images=caches_images) as opened:
@@ -77,12 +80,26 @@ def answer_pictures(
 
         for each in scheduler.run(list_requests()):
             if each.answer is not None and isinstance(each.identity, Encoded):
-                yield _to_line(each.identity, each.answer)
+                line = _to_line(each.identity, each.answer)
+                yield line | about | toys.pop(each.identity.path, {})
             elif each.error is not None:
                 if isinstance(each.identity, Encoded):
                     raise each.error
                 problem = {"problem": each.error.problem, "hint": each.error.hint}
-                yield {"path": str(each.identity.path), "error": problem}
+                yield {"path": str(each.identity.path), "error": problem} | about
+
+
+def _note_toys(
+    read: Callable[[Path], Image.Image], image_px: int, toys: dict[Path, dict[str, bool]]
+) -> Callable[[Path], Image.Image]:
+    """Makes a reader that also notes what is to be told of a toy's answer about each picture."""
+
+    def read_noted(path: Path) -> Image.Image:
+        picture = read(path)
+        toys[path] = describe_toy(True, [to_pixels(picture, image_px)])
+        return picture
+
+    return read_noted
 
 
 def open_listed(word: str, path: Path, note: Callable[[str], None]) -> Image.Image:

@@ -32,6 +32,7 @@ from tinyv_cli.pictures.opening import read_stdin
 from tinyv_cli.prompts.prompt import check_question, make_prompt
 from tinyv_cli.prompts.request import describe_picture, to_text
 from tinyv_cli.prompts.tasks import Question, read_corners
+from tinyv_cli.variants.miniature import make_doubts
 
 if TYPE_CHECKING:
     from tinyv_cli.session import AnswerOptions
@@ -239,7 +240,7 @@ def _answer(
     n_pending = len(job.words)
     caches_images = job.caches_images and n_pending <= _MAX_CACHED
     answers: dict[Path, str | None] = {}
-    n_cut = 0
+    n_cut = n_no_drawing = 0
     size = _OFFLOADED_BLOCK if engine.is_offloaded else n_pending
     with console.progress("answering", n_pending) as bar:
         for begin in range(0, n_pending, size):
@@ -258,7 +259,10 @@ def _answer(
                     if has_sidecars and answer is not None:
                         write_sidecar(path, answer)
                     n_cut += line.get("finish_reason") == "length"
+                    n_no_drawing += line.get("drawing") is False
                     bar.advance()
+    if n_no_drawing:
+        console.write_warning(make_doubts(n_no_drawing, n_pending))
     elapsed_s = perf_counter() - started
     rate = n_pending / elapsed_s
     console.write_note(f"{n_pending} pictures in {elapsed_s:.1f} s, {rate:.2f} a second")

@@ -77,7 +77,7 @@ def evaluate_variant(arguments: EvalArguments) -> None:
     distance = make_distance(questions, comparison.results.entries) if comparison else None
     if arguments.json:
         names = {"model": candidate.name, "against": other.name if other else None}
-        about = {**names, "questions": str(arguments.questions)}
+        about = {**names, "toy": candidate.engine.is_toy, "questions": str(arguments.questions)}
         seconds = time.perf_counter() - started
         console.write_json({**describe_figures(tasks, distance), **about, "seconds": seconds})
     else:

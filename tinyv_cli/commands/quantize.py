@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinyv_cli.commands.list import to_error_cells
+from tinyv_cli.commands.variants.list import to_error_cells
 from tinyv_cli.console import Console, to_size, to_table
 from tinyv_cli.devices.driver import read_driver
 from tinyv_cli.disk.places import sources_dir

@@ -41,6 +41,11 @@ def kernels_path() -> Path:
     return home_dir() / "gpu-kernels.json"
 
 
+def told_path() -> Path:
+    """The file that is there once the miniature's note has been said in full."""
+    return home_dir() / "told" / "miniature"
+
+
 def locks_dir() -> Path:
     """Where the files lie by which processes take turns."""
     return home_dir() / "locks"

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tinyv_cli.options.ask import QuestionArguments
-from tinyv_cli.options.declare import option
+from tinyv_cli.options.declare import ASK, OUTPUT, option
 from tinyv_cli.options.shared import DEFAULT_PARALLEL, Parallel, Quiet
 
 BatchWords = Annotated[
@@ -15,24 +15,35 @@ BatchWords = Annotated[
     typer.Argument(
         metavar="PATHS... PROMPT",
         help="Pictures, folders, patterns, or - for a list of paths; last what each is asked",
+        rich_help_panel=ASK,
     ),
 ]
 
 LinesFile = Annotated[
     str,
-    option("-o", "--output", metavar="FILE.jsonl", help="A JSON line a picture; - is stdout"),
+    option(
+        "-o",
+        "--output",
+        metavar="FILE.jsonl",
+        help="A JSON line a picture; - is stdout",
+        panel=OUTPUT,
+    ),
 ]
 
-Recursive = Annotated[bool, option("-r", "--recursive", help="Sub-folders too")]
+Recursive = Annotated[bool, option("-r", "--recursive", help="Sub-folders too", panel=ASK)]
 
 Sidecar = Annotated[
-    bool, option("--sidecar", help="Also write each answer to a .txt beside its picture")
+    bool,
+    option("--sidecar", help="Also write each answer to a .txt beside its picture", panel=OUTPUT),
 ]
 
-Retry = Annotated[bool, option("--retry", help="Ask again about pictures that failed")]
+Retry = Annotated[
+    bool, option("--retry", help="Ask again about pictures that failed", panel=OUTPUT)
+]
 
 FreshOutput = Annotated[
-    bool, option("--fresh", help="Start again, replacing the output and .txt files")
+    bool,
+    option("--fresh", help="Start again, replacing the output and .txt files", panel=OUTPUT),
 ]
 
 Sheet = Annotated[
@@ -41,6 +52,7 @@ Sheet = Annotated[
         "--sheet",
         metavar="FILE.html",
         help="At the end, a page of all pictures with their answers; replaces an earlier one",
+        panel=OUTPUT,
     ),
 ]
 

@@ -87,7 +87,7 @@ def test_help_names_every_verb_and_shows_examples(capsys, flag):
     out, err = capsys.readouterr()
     for verb in ("ask", "quantize", "list"):
         assert f"\n  {verb} " in out
-        assert f"\n    tinyv {verb}" in out
+        assert f"\n  tinyv {verb}" in out
     assert err == ""
 
 
