@@ -15,11 +15,43 @@ from tinyv_cli.options.shared import (
     MaxTokens,
     Parallel,
     Quiet,
+    Seed,
     TemplateName,
 )
 
+DEFAULT_MAX_TOKENS = 256
+
 QuestionFile = Annotated[
-    Path, typer.Argument(metavar="QUESTIONS", help="A file of questions with their answers")
+    Path,
+    typer.Argument(
+        metavar="QUESTIONS",
+        help="A file of questions with their answers; a folder or file of --benchmark",
+    ),
+]
+
+BenchmarkName = Annotated[
+    str | None,
+    option(
+        "--benchmark",
+        metavar="NAME",
+        help="gqa, vsr, iconqa, vizwiz, hateful-memes, okvqa, refcoco, refcoco+, refcocog, pope or "
+        "mme, as it was published",
+    ),
+]
+
+AnswerFile = Annotated[
+    Path | None,
+    option("--answers", metavar="FILE", help="Score these, and ask no model (--benchmark)"),
+]
+
+Sample = Annotated[
+    int | None,
+    option(
+        "--sample",
+        metavar="N",
+        help="N questions drawn by chance, with --seed",
+        reads=whole("--sample", 1),
+    ),
 ]
 
 Against = Annotated[
@@ -56,6 +88,10 @@ Chart = Annotated[
     Path | None, option("--chart", metavar="FILE.png", help="Draw the rates, by length and depth")
 ]
 
+ScoreChart = Annotated[
+    Path | None, option("--chart", metavar="FILE.png", help="Draw the scores (--benchmark)")
+]
+
 ReplaceChart = Annotated[bool, option("--force", help="Let --chart replace a file that is there")]
 
 
@@ -66,8 +102,14 @@ class EvalArguments(EngineArguments):
     questions: QuestionFile
     against: Against = None
     template: TemplateName = None
-    max_tokens: MaxTokens = 256
+    max_tokens: MaxTokens = DEFAULT_MAX_TOKENS
     limit: Limit = None
+    sample: Sample = None
+    seed: Seed = None
+    benchmark: BenchmarkName = None
+    answers: AnswerFile = None
+    chart: ScoreChart = None
+    force: ReplaceChart = False
     fresh: Fresh = False
     parallel: Parallel = DEFAULT_PARALLEL
     json: Json = False
