@@ -6,7 +6,7 @@ share, Hanley's and McNeil's for the area under a curve. Sums of several shares 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -61,12 +61,25 @@ def _sum_marks(marks: Sequence[float], most: float = 1) -> Score:
 
 
 def mark_each(mark: MarkText, most: float = 1) -> Rule:
-    """Makes a rule of one that looks at an answer alone."""
+    """Makes a rule of one that looks at an answer alone; groups are scored apart as well."""
 
     def score(answers: Answers) -> Score | None:
-        given = [(record, each.text) for record, each in answers]
-        marks = [mark(record, texts.clean(text)) for record, text in given if text is not None]
-        return _sum_marks(marks, most) if len(marks) == len(given) else None
+        groups: dict[str, list[float]] = {}
+        marks: list[float] = []
+        for record, given in answers:
+            if given.text is None:
+                return None
+            marks.append(mark(record, texts.clean(given.text)))
+            groups.setdefault(record.group, []).append(marks[-1])
+        whole = _sum_marks(marks, most)
+        if len(groups) == 1:
+            return whole
+        parts = {name: _sum_marks(each, most) for name, each in groups.items()}
+        categories = {
+            name: {"score": each.value, "low": each.low, "high": each.high}
+            for name, each in parts.items()
+        }
+        return replace(whole, details={"categories": categories})
 
     return score
 
@@ -92,7 +105,7 @@ def _rank(answers: Answers, to_texts: Callable[[Record], Sequence[str]]) -> Scor
         chosen.append(known.index(min(known)))
     pairs = zip(answers, chosen, strict=True)
     score = _sum_marks([float(choice == record.right_choice) for (record, _), choice in pairs])
-    return Score(score.value, score.low, score.high, score.per_record, {"chosen": chosen})
+    return replace(score, details={"chosen": chosen})
 
 
 def score_auroc(answers: Answers) -> Score | None:
