@@ -24,6 +24,7 @@ ORDER = (
     ("tinyv_cli.app",),
     ("tinyv_cli.commands",),
     ("tinyv_cli.options",),
+    ("tinyv_cli.harness",),
     ("weights.training",),
     ("weights.training.learning", "weights.training.network"),
     ("weights.training.recipe",),
@@ -75,6 +76,7 @@ HEAVY_OURS = (
     "tinyv_cli.backends.cpu",
     "tinyv_cli.backends.cuda",
     "tinyv_cli.devices.torch_probe",
+    "tinyv_cli.harness.lmms_eval_model",
     "quantize",
     "weights",
 )
