@@ -2,7 +2,8 @@
 
 Run by hand in an environment with lmms-eval 0.7.3, `filelock<4` and tinyv. Three are tasks as they
 come (gqa, pope, refcoco_bbox_rec_testA), whose data are made-up records instead of the hub's; one,
-of log-likelihoods, is written here, since those that come are broken or have other data.
+of log-likelihoods, is written here, since those that come are broken or have other data. What it
+printed lies beside it.
 """
 
 import json
@@ -38,12 +39,15 @@ metadata:
   - version: 0.0
 """
 VISUALS = """
+from ast import literal_eval
+
+
 def read(doc):
     return [doc["image"]]
 
 
 def process(doc, results):
-    [(loss, is_greedy)] = results
+    loss, is_greedy = literal_eval(results[0])  # 0.7.3 makes a text of each result
     return {"acc": float(is_greedy), "perplexity": loss}
 """
 
@@ -79,6 +83,7 @@ if __name__ == "__main__":
         )
     for task in TASKS:
         answers = [each["filtered_resps"] for each in done["samples"][task]]
-        figures = {key: value for key, value in done["results"][task].items() if "," in key}
+        results = done["results"][task].items()
+        figures = {key: value for key, value in results if "," in key and "stderr" not in key}
         sys.stdout.write(json.dumps({"task": task, "answers": answers, **figures}, default=str))
         sys.stdout.write("\n")

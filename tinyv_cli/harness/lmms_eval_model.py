@@ -23,11 +23,13 @@ from tinyv_cli.console import Console
 from tinyv_cli.engine import Demand, OpenEngine, find_variant, plan_engine
 from tinyv_cli.errors import TinyvError
 from tinyv_cli.evaluation.divergence import log_softmax
+from tinyv_cli.evaluation.published.benchmarks import BENCHMARKS
 from tinyv_cli.pictures.image import hash_pixels, to_pixels
 from tinyv_cli.prompts.boxes import read_boxes
 from tinyv_cli.session import AnswerOptions
 
 _BOX_TASKS = re.compile(r"refcoco.*_rec_")  # that read `[x, y, x, y]` in 0-1 and nothing else
+_BOX_TASKS_PROMPT = "this sentence describes: "  # what stands before the sentence there
 _MAX_NEW_TOKENS = 128  # where a task names none
 
 
@@ -42,7 +44,8 @@ class TinyV(lmms):  # type: ignore[misc]  # the base has no types
     Args:
         model: name or folder of the variant; None for the newest.
         template: of its prompts; None for the variant's own.
-        tag: stands before each prompt, as `[vqa]`; empty asks to the letter.
+        tag: stands before each prompt, as `[vqa]`; empty asks to the letter. Tasks about boxes are
+            asked in this model's own words, as of others it knows none that bring a box.
         parallel: answers at once.
         threads: of the processor; None for the physical cores.
         device: as of `--device`; None for `auto`.
@@ -78,18 +81,28 @@ class TinyV(lmms):  # type: ignore[misc]  # the base has no types
         self._encoded: tuple[object, list[ImageTokens]] = (None, [])
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
-        """Answers greedily; a text of `until` ends an answer, and `###` always does."""
+        """Answers greedily; a text of `until` ends an answer, and `###` always does.
+
+        Tasks that ask for a box get it in their own notation.
+        """
 
         def begin(each: Instance, slot: int) -> Reply:
             context, settings, *document = each.args
             until = settings.get("until") or ()
             stop = tuple(filter(None, [until] if isinstance(until, str) else until))
             length = int(settings.get("max_new_tokens") or _MAX_NEW_TOKENS)
+            prompt = self._tag + context
+            if is_about_boxes(each):
+                sentence = context.rpartition(_BOX_TASKS_PROMPT)[2]
+                prompt = BENCHMARKS["refcoco"].write_prompt(sentence)
             self._show(slot, *document)
-            return self._sessions[slot].ask(self._tag + context, AnswerOptions(length, stop=stop))
+            return self._sessions[slot].ask(prompt, AnswerOptions(length, stop=stop))
 
         def to_text(each: Instance, answer: Answer) -> str:
-            return to_harness_boxes(answer.text) if _BOX_TASKS.search(each.args[4]) else answer.text
+            return to_harness_boxes(answer.text) if is_about_boxes(each) else answer.text
+
+        def is_about_boxes(each: Instance) -> bool:
+            return _BOX_TASKS.search(each.args[4]) is not None
 
         return self._answer("answering", requests, begin, to_text)
 
