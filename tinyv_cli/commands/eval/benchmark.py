@@ -96,8 +96,9 @@ def evaluate_benchmark(arguments: EvalArguments, name: str) -> None:
     if arguments.chart is not None:
         write_chart(draw_scores(scored), arguments.chart)
     if answered.failures:
-        problem = f"{len(answered.failures)} of {len(records)} records could not be asked"
-        hint = "notes name them; when that is put right, the same command asks them alone"
+        n, first = len(answered.failures), next(iter(answered.failures.values()))
+        problem = f"{n} of {len(records)} records could not be asked; the first: {first}"
+        hint = "when that is put right, the same command asks them alone; `--json` names all"
         raise PicturesFailedError(problem, hint)
 
 
@@ -176,7 +177,6 @@ def _ask(
     except KeyboardInterrupt:
         console.write_note(IS_KEPT)
         raise
-    _note_some(f"of {len(records)} records could not be asked", [*failures.values()], console)
     console.write_note(f"the answers of {name} are in {ledger.path}")
     given = {index: Given(each.answer, each.losses) for index, each in ledger.entries.items()}
     return _Answered(given, failures, name)
