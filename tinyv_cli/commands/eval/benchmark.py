@@ -32,7 +32,6 @@ from tinyv_cli.evaluation.published.rules.scores import score_all, score_nothing
 from tinyv_cli.options.report import DEFAULT_MAX_TOKENS, EvalArguments
 from tinyv_cli.prompts.prompt import make_prompt
 
-_SEE = "see why in the notes above"
 _N_SHOWN = 5  # lines about what is missing; `--json` has all of them
 
 
@@ -74,7 +73,9 @@ def evaluate_benchmark(arguments: EvalArguments, name: str) -> None:
     without = [record.index for record in records if record.index not in answered.given]
     _note_some(f"of {len(records)} records have no answer", list(map(str, without)), console)
     if not answers:
-        raise InputError(f"none of these {len(records)} records of {name} has an answer", _SEE)
+        why = "".join(f": {each}" for each in [*answered.failures.values()][:1])
+        problem = f"none of these {len(records)} records of {name} has an answer{why}"
+        raise InputError(problem, "put that right, or name other records")
     counted = [record for record, _ in answers]
     scored = Scored(benchmark, counted, score_all(name, answers), score_nothing(name, counted))
     if arguments.json:

@@ -193,9 +193,10 @@ class _Asker:
         if self._benchmark.ranks:
             texts = record.candidates
             return [_Task(record, image, each, tuple(encode(each + END_MARK))) for each in texts]
-        words = self._benchmark.words
-        firsts = [_Task(record, image, firsts=tuple(encode(word)[0] for word in words))]
-        return [_Task(record, image), *firsts[: len(words)]]
+        tasks = [_Task(record, image)]
+        if words := self._benchmark.words:
+            tasks.append(_Task(record, image, firsts=tuple(encode(word)[0] for word in words)))
+        return tasks
 
     def _begin(self, task: _Task, slot: int) -> Reply:
         """Begins a conversation of its own in a slot."""

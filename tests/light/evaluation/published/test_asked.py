@@ -10,11 +10,15 @@ from PIL import Image
 
 from tests.light.evaluation.published.made import make_png, write_gqa, write_json, write_lines
 from tests.light.toy_decoder import ScriptedDecoder, ToyEncoder, ToySlots
+from tinyv_cli.answers.tokenizer import Tokenizer
 from tinyv_cli.app import main
 from tinyv_cli.backends import opening as backends
 from tinyv_cli.backends.backend import Backend
+from tinyv_cli.disk import places
 from tinyv_cli.errors import ExitCode
+from tinyv_cli.evaluation.published.benchmarks import BENCHMARKS
 from tinyv_cli.pictures.image import PLAINLY, hash_pixels, read_picture, to_pixels
+from tinyv_cli.prompts.prompt import make_prompt
 from tinyv_cli.spec import make_tiny_spec
 
 pytestmark = pytest.mark.usefixtures("place")
@@ -46,7 +50,7 @@ class Opened:
     def open_backend(self, variant, options, meanwhile):
         self.encoders.append(NotingEncoder())
         meanwhile(self.encoders[-1], "toy")
-        self.decoders.append(ScriptedDecoder(self.script, vocab_size=300))
+        self.decoders.append(ScriptedDecoder(self.script, options.context_length, 300))
         return Backend(self.encoders[-1], ToySlots(self.decoders[-1]), "toy", 0.1)
 
 
@@ -326,3 +330,20 @@ def test_an_interrupted_run_is_gone_on_with(place, opened, capsys):
     document, err = run(capsys, folder, "--benchmark", "gqa")
     assert "bits4 has answered 1 of 4 questions before" in err
     assert document["questions"] == 4
+
+
+def test_what_does_not_fit_the_context_is_said_to_be(place, opened, capsys):
+    problem = {"image_id": "7", "question": "which?", "choices": ["ab", "a"], "answer": 0}
+    write_json(place / "i" / "choose_text_val.json", [problem])
+    (place / "i" / "7").mkdir()
+    (place / "i" / "7" / "image.png").write_bytes(make_png())
+    benchmark = BENCHMARKS["iconqa"]
+    prompt = make_prompt(benchmark.template, (), benchmark.write_prompt("which?"))
+    encode = Tokenizer(places.variants_dir() / "bits4" / "tokenizer.json").encode
+    n_prompt = 4 + sum(len(encode(piece)) for piece in prompt.pieces)  # the toy's picture has four
+    for n_positions, reason in ((n_prompt, "the context is full"), (50, "the prompt needs")):
+        flags = ("--benchmark", "iconqa", "--ctx-size", n_positions)
+        _, err = run(capsys, place / "i", *flags, code=ExitCode.INPUT)
+        assert "error: none of these 1 records of iconqa has an answer: record 0 of" in err
+        assert f"cannot be asked: {reason}" in err
+    run(capsys, place / "i", "--benchmark", "iconqa", "--ctx-size", n_prompt + 3)
