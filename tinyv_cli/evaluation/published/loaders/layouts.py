@@ -215,7 +215,7 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
     ),
     "okvqa": (
         Layout(
-            ("OpenEnded_mscoco_val2014_questions*.json", "okvqa_test_split.json"),
+            ("okvqa_test_split.json", "OpenEnded_mscoco_val2014_questions*.json"),
             _read_okvqa,
             fields.draft_okvqa,
             _COCO_FOLDERS,
