@@ -178,6 +178,9 @@ def test_the_hubs_choices_are_parted(choices, answer, split):
         ("Is this statement true? The cat is on a mat. Answer Yes or No.", "The cat is on a mat."),
         ("Is it so: A is left of B. Please answer yes or no.", "A is left of B."),
         ("The cat sits.", "The cat sits."),
+        ("The cat sits. Is this true? Please answer yes or no.", "The cat sits."),
+        ("The cat sits. Is this true?", "The cat sits."),
+        ("Does the cat sit?", "Does the cat sit?"),
     ],
 )
 def test_a_statement_is_taken_out_of_its_question(question, statement):

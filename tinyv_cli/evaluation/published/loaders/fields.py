@@ -16,8 +16,12 @@ _HATEFUL = {"1": "yes", "0": "no"}
 _N_IMG_ID = 27  # letters of an `img_id` that name the picture: COCO_train2014_000000000001
 _ASKS_YES_NO = " Please answer yes or no."  # what the prompt has another sentence for
 
-# VLMEvalKit puts the statement between a question and an instruction.
-_STATEMENT = re.compile(r"(?:[^?:]*[?:]\s+)?(.*?)(?:\s+(?:please\s+)?answer\b.*)?", re.I | re.S)
+# VLMEvalKit puts the statement behind a question, or before one, and an instruction after both.
+_ASKED = r"(?:\s+(?:please\s+)?answer\b.*)?"
+_STATEMENTS = (
+    re.compile(rf"(?:[^?:]*[?:]\s+)?(.+?){_ASKED}", re.I | re.S),
+    re.compile(rf"(.+?[.!])\s+[^.!?]*\?{_ASKED}", re.I | re.S),
+)
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,10 @@ def draft_vsr(row: Row) -> list[Draft]:
 
 def draft_vsr_tsv(row: Row) -> list[Draft]:
     """Reads a row of VLMEvalKit's VSR, whose question has the statement inside."""
-    found = _STATEMENT.fullmatch(row.text("question"))
-    statement = found[1] if found and found[1] else row.text("question")
+    question = row.text("question")
+    is_last = re.search(rf"\?{_ASKED}$", question, re.I | re.S)
+    found = _STATEMENTS[is_last is not None].fullmatch(question)
+    statement = found[1] if found else question
     return [Draft(statement, (row.one_of("answer", _TRUE_FALSE),))]
 
 
