@@ -24,6 +24,7 @@ ORDER = (
     ("tinyv_cli.app",),
     ("tinyv_cli.commands",),
     ("tinyv_cli.options",),
+    ("tinyv_cli.harness",),
     ("weights.training",),
     ("weights.training.learning", "weights.training.network"),
     ("weights.training.recipe",),
@@ -76,6 +77,7 @@ HEAVY_OURS = (
     "tinyv_cli.backends.cuda",
     "tinyv_cli.devices.quiet_bitsandbytes",
     "tinyv_cli.devices.torch_probe",
+    "tinyv_cli.harness.lmms_eval_model",
     "quantize",
     "weights",
 )

@@ -275,12 +275,18 @@ def remove(arguments: RemoveArguments) -> None:
 def eval_(arguments: EvalArguments) -> None:
     """Measure how many questions a variant answers rightly, and how far it is from another.
 
-    QUESTIONS is a file with a JSON object a line: picture, task, question, answer. Answers are kept
-    beside it as they come; the same command goes on where it was stopped.
+    QUESTIONS is a file with a JSON object a line: picture, task, question, answer. With --benchmark
+    it is the folder, the TSV or the parquet file of one of the paper's benchmarks, as published.
+    Answers are kept beside it as they come; the same command goes on where it was stopped.
     """
-    from tinyv_cli.commands.eval import evaluate_variant
+    if arguments.benchmark is not None:
+        from tinyv_cli.commands.eval.benchmark import evaluate_benchmark
 
-    evaluate_variant(arguments)
+        evaluate_benchmark(arguments, arguments.benchmark)
+    else:
+        from tinyv_cli.commands.eval.questions import evaluate_variant
+
+        evaluate_variant(arguments)
 
 
 @app.command(cls=Verb, rich_help_panel=_MEASURING)

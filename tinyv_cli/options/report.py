@@ -16,13 +16,47 @@ from tinyv_cli.options.shared import (
     MaxTokens,
     Parallel,
     Quiet,
+    Seed,
     TemplateName,
 )
+
+DEFAULT_MAX_TOKENS = 256
 
 QuestionFile = Annotated[
     Path,
     typer.Argument(
-        metavar="QUESTIONS", help="A file of questions with their answers", rich_help_panel=ASK
+        metavar="QUESTIONS",
+        help="A file of questions with their answers; a folder or file of --benchmark",
+        rich_help_panel=ASK,
+    ),
+]
+
+BenchmarkName = Annotated[
+    str | None,
+    option(
+        "--benchmark",
+        metavar="NAME",
+        help="gqa, vsr, iconqa, vizwiz, hateful-memes, okvqa, refcoco, refcoco+, refcocog, pope or "
+        "mme, as it was published",
+        panel=ASK,
+    ),
+]
+
+AnswerFile = Annotated[
+    Path | None,
+    option(
+        "--answers", metavar="FILE", help="Score these, and ask no model (--benchmark)", panel=ASK
+    ),
+]
+
+Sample = Annotated[
+    int | None,
+    option(
+        "--sample",
+        metavar="NUMBER",
+        help="So many questions drawn by chance, with --seed",
+        panel=ASK,
+        reads=whole("--sample", 1),
     ),
 ]
 
@@ -97,6 +131,11 @@ NamesKinds = Annotated[
     option("-v", "--verbose", help="Also name the kinds that the miniature knows", panel=OUTPUT),
 ]
 
+ScoreChart = Annotated[
+    Path | None,
+    option("--chart", metavar="FILE.png", help="Draw the scores (--benchmark)", panel=OUTPUT),
+]
+
 ReplaceChart = Annotated[
     bool, option("--force", help="Let --chart replace a file that is there", panel=OUTPUT)
 ]
@@ -109,8 +148,14 @@ class EvalArguments(EngineArguments):
     questions: QuestionFile
     against: Against = None
     template: TemplateName = None
-    max_tokens: MaxTokens = 256
+    max_tokens: MaxTokens = DEFAULT_MAX_TOKENS
     limit: Limit = None
+    sample: Sample = None
+    seed: Seed = None
+    benchmark: BenchmarkName = None
+    answers: AnswerFile = None
+    chart: ScoreChart = None
+    force: ReplaceChart = False
     fresh: Fresh = False
     parallel: Parallel = DEFAULT_PARALLEL
     json: Json = False
