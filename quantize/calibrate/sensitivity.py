@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from quantize.calibrate.layer import MATRICES, Sequences, read_block
 from quantize.groupwise import round_matrix
 from quantize.recipe import HEAD, INT4
+from tinyv_cli.model.phi import PhiBlock
 from tinyv_cli.spec import LanguageSpec
 from weights.reading.checkpoint import ReadTensor
 
@@ -47,23 +48,7 @@ def measure_losses(
         block, _ = read_block(spec, read, layer)
         block.requires_grad_(requires_grad=False)
         states = entering.pop().requires_grad_()
-        passed = replace(sequences, states=states)
-        inputs: dict[str, Tensor] = {}
-        outputs: dict[str, Tensor] = {}
-
-        def keep(
-            name: str,
-            module: nn.Module,
-            entered: tuple[Tensor, ...],
-            left: Tensor,
-            inputs: dict[str, Tensor] = inputs,
-            outputs: dict[str, Tensor] = outputs,
-        ) -> None:
-            inputs[name], outputs[name] = entered[0].detach(), left
-
-        for name in MATRICES:
-            block.get_submodule(name).register_forward_hook(partial(keep, name))
-        out = passed.run(block)
+        out, inputs, outputs = _watch(block, replace(sequences, states=states))
         errors: dict[str, Tensor] = {}
         for name in MATRICES:
             matrix = block.get_submodule(name).get_parameter("weight")
@@ -98,6 +83,21 @@ def _run_through(
         block, _ = read_block(spec, read, layer)
         states = replace(sequences, states=states).run(block)
     return entering, states
+
+
+def _watch(
+    block: PhiBlock, sequences: Sequences
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """Returns a block's output (B, T, D), and its matrices' inputs and outputs by their names."""
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str, module: nn.Module, entered: tuple[Tensor, ...], left: Tensor) -> None:
+        inputs[name], outputs[name] = entered[0].detach(), left
+
+    for name in MATRICES:
+        block.get_submodule(name).register_forward_hook(partial(keep, name))
+    return sequences.run(block), inputs, outputs
 
 
 def _draw_gradients(

@@ -79,14 +79,13 @@ def answer_pictures(
                 yield None if picture is None else Request(picture, partial(begin, picture))
 
         for each in scheduler.run(list_requests()):
-            if each.answer is not None and isinstance(each.identity, Encoded):
-                line = _to_line(each.identity, each.answer)
-                yield line | about | toys.pop(each.identity.path, {})
+            picture, answer = each.identity, each.answer
+            if isinstance(picture, Unreadable):
+                yield _to_failure(picture) | about
+            elif answer is not None:
+                yield _to_line(picture, answer) | about | toys.pop(picture.path, {})
             elif each.error is not None:
-                if isinstance(each.identity, Encoded):
-                    raise each.error
-                problem = {"problem": each.error.problem, "hint": each.error.hint}
-                yield {"path": str(each.identity.path), "error": problem} | about
+                raise each.error
 
 
 def _note_toys(
@@ -131,6 +130,12 @@ def _read_pipe(path: Path, is_wanted: Callable[[], bool]) -> Image.Image:
         return read_picture(content)
     except TinyvError as error:
         raise type(error)(f"{path}: {error.problem}", way_out) from error
+
+
+def _to_failure(picture: Unreadable) -> dict[str, Any]:
+    """Makes the line of a picture that cannot be used."""
+    problem = {"problem": picture.error.problem, "hint": picture.error.hint}
+    return {"path": str(picture.path), "error": problem}
 
 
 def _to_line(picture: Encoded, answer: Answer) -> dict[str, Any]:

@@ -45,8 +45,12 @@ EXAMPLES = {
         "tinyv show miniature --json | jq .size_bytes",
     ),
     "pull": (
-        "tinyv pull",
+        "tinyv pull --ready 4bit",
         "tinyv pull --from ~/Downloads/tinygpt-v --dry-run",
+    ),
+    "push": (
+        "tinyv push miniature share/miniature",
+        "tinyv push stage4-4bit /mnt/usb/4bit --force",
     ),
     "quantize": (
         "tinyv quantize --bits 4",
