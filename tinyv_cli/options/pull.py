@@ -12,7 +12,7 @@ from tinyv_cli.options.shared import DryRun, Force, Offline, Quiet
 VariantOrigin = Annotated[
     str | None,
     typer.Argument(
-        metavar="[FROM]",
+        metavar="[VARIANT]",
         help="A finished variant: hub repository, URL or folder; else the public weights",
     ),
 ]

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from tinyv_cli.disk import paths
 from tinyv_cli.disk.places import told_path
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.variants.manifest import MANIFEST_NAME, Manifest, Variant, read_variant
@@ -96,7 +97,7 @@ def make_note(variant: Variant) -> str:
     is_itself = is_miniature_folder(variant.folder)
     who = "the miniature answers" if is_itself else f"{variant.name} answers, made of the miniature"
     told = told_path()
-    if told.exists():
+    if paths.exists(told):
         return f"{who}, {_LATER}"
     with suppress(OSError):  # where nothing can be kept, it is said in full each time
         told.parent.mkdir(parents=True, exist_ok=True)
