@@ -1,6 +1,6 @@
 """Pictures and one prompt become lines: several are answered at once, the next ones made ready."""
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,7 @@ def answer_pictures(
 
     Args:
         engine: that answers.
-        words: that open the pictures, by the names of their lines and in their order. Where the
-            vision side is offloaded, all of them are encoded before the first is answered.
+        words: that open the pictures, by their lines' names; if offloaded, all are encoded first.
         question: asked about each; a box that lies beside a picture is that picture's error.
         options: how answers are made.
         caches_images: whether image tokens are taken from the cache and kept there.
@@ -46,22 +45,20 @@ def answer_pictures(
         InputError: the prompt does not fit the context, whatever the picture.
         TinyvError: the variant cannot be opened, or a picture not encoded.
     """
-    n_ahead = len(words) if engine.is_offloaded else N_AHEAD
     begun: list[PicturePrefetcher] = []
     toys: dict[Path, dict[str, bool]] = {}
     about = {"model": engine.variant.name, "toy": engine.is_toy}
 
     def prefetch(encoder: ImageEncoder) -> PicturePrefetcher:
         def read(path: Path) -> Image.Image:
-            if is_pipe(path):
-                picture = _read_pipe(path, lambda: not any(each.is_cancelled for each in begun))
-            else:
-                picture = open_listed(words[path], path, engine.notify)
+            picture = _open(words[path], path, engine, begun)
             question.about(*picture.size)
+            if engine.is_toy:
+                toys[path] = describe_toy(True, [to_pixels(picture, engine.image_px)])
             return picture
 
-        reads = _note_toys(read, engine.image_px, toys) if engine.is_toy else read
-        begun.append(PicturePrefetcher(encoder, words, reads, engine.image_px, n_ahead))
+        n_ahead = len(words) if engine.is_offloaded else N_AHEAD
+        begun.append(PicturePrefetcher(encoder, words, read, engine.image_px, n_ahead))
         return begun[0]
 
     with engine.open(prefetch, caches_images=caches_images) as opened:
@@ -88,17 +85,11 @@ def answer_pictures(
                 raise each.error
 
 
-def _note_toys(
-    read: Callable[[Path], Image.Image], image_px: int, toys: dict[Path, dict[str, bool]]
-) -> Callable[[Path], Image.Image]:
-    """Makes a reader that also notes what is to be told of a toy's answer about each picture."""
-
-    def read_noted(path: Path) -> Image.Image:
-        picture = read(path)
-        toys[path] = describe_toy(True, [to_pixels(picture, image_px)])
-        return picture
-
-    return read_noted
+def _open(word: str, path: Path, engine: Engine, begun: Sequence[PicturePrefetcher]) -> Image.Image:
+    """Opens a picture, from a pipe for as long as nothing that was begun is cancelled."""
+    if is_pipe(path):
+        return _read_pipe(path, lambda: not any(each.is_cancelled for each in begun))
+    return open_listed(word, path, engine.notify)
 
 
 def open_listed(word: str, path: Path, note: Callable[[str], None]) -> Image.Image:
