@@ -41,8 +41,14 @@ def measure_losses(
 
     Source: arXiv 2306.07629, section 4.1, has the same metric for single weights.
     """
-    entering, leaving = _run_through(spec, read, sequences)
-    gradients = _draw_gradients(spec, read, leaving, sequences.filled)
+    entering: list[Tensor] = []  # states (B, T, D) before each layer
+    passed = sequences
+    with torch.no_grad():
+        for layer in range(spec.n_layers):
+            entering.append(passed.states)
+            block, _ = read_block(spec, read, layer)
+            passed = replace(sequences, states=passed.run(block))
+    gradients = _draw_gradients(spec, read, passed.states, sequences.filled)
     losses: dict[str, float] = {}
     for layer in reversed(range(spec.n_layers)):
         block, _ = read_block(spec, read, layer)
@@ -69,20 +75,6 @@ def measure_losses(
                 name = f"language.layers.{layer}.{key}.weight"
                 losses[name] += loss / int(sequences.filled.sum()) / len(gradients)
     return losses
-
-
-@torch.no_grad()
-def _run_through(
-    spec: LanguageSpec, read: ReadTensor, sequences: Sequences
-) -> tuple[list[Tensor], Tensor]:
-    """Returns the states (B, T, D) before each layer, and those behind the last one."""
-    entering: list[Tensor] = []
-    states = sequences.states
-    for layer in range(spec.n_layers):
-        entering.append(states)
-        block, _ = read_block(spec, read, layer)
-        states = replace(sequences, states=states).run(block)
-    return entering, states
 
 
 def _watch(

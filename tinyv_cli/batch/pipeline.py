@@ -78,7 +78,8 @@ def answer_pictures(
         for each in scheduler.run(list_requests()):
             picture, answer = each.identity, each.answer
             if isinstance(picture, Unreadable):
-                yield _to_failure(picture) | about
+                problem = {"problem": picture.error.problem, "hint": picture.error.hint}
+                yield {"path": str(picture.path), "error": problem} | about
             elif answer is not None:
                 yield _to_line(picture, answer) | about | toys.pop(picture.path, {})
             elif each.error is not None:
@@ -121,12 +122,6 @@ def _read_pipe(path: Path, is_wanted: Callable[[], bool]) -> Image.Image:
         return read_picture(content)
     except TinyvError as error:
         raise type(error)(f"{path}: {error.problem}", way_out) from error
-
-
-def _to_failure(picture: Unreadable) -> dict[str, Any]:
-    """Makes the line of a picture that cannot be used."""
-    problem = {"problem": picture.error.problem, "hint": picture.error.hint}
-    return {"path": str(picture.path), "error": problem}
 
 
 def _to_line(picture: Encoded, answer: Answer) -> dict[str, Any]:
