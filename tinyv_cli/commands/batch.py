@@ -149,7 +149,10 @@ def _read_words(arguments: BatchArguments) -> tuple[Sequence[str], Question]:
     corners = None if arguments.at is None else read_corners(arguments.at)
     words = arguments.words or []
     if not words:
-        raise UsageError("missing argument 'PATHS'", "`tinyv batch --help` shows what can be typed")
+        raise UsageError(
+            "the pictures and the prompt are missing",
+            'name both: `tinyv batch FOLDER "what is it?" -o FILE.jsonl`',
+        )
     [*paths, last] = words
     if arguments.task is not None or arguments.at is not None:
         # A `-` alone is the list of pictures; behind them, the prompt.

@@ -55,7 +55,9 @@ def make_tiny(tiny_sources: Path, tmp_path_factory) -> Callable[[str, int], Vari
     def make(target: str, bits: int) -> Variant:
         if (target, bits) not in made:
             folder = tmp_path_factory.mktemp("cuda") / f"{target}-{bits}"
-            options = QuantizeOptions(tiny_sources, folder, bits, threads=1, target=target)
+            options = QuantizeOptions(
+                tiny_sources, folder, bits, threads=1, target=target, quick=True
+            )
             made[target, bits] = make_variant(options, show_nothing).variant
         return made[target, bits]
 
@@ -304,7 +306,7 @@ def test_eight_bits_are_nearer_than_four(make_tiny):
 def miniature(tmp_path_factory) -> Variant:
     """The miniature at 4 bits; its rows fill blocks, as the published ones do."""
     folder = tmp_path_factory.mktemp("miniature") / "v"
-    options = QuantizeOptions(DEMO / "sources", folder, threads=1, target="cuda")
+    options = QuantizeOptions(DEMO / "sources", folder, threads=1, target="cuda", quick=True)
     return make_variant(options, show_nothing).variant
 
 

@@ -89,7 +89,8 @@ class Verb(TyperCommand):
         self.format_help_text(ctx, formatter)
         _write_examples(formatter, EXAMPLES[str(self.name)])
         groups: dict[str, list[tuple[str, str]]] = {each: [] for each in PANELS}
-        for each in self.get_params(ctx):
+        words_first = sorted(self.get_params(ctx), key=lambda e: e.param_type_name != "argument")
+        for each in words_first:
             record = each.get_help_record(ctx)
             if record is not None:
                 is_argument = each.param_type_name == "argument"

@@ -49,10 +49,6 @@ _OPTIONS_ELSEWHERE = {
 
 # What is missing, by the name of the argument or option that typer misses, and how it is given.
 _MISSING = {
-    "paths": (
-        "the pictures and the prompt are missing",
-        'name both: `tinyv batch FOLDER "what is it?" -o FILE.jsonl`',
-    ),
     "output": (
         "the file for the answers is missing",
         "name one: `-o answers.jsonl`; `-o -` is stdout",
