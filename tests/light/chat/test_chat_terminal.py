@@ -110,8 +110,9 @@ def test_a_conversation_is_saved_and_taken_up_by_another_process(chat, tmp_path)
     with chat() as terminal:
         terminal.wait_for("`/image PATH` shows a picture")
         terminal.wait_for_prompt()
-        terminal.complete("/load mi", "/load mine")
-        terminal.ask("", "1:what is it?")
+        terminal.type("/load mine" + ENTER)  # what it shows is tested without a terminal
+        terminal.wait_for("/load mine")
+        terminal.wait_for_prompt()
         terminal.ask("and?", "2:and?")
         prompt = terminal.ask("/show prompt", "prompt:")
         assert "<ImageHere></Img> what is it?###Assistant: 1:what is it?###Human: and?" in prompt
