@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from tinyv_cli.addresses import is_data_url
@@ -17,7 +18,7 @@ from tinyv_cli.batch.finding import is_url, make_url_error
 from tinyv_cli.disk.reading import is_pipe, read_bytes
 from tinyv_cli.engine import Engine
 from tinyv_cli.errors import InputError, TinyvError, describe_os_error
-from tinyv_cli.pictures.image import read_picture, to_pixels
+from tinyv_cli.pictures.image import read_picture
 from tinyv_cli.pictures.opening import Access, open_picture, read_content
 from tinyv_cli.prompts.boxes import boxes_to_json, read_boxes
 from tinyv_cli.prompts.tasks import Question
@@ -53,12 +54,13 @@ def answer_pictures(
         def read(path: Path) -> Image.Image:
             picture = _open(words[path], path, engine, begun)
             question.about(*picture.size)
-            if engine.is_toy:
-                toys[path] = describe_toy(True, [to_pixels(picture, engine.image_px)])
             return picture
 
+        def look(path: Path, pixels: np.ndarray) -> None:
+            toys[path] = describe_toy(engine.is_toy, [pixels])
+
         n_ahead = len(words) if engine.is_offloaded else N_AHEAD
-        begun.append(PicturePrefetcher(encoder, words, read, engine.image_px, n_ahead))
+        begun.append(PicturePrefetcher(encoder, words, read, engine.image_px, n_ahead, look))
         return begun[0]
 
     with engine.open(prefetch, caches_images=caches_images) as opened:
@@ -76,12 +78,11 @@ def answer_pictures(
                 yield None if picture is None else Request(picture, partial(begin, picture))
 
         for each in scheduler.run(list_requests()):
-            picture, answer = each.identity, each.answer
-            if isinstance(picture, Unreadable):
-                problem = {"problem": picture.error.problem, "hint": picture.error.hint}
-                yield {"path": str(picture.path), "error": problem} | about
-            elif answer is not None:
-                yield _to_line(picture, answer) | about | toys.pop(picture.path, {})
+            if isinstance(each.identity, Unreadable):
+                error = {"problem": each.identity.error.problem, "hint": each.identity.error.hint}
+                yield {"path": str(each.identity.path), "error": error} | about
+            elif each.answer is not None:
+                yield _to_line(each.identity, each.answer) | about | toys.pop(each.identity.path)
             elif each.error is not None:
                 raise each.error
 

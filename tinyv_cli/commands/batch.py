@@ -23,7 +23,7 @@ from tinyv_cli.console import Console
 from tinyv_cli.devices.names import to_kind
 from tinyv_cli.disk.paths import exists
 from tinyv_cli.engine import Demand, Engine, find_variant, plan_engine
-from tinyv_cli.errors import ExitCode, TinyvError, UsageError
+from tinyv_cli.errors import PartlyFailedError, UsageError
 from tinyv_cli.options.ask import check_asking, to_grammar
 from tinyv_cli.options.batch import BatchArguments
 from tinyv_cli.options.shared import to_answer_options, to_backend_options
@@ -63,12 +63,6 @@ class Job:
     caches_images: bool
 
 
-class PicturesFailedError(TinyvError):
-    """A batch came to its end, but some of its pictures have no answer."""
-
-    exit_code = ExitCode.BATCH
-
-
 def answer_batch(arguments: BatchArguments) -> None:
     """Runs `tinyv batch`.
 
@@ -77,7 +71,7 @@ def answer_batch(arguments: BatchArguments) -> None:
         InputError: there are no pictures, or the prompt cannot be used.
         WeightsError: there is no variant, or it is damaged.
         DeviceError: the device cannot run it, or the output cannot be written.
-        PicturesFailedError: at the end, when some pictures have no answer.
+        PartlyFailedError: at the end, when some pictures have no answer.
         KeyboardInterrupt: Ctrl-C; whole lines are kept.
     """
     console = Console(quiet=arguments.quiet)
@@ -128,7 +122,7 @@ def answer_batch(arguments: BatchArguments) -> None:
         if target is not None:
             show = f"jq -c 'select(.error)' {shlex.quote(arguments.output)}"
             hint = f"see why: `{show}`; when that is put right, `--retry` asks again"
-        raise PicturesFailedError(f"{n_failed} of {len(pictures)} pictures have no answer", hint)
+        raise PartlyFailedError(f"{n_failed} of {len(pictures)} pictures have no answer", hint)
 
 
 def _read_words(arguments: BatchArguments) -> tuple[Sequence[str], Question]:

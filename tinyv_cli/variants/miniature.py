@@ -20,7 +20,7 @@ _FIRST = (
     "a toy that comes with tinyv and knows drawings of 64 kinds of things (`tinyv list -v`); "
     "photographs get made-up answers; the real model: `tinyv pull && tinyv quantize --bits 4`"
 )
-_LATER = "a toy for drawings: photographs get made-up answers"
+IN_SHORT = "a toy for drawings: photographs get made-up answers"
 
 
 def miniature_dir() -> Path:
@@ -98,7 +98,7 @@ def make_note(variant: Variant) -> str:
     who = "the miniature answers" if is_itself else f"{variant.name} answers, made of the miniature"
     told = told_path()
     if paths.exists(told):
-        return f"{who}, {_LATER}"
+        return f"{who}, {IN_SHORT}"
     with suppress(OSError):  # where nothing can be kept, it is said in full each time
         told.parent.mkdir(parents=True, exist_ok=True)
         told.touch()

@@ -7,15 +7,14 @@ rule that is new asks nothing again.
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tinyv_cli.benchmark.chart import check_chart, write_chart
-from tinyv_cli.commands.batch import PicturesFailedError
 from tinyv_cli.commands.eval.planning import IS_KEPT, clear_if_fresh, note_done, plan_positions
 from tinyv_cli.console import Console
 from tinyv_cli.devices.names import to_kind
 from tinyv_cli.engine import Engine, find_variant
-from tinyv_cli.errors import InputError, UsageError
+from tinyv_cli.errors import InputError, PartlyFailedError, UsageError
 from tinyv_cli.evaluation.ledger import Ledger, Uncut, make_key, resolve_ledger
 from tinyv_cli.evaluation.published.benchmarks import (
     BENCHMARKS,
@@ -40,8 +39,9 @@ class _Answered:
     """What was answered, and why other records were not, by index; and by which variant."""
 
     given: Mapping[int, Given]
-    failures: Mapping[int, str]
-    model: str | None
+    failures: Mapping[int, str] = field(default_factory=dict)
+    model: str | None = None
+    is_toy: bool = False
 
 
 def evaluate_benchmark(arguments: EvalArguments, name: str) -> None:
@@ -52,7 +52,7 @@ def evaluate_benchmark(arguments: EvalArguments, name: str) -> None:
         InputError: the files or the answers cannot be used.
         WeightsError: there is no such variant, or it is damaged.
         DeviceError: the device cannot run it, or answers can be kept nowhere.
-        PicturesFailedError: at the end, when some records could not be asked.
+        PartlyFailedError: at the end, when some records could not be asked.
         KeyboardInterrupt: Ctrl-C; what was answered is kept.
     """
     started = time.perf_counter()
@@ -66,7 +66,7 @@ def evaluate_benchmark(arguments: EvalArguments, name: str) -> None:
     _note_records(arguments, loaded, records, console)
     if arguments.answers is not None:
         given = read_given(arguments.answers, benchmark, loaded.records)
-        answered = _Answered(given, {}, None)
+        answered = _Answered(given)
     else:
         answered = _ask(arguments, benchmark, loaded, records, console)
     answers = [(r, answered.given[r.index]) for r in records if r.index in answered.given]
@@ -89,6 +89,7 @@ def evaluate_benchmark(arguments: EvalArguments, name: str) -> None:
             "failures": list(answered.failures.values()),
             "left_out": list(loaded.left_out),
             "model": answered.model,
+            "toy": answered.is_toy,
             "seconds": time.perf_counter() - started,
         }
         console.write_json(document)
@@ -100,7 +101,7 @@ def evaluate_benchmark(arguments: EvalArguments, name: str) -> None:
         n, first = len(answered.failures), next(iter(answered.failures.values()))
         problem = f"{n} of {len(records)} records could not be asked; the first: {first}"
         hint = "when that is put right, the same command asks them alone; `--json` names all"
-        raise PicturesFailedError(problem, hint)
+        raise PartlyFailedError(problem, hint)
 
 
 def _check_options(arguments: EvalArguments, name: str) -> None:
@@ -180,7 +181,7 @@ def _ask(
         raise
     console.write_note(f"the answers of {name} are in {ledger.path}")
     given = {index: Given(each.answer, each.losses) for index, each in ledger.entries.items()}
-    return _Answered(given, failures, name)
+    return _Answered(given, failures, name, engine.is_toy)
 
 
 def _plan(

@@ -86,6 +86,13 @@ def test_answers_go_on_behind_the_mark_and_are_kept_uncut(place, opened, capsys)
     assert "4 questions are in gqa/testdev_balanced_questions.json" in err.replace(f"{place}/", "")
 
 
+@pytest.mark.parametrize("is_toy", [False, True])
+def test_a_document_says_whether_a_toy_answered(place, opened, capsys, monkeypatch, is_toy):
+    monkeypatch.setattr("tinyv_cli.engine.is_miniature", lambda variant: is_toy)
+    document, _ = run(capsys, write_gqa(place / "gqa", 1), "--benchmark", "gqa")
+    assert document["toy"] is is_toy
+
+
 def test_nothing_is_asked_again_and_a_longer_run_goes_on(place, opened, capsys):
     folder = write_gqa(place / "gqa", 6)
     _, err = run(capsys, folder, "--benchmark", "gqa", "--limit", "2")
