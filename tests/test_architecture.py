@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import which
 from typing import NamedTuple
 
 import pytest
@@ -373,3 +374,15 @@ def test_few_functions_are_helpers_with_one_caller():
     counts = [find_single_callers(parse(path)) for path in FILES]
     n_functions, n_single = sum(n for n, _ in counts), sum(len(found) for _, found in counts)
     assert n_single < MOST_WITH_ONE_CALLER * n_functions, f"{n_single} of {n_functions}"
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists() or not which("git"), reason="no checkout")
+def test_the_top_level_holds_what_its_owner_fixed_and_nothing_else():
+    words = ["git", "-c", "safe.directory=*", "ls-files"]
+    kept = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    if kept.returncode:
+        pytest.skip(f"git does not list the files: {kept.stderr.strip()}")
+    names = {line.partition("/")[0] for line in kept.stdout.splitlines()}
+    folders = {"docs", "quantize", "tests", "tinyv_cli", "weights"}
+    files = {"CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml"}
+    assert {name for name in names if not name.startswith(".")} == folders | files
