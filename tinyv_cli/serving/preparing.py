@@ -89,8 +89,8 @@ class Preparer:
         if len(pictures) < len(asked.pictures):
             note = f"{len(pictures)} of {len(asked.pictures)} pictures taken, evenly spread"
             asked = replace(asked, notes=(*asked.notes, note))
-        self._check_room(asked, model, len(pictures))
         try:
+            self._check_room(asked, model, len(pictures))
             pixels = [self._open(each, model, owner) for each in pictures]
             options = self._make_options(asked, model)
         except DeviceError as error:
