@@ -9,6 +9,7 @@ import time
 import httpx
 import pytest
 
+from tests.bench.serving import soak
 from tests.light.real_variant import copy_variant
 from tests.light.serving.served import ask_of, serve
 from tests.light.serving.test_serve_program import CHAT, ask_long, wait_until
@@ -163,3 +164,12 @@ def test_a_worker_that_dies_is_told_and_ends_the_process(tmp_path):
         assert time.monotonic() - asked < 15
         served.wait_for("the worker died")
         served.wait_for("error: the thread that computes has died")
+
+
+def test_eight_clients_of_every_kind_each_hear_what_they_should(tmp_path):
+    """Streams, whole answers, clients that leave, broken pictures, slow and large bodies."""
+    found = soak(tmp_path, 5)
+    assert found["wrong"] == []
+    assert sum(found["asked"].values()) >= 8
+    assert found["at_rest"][1] < 16
+    assert found["exit_code"] == 0
