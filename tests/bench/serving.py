@@ -1,6 +1,8 @@
 """What `tinyv serve` takes of an answer's time, and what hours of use leave of it; run by hand.
 
-`python -m tests.bench.serving speed|clients|soak [SECONDS]` prints one JSON document.
+`python -m tests.bench.serving speed|clients|soak|many [NUMBER]` prints one JSON document: the times
+beside a session's own, those of many clients, eight clients of every kind for so many seconds, and
+so many requests in a row. `peer URL [SECONDS]` asks another server as `clients` asks this one.
 """
 
 import json
@@ -10,7 +12,10 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -20,29 +25,38 @@ CHAT = "/v1/chat/completions"
 LONG = {"type": "object", "properties": {"a": {"type": "string", "minLength": 900}}}
 LONG |= {"required": ["a"], "additionalProperties": False}
 FORM = {"type": "json_schema", "json_schema": {"name": "long", "schema": LONG}}
+SHORT = "what is this?"
 
 
-def stream(client, body):
+def connect(url):
+    """A connection that costs next to nothing: httpx takes 2 ms more a question."""
+    parts = urlsplit(url)
+    return closing(HTTPConnection(parts.hostname, parts.port, timeout=120))
+
+
+def stream(connection, body):
     """Asks; returns the text, the seconds to the first token and to the end, and the tokens."""
-    started, first, text, usage = time.perf_counter(), None, "", None
-    body = {**body, "stream": True, "stream_options": {"include_usage": True}}
-    with client.stream("POST", CHAT, json=body) as response:
-        for line in response.iter_lines():
-            if not line.startswith("data: {"):
-                continue
-            event = json.loads(line[6:])
-            if "error" in event:
-                raise RuntimeError(event["error"]["message"])
-            piece = event["choices"][0]["delta"].get("content") if event["choices"] else None
-            if piece:
-                first = first or time.perf_counter() - started
-                text += piece
-            usage = event.get("usage") or usage
-    return text, first, time.perf_counter() - started, usage["completion_tokens"]
+    content = json.dumps({**body, "stream": True, "stream_options": {"include_usage": True}})
+    started, first, text, n_tokens = time.perf_counter(), None, "", 0
+    connection.request("POST", CHAT, content, {"content-type": "application/json"})
+    for line in connection.getresponse():
+        if not line.startswith(b"data: {"):
+            continue
+        event = json.loads(line[6:])
+        if "error" in event:
+            raise RuntimeError(event["error"]["message"])
+        piece = event["choices"][0]["delta"].get("content") if event["choices"] else None
+        if piece:
+            first = first or time.perf_counter() - started
+            text, n_tokens = text + piece, n_tokens + 1
+        if event.get("usage"):  # without it, as from the peer, each piece is a token
+            n_tokens = event["usage"]["completion_tokens"]
+    total = time.perf_counter() - started
+    return text, first or total, total, n_tokens
 
 
 def measure_speed(folder, n=25):
-    """The same long answer through a session in this process and through a server, in turn."""
+    """The same answers through a session in this process and through a server, in turn."""
     from tinyv_cli.answers.constrained import make_schema_grammar
     from tinyv_cli.backends.backend import BackendOptions
     from tinyv_cli.engine import Demand, find_variant, plan_engine
@@ -51,63 +65,91 @@ def measure_speed(folder, n=25):
 
     found = find_variant("miniature")
     engine = plan_engine(found, BackendOptions(device="cpu"), Demand(), lambda _: None)
-    figures = {"session": [], "server": []}
-    server = serve(folder, "--device", "cpu")
-    with server as served, served.client() as client, engine.open() as opened:
+    firsts, rates = {"session": [], "server": []}, {"session": [], "server": []}
+
+    def ask(session, options):
+        session.show_pixels(pixels)
+        session.look()
+        started, first = time.perf_counter(), None
+        for _piece in (reply := session.ask(SHORT, options)):
+            first = first or time.perf_counter() - started
+        total, n_tokens = time.perf_counter() - started, reply.answer.usage.completion_tokens
+        return reply.answer.text, first, total, n_tokens
+
+    with serve(folder, "--device", "cpu") as served, engine.open() as opened:
         pixels = to_pixels(read_picture(PICTURES["cat"]), found.image_px)
         grammar = make_schema_grammar(opened.tokenizer, json.dumps(LONG))
-        options = AnswerOptions(max_new_tokens=400, grammar=grammar)
+        long = {"max_tokens": 400, "response_format": FORM}
+        asked = [(ask_of("cat", SHORT), AnswerOptions())]
+        asked += [(ask_of("cat", SHORT, **long), AnswerOptions(400, grammar=grammar))]
         session = opened.start_session()
-        for _ in range(n):
-            session.show_pixels(pixels)
-            session.look()
-            started, first = time.perf_counter(), None
-            reply = session.ask("what is this?", options)
-            for _piece in reply:
-                first = first or time.perf_counter() - started
-            total = time.perf_counter() - started
-            tokens = reply.answer.usage.completion_tokens
-            figures["session"].append((first, (tokens - 1) / (total - first)))
-            body = ask_of("cat", "what is this?", response_format=FORM, max_tokens=400)
-            text, first, total, tokens = stream(client, body)
-            assert text == reply.answer.text
-            figures["server"].append((first, (tokens - 1) / (total - first)))
-    found = {}
-    for name, rows in figures.items():
-        firsts, rates = zip(*rows[3:], strict=True)
-        found[name] = {
-            "first_token_ms": round(1000 * statistics.median(firsts), 2),
-            "tokens_a_second": round(statistics.median(rates), 1),
-        }
-    found["tokens"] = tokens
-    return found
+        for body, options in (asked[:1] * 4 + asked[1:]) * n:
+            rows = {"session": ask(session, options)}
+            with connect(served.url) as connection:
+                connection.connect()
+                rows["server"] = stream(connection, body)
+            assert rows["session"][0] == rows["server"][0]
+            for name, (_, first, total, n_tokens) in rows.items():
+                if body is asked[0][0]:
+                    firsts[name].append(1000 * first)
+                else:
+                    rates[name].append((n_tokens - 1) / (total - first))
+    figures = {name: [round(statistics.median(each[3:]), 2)] for name, each in firsts.items()}
+    for name, each in rates.items():
+        figures[name].append(round(statistics.median(each[1:]), 1))
+    ratio = statistics.median(
+        theirs / ours for ours, theirs in zip(rates["session"], rates["server"], strict=True)
+    )
+    return {
+        "first_token_ms, tokens_a_second": figures,
+        "first_token_more_ms": round(figures["server"][0] - figures["session"][0], 2),
+        "decoding_ratio": round(ratio, 3),
+    }
+
+
+def ask_together(url, n_clients, seconds, make_body):
+    """Lets clients ask for some seconds; returns times to the first token, and rates."""
+    firsts, n_tokens, until = [], [0], time.monotonic() + seconds
+
+    def ask(seed):
+        choose = random.Random(seed)
+        with connect(url) as connection:
+            while time.monotonic() < until:
+                _, first, _, n = stream(connection, make_body(choose))
+                firsts.append(first)
+                n_tokens[0] += n
+
+    run_all([lambda seed=seed: ask(seed) for seed in range(n_clients)])
+    cuts = statistics.quantiles(firsts, n=100)
+    return {
+        "answers": len(firsts),
+        "answers_a_second": round(len(firsts) / seconds, 1),
+        "tokens_a_second": round(n_tokens[0] / seconds, 1),
+        **{f"p{p}_ms": round(1000 * cuts[p - 1], 1) for p in (50, 95, 99)},
+    }
 
 
 def measure_clients(folder, seconds=10):
-    """Times to the first token, and tokens a second in all, by clients at once."""
+    """Times to the first token, by clients at once and by answers at once."""
     table = {}
     for parallel in (1, 8):
         with serve(folder, "--parallel", str(parallel), "--queue", "64") as served:
             for n_clients in (1, 4, 8, 16):
-                firsts, tokens, until = [], [0], time.monotonic() + seconds
-
-                def ask(seed, firsts=firsts, tokens=tokens, until=until):
-                    choose = random.Random(seed)
-                    with served.client() as client:
-                        while time.monotonic() < until:
-                            name, question = choose.choice(QUESTIONS)
-                            _, first, total, n = stream(client, ask_of(name, question))
-                            firsts.append(first or total)
-                            tokens[0] += n
-
-                run_all([lambda seed=seed: ask(seed) for seed in range(n_clients)])
-                cuts = statistics.quantiles(firsts, n=100)
-                table[f"{n_clients} clients, --parallel {parallel}"] = {
-                    "answers": len(firsts),
-                    "tokens_a_second": round(tokens[0] / seconds, 1),
-                    **{f"p{p}_ms": round(1000 * cuts[p - 1], 1) for p in (50, 95, 99)},
-                }
+                figures = ask_together(
+                    served.url, n_clients, seconds, lambda choose: ask_of(*choose.choice(QUESTIONS))
+                )
+                table[f"{n_clients} clients, --parallel {parallel}"] = figures
     return table
+
+
+def measure_peer(url, seconds=10):
+    """The same of another server that speaks OpenAI's words, about no picture."""
+
+    def make_body(choose):
+        question = f"{choose.randrange(10**6)} what is this?"
+        return ask_of(None, question, max_tokens=12, temperature=0)
+
+    return {f"{n} clients": ask_together(url, n, seconds, make_body) for n in (1, 4, 8, 16)}
 
 
 def soak(folder, seconds=600):  # noqa: PLR0915 - one run, from its beginning to its figures
@@ -115,9 +157,9 @@ def soak(folder, seconds=600):  # noqa: PLR0915 - one run, from its beginning to
     expected, wrong, counts = {}, [], {}
     with serve(folder, "--queue", "64") as served:
         process = psutil.Process(served.process.pid)
-        with served.client() as client:
+        with connect(served.url) as connection:
             for name, question in QUESTIONS:
-                expected[name, question] = stream(client, ask_of(name, question))[0]
+                expected[name, question] = stream(connection, ask_of(name, question))[0]
         until = time.monotonic() + seconds
 
         def ask(seed):
@@ -136,7 +178,8 @@ def soak(folder, seconds=600):  # noqa: PLR0915 - one run, from its beginning to
         def one(client, kind, name, question):
             body = ask_of(name, question)
             if kind == "stream":
-                text = stream(client, body)[0]
+                with connect(served.url) as connection:
+                    text = stream(connection, body)[0]
             elif kind == "whole":
                 text = client.post(CHAT, json=body).json()["choices"][0]["message"]["content"]
             elif kind == "leave":
@@ -223,6 +266,10 @@ def run_all(tasks):
 if __name__ == "__main__":
     measures = {"speed": measure_speed, "clients": measure_clients, "soak": soak}
     measures |= {"many": measure_many}
-    name, *numbers = sys.argv[1:]
-    with tempfile.TemporaryDirectory() as home:
-        print(json.dumps(measures[name](Path(home), *map(int, numbers)), indent=1))  # noqa: T201
+    name, *rest = sys.argv[1:]
+    if name == "peer":
+        found = measure_peer(rest[0], *map(int, rest[1:]))
+    else:
+        with tempfile.TemporaryDirectory() as home:
+            found = measures[name](Path(home), *map(int, rest))
+    print(json.dumps(found, indent=1))  # noqa: T201

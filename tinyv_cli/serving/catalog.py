@@ -129,8 +129,9 @@ class Catalog:
         for each in self.list_models():
             if each.name in (wanted, short):
                 return each
-        if name is None:
-            raise RefusedError(503, "the model cannot be read; see the server's log", None, 30)
+        if short == self.default_name:
+            problem = f"the files of model '{short}' are gone or cannot be read"
+            raise RefusedError(503, problem, None, 30)
         raise RefusedError(404, f"model '{wanted[:100]}' not found", "model_not_found")
 
     def _look(self) -> object:

@@ -9,6 +9,9 @@ from tinyv_cli.answers.reply import Answer, Reply
 from tinyv_cli.serving.dialects.asking import RefusedError
 from tinyv_cli.serving.preparing import Prepared
 
+# What comes faster is told together. Telling takes 0.4 ms of the event loop, on cores that compute.
+_APART_S = 0.02
+
 
 @dataclass(frozen=True)
 class Step:
@@ -92,26 +95,28 @@ class Job:
     images: list[ImageTokens] = field(default_factory=list)
     reply: Reply | None = None
     n_told: int = 0  # characters
+    told_s: float = 0.0  # when that was
     place: int = 0
     begun_s: float = field(default_factory=perf_counter)
     first_s: float | None = None
     load_s: float = 0.0
     encode_s: float = 0.0
 
-    def tell_text(self, text: str) -> None:
-        """Tells what is new in the answer's text."""
-        if len(text) == self.n_told:
+    def tell_text(self, text: str, is_last: bool = False) -> None:
+        """Tells what is new in the answer's text, unless something was told a moment ago."""
+        now_s = perf_counter()
+        if len(text) == self.n_told or (now_s - self.told_s < _APART_S and not is_last):
             return
         if self.first_s is None:
-            self.first_s = perf_counter() - self.begun_s
+            self.first_s = now_s - self.begun_s
         if self.prepared.asked.streams:
             self.tell(Piece(text[self.n_told :]))
-        self.n_told = len(text)
+        self.n_told, self.told_s = len(text), now_s
 
     def end(self, answer: Answer | None) -> Ended:
         """Tells the end."""
         text = answer.text if answer else ""
-        self.tell_text(text)
+        self.tell_text(text, is_last=True)
         total_s = perf_counter() - self.begun_s
         first_s = total_s if self.first_s is None else self.first_s
         ended = Ended(text, answer, self.load_s, self.encode_s, first_s, total_s)

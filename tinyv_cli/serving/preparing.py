@@ -89,8 +89,8 @@ class Preparer:
         if len(pictures) < len(asked.pictures):
             note = f"{len(pictures)} of {len(asked.pictures)} pictures taken, evenly spread"
             asked = replace(asked, notes=(*asked.notes, note))
-        self._check_room(asked, model, len(pictures))
         try:
+            self._check_room(asked, model, len(pictures))
             pixels = [self._open(each, model, owner) for each in pictures]
             options = self._make_options(asked, model)
         except DeviceError as error:
@@ -118,11 +118,13 @@ class Preparer:
 
         Clients send a conversation's picture again with each question: it is decoded once.
         """
+        fetched = None
         if address.startswith("data:"):
-            content = read_data_url(address)
+            named_by = address.encode()
         elif self._fetches:
             try:
-                content = fetch(address, FetchLimits(max_bytes=_MAX_FETCHED, timeout_s=_FETCH_S))
+                limits = FetchLimits(max_bytes=_MAX_FETCHED, timeout_s=_FETCH_S)
+                named_by = fetched = fetch(address, limits)
             except InputError as error:
                 # The reason would tell who can be reached from here, and who cannot.
                 raise RefusedError(400, "the picture cannot be fetched from its address") from error
@@ -132,10 +134,11 @@ class Preparer:
         image_px = model.found.image_px
 
         def decode() -> tuple[str, np.ndarray]:
+            content = read_data_url(address) if fetched is None else fetched
             pixels = to_pixels(read_picture(content), image_px)
             return hash_pixels(pixels), pixels
 
-        digest = hashlib.sha256(content).hexdigest()
+        digest = hashlib.sha256(named_by).hexdigest()
         return self._pixels.find(f"{owner} {image_px} {digest}", decode)
 
     def _make_options(self, asked: Asked, model: Model) -> AnswerOptions:
@@ -163,7 +166,7 @@ class Preparer:
 
 
 class Kept(Generic[T]):
-    """The last things that were made, by name, for several threads.
+    """The last things that were made, by name, for several threads, which make them side by side.
 
     Args:
         n_most: how many are kept.
@@ -175,14 +178,17 @@ class Kept(Generic[T]):
         self._lock = threading.Lock()
 
     def find(self, name: str, make: Callable[[], T]) -> T:
-        """Returns a thing, made if it is not there."""
+        """Returns a thing, made if it is not there; by two threads at once, if both ask first."""
         with self._lock:
-            if name not in self._things:
-                self._things[name] = make()
-            self._things.move_to_end(name)
-            while len(self._things) > self._n_most:
+            if name in self._things:
+                self._things.move_to_end(name)
+                return self._things[name]
+        made = make()
+        with self._lock:
+            self._things[name] = made
+            if len(self._things) > self._n_most:
                 self._things.popitem(last=False)
-            return self._things[name]
+        return made
 
 
 def _spread(pictures: tuple[str, ...], n: int | None) -> tuple[str, ...]:

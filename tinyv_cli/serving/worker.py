@@ -230,17 +230,22 @@ class Worker:
         job.end(None)
 
     def _start(self, model: OpenModel, job: Job) -> None:
-        """Starts an answer, or ends at once where nothing is asked."""
+        """Starts an answer, or ends at once where nothing is asked.
+
+        Until then it waits, so that it hears of it if the thread dies meanwhile.
+        """
+        is_asked = job.prepared.asked.question is not None
+        if is_asked:
+            job.tell(Step("reading"))
+            failed = model.scheduler.start(Request(job, partial(model.begin, job)))
+            if failed:
+                self._fail(job, failed[0].error)
+                return
         with self._changed:
             self._waiting.remove(job)
-        if job.prepared.asked.question is None:
+        if not is_asked:
             self._shelf.use(model, self._get_keep_alive_s(job))
             job.end(None)
-            return
-        job.tell(Step("reading"))
-        failed = model.scheduler.start(Request(job, partial(model.begin, job)))
-        if failed:
-            self._fail(job, failed[0].error)
             return
         model.running.append(job)
         self._n_running += 1

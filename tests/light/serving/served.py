@@ -62,8 +62,12 @@ class Served:
 
 
 @contextmanager
-def serve(home, *words, is_ready=True, program=("-m", "tinyv_cli"), **variables):
-    """Starts a server; what is left of it is killed at the end."""
+def serve(home, *words, is_ready=True, is_logged=True, program=("-m", "tinyv_cli"), **variables):
+    """Starts a server; what is left of it is killed at the end.
+
+    Args:
+        is_logged: whether its log says where it answers, and `is_ready` when it does.
+    """
     own = {key: each for key, each in os.environ.items() if not key.startswith("TINYV_")}
     own |= {"TINYV_HOME": str(home), "PYTHONPATH": str(ROOT), **variables}
     command = [sys.executable, *program, "serve", "--port", "0", *words]
@@ -74,9 +78,10 @@ def serve(home, *words, is_ready=True, program=("-m", "tinyv_cli"), **variables)
     served.reader = threading.Thread(target=lambda: served.lines.extend(process.stderr))
     served.reader.start()
     try:
-        port = served.wait_for(r"answering on http://\S+:(\d+)")[1]
-        served.url = f"http://127.0.0.1:{port}"
-        if is_ready:
+        if is_logged:
+            port = served.wait_for(r"answering on http://\S+:(\d+)")[1]
+            served.url = f"http://127.0.0.1:{port}"
+        if is_logged and is_ready:
             served.wait_for(r"is ready")
         yield served
     finally:

@@ -238,6 +238,14 @@ class TestLitellm:
         pieces = litellm.completion(messages=messages, stream=True, **route)
         assert "".join(each.choices[0].delta.content or "" for each in pieces) == expected
 
+    def test_it_goes_on_and_leaves(self, litellm, route, expected, keyed):
+        messages = ask_of(NAME, QUESTION)["messages"]
+        messages += [{"role": "assistant", "content": expected}]
+        messages += [{"role": "user", "content": "[vqa] how many apples are there?"}]
+        assert litellm.completion(messages=messages, **route).choices[0].message.content
+        next(iter(litellm.completion(messages=messages[:1], stream=True, **route)))
+        is_asked_long(keyed)
+
     def test_it_keeps_to_a_form_and_a_stop(self, litellm, route, expected):
         messages = ask_of(NAME, QUESTION)["messages"]
         whole = litellm.completion(messages=messages, response_format=FORM, **route)
@@ -304,6 +312,9 @@ class TestLangchain:
             chat("llava").invoke(messages)
         with pytest.raises(Exception, match="key"):
             chat(key="wrong").invoke(messages)
+        messages[0]["content"][0]["image_url"]["url"] = f"data:image/png;base64,{BROKEN}"
+        with pytest.raises(Exception, match="damaged"):
+            chat().invoke(messages)
 
     def test_it_leaves(self, chat, keyed):
         stream = chat().stream(ask_of(NAME, QUESTION)["messages"])
@@ -347,6 +358,14 @@ class TestLlm:
         done = llm("-m", model, "-a", picture, "--schema", json.dumps(SCHEMA), "count")
         jsonschema.validate(json.loads(done.stdout), SCHEMA)
 
+    @pytest.mark.parametrize("model", ["tinyv", "ollama/miniature:latest"])
+    def test_it_hears_why_there_is_no_answer(self, llm, model, tmp_path):
+        broken = tmp_path / "broken.png"
+        broken.write_bytes(b64decode(BROKEN))
+        done = llm("-m", model, "-a", str(broken), QUESTION)
+        assert done.returncode != 0
+        assert "damaged" in done.stderr
+
 
 NODE = Path(__file__).with_name("ask.mjs")
 
@@ -358,7 +377,8 @@ def test_the_npm_packages_ask(keyed, expected, tmp_path):
     (tmp_path / "node_modules").symlink_to(modules)
     script = tmp_path / "ask.mjs"
     shutil.copy(NODE, script)
-    words = [keyed.url, KEY, ENCODED[NAME], QUESTION]
+    words = [keyed.url, KEY, ENCODED[NAME], QUESTION, BROKEN]
+    words += [json.dumps(each) for each in (FORM, LONG)]
     done = subprocess.run(
         ["node", str(script), *words], capture_output=True, text=True, timeout=120, check=False
     )
@@ -367,6 +387,12 @@ def test_the_npm_packages_ask(keyed, expected, tmp_path):
     assert (found["models"], found["tags"]) == (["miniature"], ["miniature:latest"])
     for key in ("whole", "pieces", "helper", "generated", "lines"):
         assert found[key] == expected
+    assert found["next"]
+    jsonschema.validate(json.loads(found["form"]), SCHEMA)
+    assert found["stopped"] == expected.split()[0]
+    assert found["broken"][0] == 400
+    assert "damaged" in found["broken"][1]
+    assert is_asked_long(keyed)
     assert found["missing"][0] == found["absent"][0] == 404
     assert "not found" in found["absent"][1]
     assert found["locked"] == 401

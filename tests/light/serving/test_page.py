@@ -290,6 +290,34 @@ def test_everything_is_done_by_keyboard_alone(page):
     assert page.evaluate("document.activeElement.id") == "words"
 
 
+def test_questions_are_kept_in_the_browser_where_that_is_switched_on_and_forgotten(page):
+    show(page, "cat")
+    ask(page, "what is this?")
+    page.reload()
+    assert page.locator("#earlier li").count() == 0
+    page.click("#settings")
+    page.check("#keep")
+    page.keyboard.press("Escape")
+    show(page)
+    page.click("[data-task=grounding]")
+    wait_for_answers(page, 1)
+    said = page.locator(".answer p").inner_text()
+    page.reload()
+    page.locator("#earlier button").click()
+    page.locator(".answer p").wait_for()
+    assert page.locator(".answer p").inner_text() == said
+    assert page.locator(".found").count() == 2
+    assert ask(page, "what is this?", 2)
+    page.keyboard.press("Control+k")
+    page.locator("#earlier li").nth(1).wait_for()
+    page.click("#settings")
+    page.click("#forget")
+    page.locator("text=Forgotten").wait_for()
+    page.reload()
+    page.locator("#model option").wait_for(state="attached")
+    assert page.locator("#earlier li").count() == 0
+
+
 def test_a_key_is_asked_for_and_kept_for_this_tab(open_page, tmp_path):
     with serve(tmp_path, TINYV_API_KEY="sesame") as locked:
         page = open_page(url=locked.url)

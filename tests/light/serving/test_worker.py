@@ -14,7 +14,7 @@ from tinyv_cli.serving.dialects.asking import Asked, RefusedError
 from tinyv_cli.serving.jobs import Ended, Failed, Job, Piece
 from tinyv_cli.serving.metrics import Metrics
 from tinyv_cli.serving.preparing import Preparer
-from tinyv_cli.serving.shelf import Shelf
+from tinyv_cli.serving.shelf import OpenModel, Shelf
 from tinyv_cli.serving.worker import Worker
 
 CAT = Asked(None, "what is this?", pictures=(URLS["cat"],), streams=True)
@@ -92,7 +92,10 @@ def test_one_questions_bug_is_its_own(house, monkeypatch):
     assert any("ZeroDivisionError" in each for each in house.lines)
 
 
-def test_a_worker_that_dies_tells_its_askers_and_its_owner(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "where", [(Worker, "_begin"), (OpenModel, "begin"), (Scheduler, "advance")]
+)
+def test_a_worker_that_dies_tells_its_askers_and_its_owner(tmp_path, monkeypatch, where):
     monkeypatch.setenv("TINYV_HOME", str(tmp_path))
     house, deaths = House(), queue.Queue()
     house.worker.on_death = lambda: deaths.put(True)
@@ -100,7 +103,7 @@ def test_a_worker_that_dies_tells_its_askers_and_its_owner(tmp_path, monkeypatch
     def die(*_):
         raise SystemExit
 
-    monkeypatch.setattr(house.worker, "_begin", die)
+    monkeypatch.setattr(*where, die)
     house.worker.start()
     _, failed = house.ask()
     assert failed.refusal.status == 503

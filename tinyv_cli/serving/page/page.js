@@ -36,23 +36,26 @@ function show(file) {
   if (file.size > MAX_BYTES) return tell("The picture is larger than 22 MB.");
   const reader = new FileReader();
   reader.onerror = () => tell("The picture could not be read.");
-  reader.onload = () => {
-    picture.onload = () => {
-      stop();
-      address = reader.result;
-      turns = [];
-      mark(null);
-      drawBoxes([]);
-      at("empty").hidden = true;
-      frame.hidden = at("tools").hidden = false;
-      fit();
-      tell("");
-      words.focus();
-    };
-    picture.onerror = () => tell("The browser cannot show this file as a picture.");
-    picture.src = reader.result;
-  };
+  reader.onload = () => look(reader.result, () => {});
   reader.readAsDataURL(file);
+}
+
+function look(url, then) {
+  picture.onload = () => {
+    stop();
+    address = url;
+    turns = [];
+    mark(null);
+    drawBoxes([]);
+    at("empty").hidden = true;
+    frame.hidden = at("tools").hidden = false;
+    fit();
+    tell("");
+    words.focus();
+    then();
+  };
+  picture.onerror = () => tell("The browser cannot show this file as a picture.");
+  picture.src = url;
 }
 
 // As large as there is room for, but small pictures at most three times as large as they are.
@@ -327,17 +330,21 @@ function ask(again) {
   if (!asked) return;
   asked.task ??= task;
   asked.picture ??= address;
+  if (!again) { words.value = ""; grow(); }
+  hear(asked, begin(asked));
+}
+
+function begin(asked) {
   const turn = make("div", "turn"), question = make("p", "question"), card = make("div", "answer going");
   if (asked.task !== "ask") question.append(make("small", "", label(asked.task)));
   question.append(asked.shown);
   const text = make("p", ""), acts = make("div", "acts");
   card.append(text, acts);
   turn.append(question, card);
-  at("nothing").hidden = true;
+  at("nothing").hidden = at("earlier").hidden = true;
   answers.append(turn);
-  if (!again) { words.value = ""; grow(); }
   turn.scrollIntoView({ block: "end" });
-  hear(asked, { card, text, acts });
+  return { card, text, acts };
 }
 
 const label = (name) => document.querySelector(`[data-task="${name}"]`).textContent.replace("…", "");
@@ -379,7 +386,10 @@ async function hear(asked, { card, text, acts }) {
   if (parts.some((each) => each.boxes?.length) && asked.task === "identify") mark(null);
   if (card.classList.contains("bad")) text.append(said ? "\n" : "", card.dataset.problem);
   else if (!said && reason !== "stopped") text.textContent = "(nothing)";
-  if (reason && !card.classList.contains("bad")) turns.push({ question: asked.sent, answer: said, picture: asked.picture });
+  if (reason && !card.classList.contains("bad")) {
+    turns.push({ question: asked.sent, answer: said, picture: asked.picture });
+    keep({ ...asked, said });
+  }
   const seconds = ((performance.now() - began) / 1000).toFixed(1);
   finish(asked, said, acts, reason === "length" ? `cut at its longest · ${seconds} s` : reason === "stopped" ? "stopped" : `${seconds} s`);
   card.classList.remove("going");
@@ -473,6 +483,7 @@ function renew() {
   turns = [];
   for (const each of answers.querySelectorAll(".turn")) each.remove();
   at("nothing").hidden = false;
+  listEarlier();
   mark(null);
   drawBoxes([]);
   choose("ask");
@@ -486,6 +497,68 @@ function grow() {
   words.style.height = "auto";
   words.style.height = `${words.scrollHeight + 2}px`;
 }
+
+// --- what was asked earlier: in this browser alone, and only where that is switched on -------------------
+
+const MOST_KEPT = 20; // pictures are kept as they are
+
+async function useKept(mode, use) {
+  const database = await new Promise((resolve, reject) => {
+    const opening = indexedDB.open("tinyv", 1);
+    opening.onupgradeneeded = () => opening.result.createObjectStore("asked", { autoIncrement: true });
+    opening.onsuccess = () => resolve(opening.result);
+    opening.onerror = () => reject(opening.error);
+  });
+  try {
+    return await new Promise((resolve, reject) => {
+      const transaction = database.transaction("asked", mode), request = use(transaction.objectStore("asked"));
+      transaction.oncomplete = () => resolve(request.result);
+      transaction.onabort = () => reject(transaction.error);
+    });
+  } finally { database.close(); }
+}
+
+async function keep(turn) {
+  if (!at("keep").checked || !turn.picture) return;
+  try {
+    await useKept("readwrite", (all) => all.add(turn));
+    const numbers = await useKept("readonly", (all) => all.getAllKeys());
+    const oldest = numbers[numbers.length - MOST_KEPT - 1];
+    if (oldest) await useKept("readwrite", (all) => all.delete(IDBKeyRange.upperBound(oldest)));
+  } catch { tell("This browser cannot keep the question."); }
+}
+
+async function listEarlier() {
+  const kept = at("keep").checked ? await useKept("readonly", (all) => all.getAll()).catch(() => []) : [];
+  at("earlier").replaceChildren(...kept.reverse().map((turn) => {
+    const item = make("li", ""), button = make("button", "quiet"), both = make("span", "");
+    button.type = "button";
+    const said = read(turn.said, true, turn.name).map((each) => each.label ?? each).join("");
+    both.append(make("b", "", turn.shown), make("small", "", said));
+    button.append(Object.assign(new Image(), { src: turn.picture, alt: "" }), both);
+    button.onclick = () => look(turn.picture, () => recall(turn));
+    item.append(button);
+    return item;
+  }));
+  at("earlier").hidden = !kept.length || answers.querySelector(".turn") !== null;
+}
+
+function recall({ said, ...asked }) {
+  const { card, text, acts } = begin(asked), parts = read(said, true, asked.name);
+  write(text, parts);
+  drawBoxes(parts);
+  card.classList.remove("going");
+  turns.push({ question: asked.sent, answer: said, picture: asked.picture });
+  finish(asked, said, acts, "earlier");
+}
+
+at("keep").onchange = () => { localStorage.setItem("keep", at("keep").checked ? "1" : ""); listEarlier(); };
+at("forget").onclick = async () => {
+  await useKept("readwrite", (all) => all.clear()).catch(() => {});
+  at("forget").textContent = "Forgotten";
+  setTimeout(() => { at("forget").textContent = "Forget what was kept"; }, 1500);
+  listEarlier();
+};
 
 // --- keys, settings, models ----------------------------------------------------------------------------
 
@@ -520,5 +593,7 @@ async function listModels() {
 }
 
 at("key").value = sessionStorage.getItem("key") ?? "";
+at("keep").checked = Boolean(localStorage.getItem("keep"));
+listEarlier();
 listModels();
 choose("ask");

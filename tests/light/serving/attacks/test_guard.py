@@ -226,11 +226,24 @@ def test_a_header_without_end_is_cut_off(served, client):
     assert client.get("/health").status_code == 200
 
 
+@pytest.fixture
+def many_descriptors():
+    """Room for a thousand connections in this process."""
+    resource = pytest.importorskip("resource", reason="descriptors are counted elsewise here")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2048:
+        pytest.skip(f"this system allows {hard} descriptors a process")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_descriptors")
 def test_a_thousand_half_open_connections_do_not_keep_the_next_question_out(served):
     port = int(served.url.rpartition(":")[2])
     opened = []
     try:
-        for i in range(600):
+        for i in range(1000):
             connection = socket.create_connection(("127.0.0.1", port), timeout=5)
             opened.append(connection)
             if i % 2:
