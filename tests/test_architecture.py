@@ -230,7 +230,7 @@ def test_only_the_verbs_that_make_fetch_and_remove_know_the_workshop():
         for each in walk_imports(parse(MODULES[module]))
         if module.startswith("tinyv_cli") and is_inside(each.name, ("quantize", "weights"))
     }
-    verbs = ("pull", "quantize", "remove")
+    verbs = ("fetching.pull", "fetching.push", "quantize", "remove")
     assert sorted(users) == [f"tinyv_cli.commands.{verb}" for verb in verbs]
 
 

@@ -17,7 +17,7 @@ from tinyv_cli.options.ask import AskArguments
 from tinyv_cli.options.batch import BatchArguments
 from tinyv_cli.options.chat import ChatArguments
 from tinyv_cli.options.declare import takes
-from tinyv_cli.options.pull import PullArguments, RemoveArguments
+from tinyv_cli.options.pull import PullArguments, PushArguments, RemoveArguments
 from tinyv_cli.options.quantize import QuantizeArguments
 from tinyv_cli.options.report import (
     BenchArguments,
@@ -37,6 +37,7 @@ EXAMPLES = """Examples:
   tinyv chat cat.jpg
   tinyv batch -r photos/ "[caption] describe this image." -o captions.jsonl
   tinyv serve
+  tinyv pull --ready 4bit
   tinyv pull
   tinyv list
   tinyv eval questions.jsonl -m 4bit --against 8bit
@@ -203,13 +204,29 @@ def serve(arguments: ServeArguments) -> None:
 @app.command()
 @takes(PullArguments)
 def pull(arguments: PullArguments) -> None:
-    """Fetch the public weights, or a finished variant, and check every byte.
+    """Fetch a variant that is ready, or the public weights, and check every byte.
+
+    With --ready NAME, or a repository, URL or folder, a finished variant comes, which answers as it
+    is; alone, the public weights, which `tinyv quantize` makes one of.
 
     The folder is the one line on stdout; the same command goes on where it was stopped.
     """
-    from tinyv_cli.commands.pull import pull_weights
+    from tinyv_cli.commands.fetching.pull import pull_weights
 
     pull_weights(arguments)
+
+
+@app.command()
+@takes(PushArguments)
+def push(arguments: PushArguments) -> None:
+    """Copy a variant into a folder that others can pull it from, and check every byte.
+
+    The folder is the one line on stdout. It holds what `tinyv pull FOLDER`, or `tinyv pull URL` of
+    a web server or bucket with its files, takes.
+    """
+    from tinyv_cli.commands.fetching.push import push_variant
+
+    push_variant(arguments)
 
 
 @app.command("rm")

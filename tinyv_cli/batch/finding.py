@@ -18,7 +18,7 @@ from tinyv_cli.addresses import (
 from tinyv_cli.disk.paths import exists, is_folder
 from tinyv_cli.errors import InputError, describe_os_error
 from tinyv_cli.pictures.decoding.formats import list_suffixes
-from tinyv_cli.pictures.names import find_meant
+from tinyv_cli.pictures.names import find_meant, names_picture
 
 STDIN = "-"
 
@@ -77,6 +77,12 @@ def find_pictures(
     names = shlex.join(words[:3]) + (" …" if len(words) > 3 else "")
     way_out = "name files or another folder" if recurses else "`-r` looks through sub-folders too"
     raise InputError(f"there is no picture in {names}", way_out)
+
+
+def names_pictures(word: str) -> bool:
+    """Returns whether a word stands for pictures: a file, folder, URL, or a pattern that fits."""
+    is_pattern = glob.has_magic(word) and bool(glob.glob(word, recursive=True))  # noqa: PTH207
+    return exists(word) or is_pattern or names_picture(word)
 
 
 def is_url(word: str) -> bool:

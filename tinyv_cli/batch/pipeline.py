@@ -19,13 +19,14 @@ from tinyv_cli.errors import InputError, TinyvError, describe_os_error
 from tinyv_cli.pictures.image import read_picture
 from tinyv_cli.pictures.opening import Access, open_picture, read_content
 from tinyv_cli.prompts.boxes import boxes_to_json, read_boxes
+from tinyv_cli.prompts.tasks import Question
 from tinyv_cli.session import AnswerOptions
 
 
 def answer_pictures(
     engine: Engine,
     words: Mapping[Path, str],
-    prompt: str,
+    question: Question,
     options: AnswerOptions,
     *,
     caches_images: bool,
@@ -36,7 +37,7 @@ def answer_pictures(
         engine: that answers.
         words: that open the pictures, by the names of their lines and in their order. Where the
             vision side is offloaded, all of them are encoded before the first is answered.
-        prompt: asked exactly as given.
+        question: asked about each; a box that lies beside a picture is that picture's error.
         options: how answers are made.
         caches_images: whether image tokens are taken from the cache and kept there.
 
@@ -51,8 +52,11 @@ def answer_pictures(
 
         def read(path: Path) -> Image.Image:
             if is_pipe(path):
-                return _read_pipe(path, lambda: not any(each.is_cancelled for each in begun))
-            return _open(words[path], path, engine.notify)
+                picture = _read_pipe(path, lambda: not any(each.is_cancelled for each in begun))
+            else:
+                picture = open_listed(words[path], path, engine.notify)
+            question.about(*picture.size)
+            return picture
 
         begun.append(PicturePrefetcher(encoder, words, read, engine.image_px, n_ahead))
         return begun[0]
@@ -65,7 +69,7 @@ def answer_pictures(
             if isinstance(picture, Unreadable):
                 raise picture.error
             sessions[slot].show_images(picture.image)
-            return sessions[slot].ask(prompt, options)
+            return sessions[slot].ask(question.about(picture.width, picture.height), options)
 
         def list_requests() -> Iterator[Request[Encoded | Unreadable] | None]:
             for picture in begun[0].as_ready(lambda: scheduler.is_idle):
@@ -81,8 +85,8 @@ def answer_pictures(
                 yield {"path": str(each.identity.path), "error": problem}
 
 
-def _open(word: str, path: Path, note: Callable[[str], None]) -> Image.Image:
-    """Opens a picture by the word that stands for it.
+def open_listed(word: str, path: Path, note: Callable[[str], None]) -> Image.Image:
+    """Opens a picture of a batch by the word that stands for it.
 
     Raises:
         InputError: it cannot be read, or would have to be fetched.

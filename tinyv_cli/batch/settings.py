@@ -21,6 +21,10 @@ class Settings:
         model: the variant's name, for people.
         device: that computes.
         folder: that relative paths start from; empty where there is none among them.
+        task: as `--task`.
+        at: the corners of the box asked about.
+        choices: that the answer is one of.
+        schema: the text of the JSON schema that answers fit.
     """
 
     prompt: str
@@ -37,6 +41,10 @@ class Settings:
     ctx_size: int | None
     device: str
     folder: str
+    task: str | None = None
+    at: str | None = None
+    choices: str | None = None
+    schema: str | None = None
 
 
 def resolve_settings(output: Path) -> Path:
@@ -78,9 +86,11 @@ def format_differences(kept: Settings, wanted: Settings) -> str:
     shown = []
     for name in differing:
         value = kept.model if name == "variant" else getattr(kept, name)
-        if name == "prompt":
+        if value in (None, ""):
+            text = "unset"
+        elif name in ("prompt", "schema"):
             text = f"'{value[:_SHOWN]}…'" if len(value) > _SHOWN else f"'{value}'"
         else:
-            text = "unset" if value in (None, "") else str(value)
+            text = str(value)
         shown.append(f"{_LABELS.get(name, name)} {text}")
     return ", ".join(shown)

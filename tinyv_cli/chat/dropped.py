@@ -102,9 +102,9 @@ def _read_plain_path(entry: str, at: int) -> str | None:
 def _list_readings(word: str) -> Iterator[str]:
     """Yields what a word may mean: as it is, without its quotes, backslashes or percent signs."""
     if word[0] == "'" and len(word) > 1:
-        yield word[1:-1].replace("'\\''", "'")
+        yield read_file_url(word[1:-1].replace("'\\''", "'"))
     elif word[0] == '"' and len(word) > 1:
-        yield word[1:-1]
+        yield read_file_url(word[1:-1])
         yield re.sub(r'\\(["\\$`])', r"\1", word[1:-1])
     elif _FILE_URL.match(word):
         yield read_file_url(word)

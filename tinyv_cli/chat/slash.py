@@ -5,12 +5,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from tinyv_cli.addresses import is_address, is_incomplete
+from tinyv_cli.addresses import is_address, is_data_url, is_incomplete
 from tinyv_cli.chat import settings
 from tinyv_cli.chat.dropped import read_file_url
+from tinyv_cli.chat.other_programs import edit_text, read_clipboard
 from tinyv_cli.chat.saved import (
     FORMAT_VERSION,
     SavedChat,
@@ -21,13 +23,15 @@ from tinyv_cli.chat.saved import (
 from tinyv_cli.chat.talk import Talk
 from tinyv_cli.console import to_size
 from tinyv_cli.disk.paths import exists, expand
+from tinyv_cli.drawing.on_terminal import show_picture
 from tinyv_cli.errors import InputError, TinyvError, UsageError
 from tinyv_cli.pictures.image import hash_pixels
+from tinyv_cli.prompts.box_words import tell_boxes
 from tinyv_cli.prompts.boxes import read_boxes
 from tinyv_cli.prompts.prompt import make_prompt
 from tinyv_cli.variants.memory import read_peak_rss_bytes
 
-Takes: TypeAlias = Literal["nothing", "path", "chat", "setting", "topic", "export"]
+Takes: TypeAlias = Literal["nothing", "path", "chat", "setting", "topic", "export", "question"]
 Run: TypeAlias = Callable[[Talk, str], None]
 
 TOPICS = ("prompt", "settings", "memory")
@@ -55,6 +59,8 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {}
+# As other programs of this kind call them.
+_ALIASES = {"/?": "/help", "/exit": "/bye", "/quit": "/bye"}
 
 
 def _command(usage: str, help_: str, takes: Takes = "nothing") -> Callable[[Run], Run]:
@@ -80,6 +86,7 @@ def run_command(talk: Talk, line: str) -> None:
     """
     name, _, words = line.partition(" ")
     words = words.strip()
+    name = _ALIASES.get(name, name)
     command = COMMANDS.get(name)
     if command is None:
         if close := get_close_matches(name, COMMANDS, n=1):
@@ -107,6 +114,24 @@ def _show_picture(talk: Talk, words: str) -> None:
     name = _need(words, "/image PATH")
     name = read_file_url(name)
     talk.show_pictures(name if is_address(name) else str(to_path(name)))
+
+
+@_command("/paste", "Show the picture that was copied")
+def _paste(talk: Talk, words: str) -> None:
+    copied = read_clipboard()
+    called = "the picture from the clipboard" if is_data_url(copied[0]) else None
+    talk.show_pictures(*copied, called=called)
+
+
+@_command("/edit [TEXT]", "Write a question in $EDITOR, starting from the last", "question")
+def _edit(talk: Talk, words: str) -> None:
+    turns = talk.conversation.turns
+    question = edit_text(words or (turns[-1].question if turns else ""))
+    if not question:
+        talk.console.write_note("nothing is asked")
+        return
+    talk.show("\n".join(f"> {line}" for line in question.splitlines()))
+    talk.stream(partial(talk.conversation.ask, question))
 
 
 @_command("/clear", "Forget what was said")
@@ -211,7 +236,7 @@ def _load(talk: Talk, words: str) -> None:
     turns = "question and its answer" if n == 1 else f"{n} questions and their answers"
     console.write_note(f"{turns} from {path}")
     if saved.turns:
-        talk.show(f"> {saved.turns[-1].question}\n{saved.turns[-1].answer}")
+        talk.show(f"> {saved.turns[-1].question}\n{tell_boxes(saved.turns[-1].answer)}")
 
 
 @_command("/export md|json FILE", "Write the conversation to a file", "export")
@@ -226,16 +251,20 @@ def _export(talk: Talk, words: str) -> None:
     talk.console.write_note(f"written to {path}")
 
 
-@_command("/draw FILE.png", "Draw the boxes of the last answer", "path")
+@_command("/draw [FILE.png]", "Draw the boxes of the last answer", "path")
 def _draw(talk: Talk, words: str) -> None:
     from tinyv_cli.drawing.on_picture import draw_boxes, write_drawing
 
-    path = expand(_need(words, "/draw FILE.png"))
+    path = None if talk.screen and not words else expand(_need(words, "/draw FILE.png"))
     shown = talk.conversation.picture
     turns = talk.conversation.turns
     boxes = read_boxes(turns[-1].answer) if turns else ()
     if shown is None or not boxes:
         raise InputError("the last answer holds no box", "ask for one: `[detection] cat`")
+    if path is None:
+        assert talk.screen is not None  # without a path there is one
+        show_picture(draw_boxes(shown.image, boxes), talk.screen)
+        return
     talk.outputs.check(path)
     try:
         write_drawing(path, draw_boxes(shown.image, boxes), replaces=True)
@@ -253,7 +282,7 @@ def _show_help(talk: Talk, words: str) -> None:
     talk.show("\n".join([*lines, "", quotes]))
 
 
-@_command("/bye", "Leave, as Ctrl-D does")
+@_command("/bye", "Leave, as /exit, /quit and Ctrl-D do")
 def _leave(talk: Talk, words: str) -> None:
     raise EOFError
 

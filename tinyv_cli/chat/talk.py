@@ -1,7 +1,7 @@
 """Typed entries become answers and notes, until somebody leaves; reads no keys itself."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from tinyv_cli.answers.reply import Answer
@@ -10,8 +10,15 @@ from tinyv_cli.chat.dropped import find_dropped
 from tinyv_cli.chat.saved import Outputs
 from tinyv_cli.console import Console
 from tinyv_cli.disk.writing import to_refusal
+from tinyv_cli.drawing.on_terminal import Screen, show_picture
 from tinyv_cli.errors import TinyvError
+from tinyv_cli.prompts.box_words import BoxTeller
+from tinyv_cli.prompts.boxes import read_boxes
 from tinyv_cli.prompts.prompt import Template
+
+# Typed as in a shell, where somebody looks for the way out.
+LEAVING = frozenset({"exit", "quit"})
+_LEAST_ROWS = 8  # of a preview, two of which stay free
 
 QUOTES = '"""'  # around a question of several lines
 
@@ -29,6 +36,7 @@ class Talk:
         needed_bytes: of memory, as estimated before.
         context_length: positions that a prompt and its answer have room for.
         outputs: files that were written.
+        screen: the terminal, where it shows pictures.
         saved_as: what `/save` and `/load` were last given.
     """
 
@@ -39,6 +47,7 @@ class Talk:
     template: Template
     needed_bytes: int
     context_length: int
+    screen: Screen | None = None
     outputs: Outputs = field(default_factory=Outputs)
     saved_as: str | None = None
 
@@ -46,11 +55,12 @@ class Talk:
         """Shows what was asked for, also where notes are kept back."""
         Console().write_report(text)
 
-    def show_pictures(self, *words: str) -> None:
+    def show_pictures(self, *words: str, called: str | None = None) -> None:
         """Shows the last of some pictures and tells so; a new conversation begins.
 
         Args:
             words: that open them; a conversation is about one.
+            called: what it is called then; None for its name.
 
         Raises:
             TinyvError: it cannot be read; what was shown stays.
@@ -58,21 +68,34 @@ class Talk:
         picture = self.open_picture(words[-1])
         began = "; a new conversation begins" if self.conversation.turns else ""
         self.conversation.begin(picture)
-        self.console.write_note(f"{picture.name} is shown{began}")
+        self.preview()
+        self.console.write_note(f"{called or picture.name} is shown{began}")
         if len(words) > 1:
             self.console.write_note(
                 f"of {len(words)} pictures the last is shown, since a conversation is about one; "
                 "`tinyv ask A.jpg B.jpg QUESTION --together` asks about several"
             )
 
+    def preview(self) -> None:
+        """Shows the picture on a part of the terminal, where that can."""
+        picture = self.conversation.picture
+        if self.screen is not None and picture is not None:
+            n_rows = max(_LEAST_ROWS, self.screen.rows // 3)
+            show_picture(picture.image, replace(self.screen, rows=n_rows))
+
     def stream(self, answer: Callable[[Callable[[str], None]], Answer]) -> None:
-        """Writes an answer as it is made; whatever ends it, its line is ended too."""
+        """Writes an answer as it is made, boxes in words; whatever ends it ends its line."""
+        teller = BoxTeller()
         try:
-            made = answer(self.console.write_piece)
+            made = answer(lambda piece: self.console.write_piece(teller.tell(piece)))
+            self.console.write_piece(teller.tell("", is_last=True))
         except BaseException:
             self.console.end_broken_answer()
             raise
         self.console.end_answer()
+        if boxes := read_boxes(made.text):
+            here = "`/draw` shows" if self.screen is not None else "`/draw FILE.png` draws"
+            self.console.write_note(f"{here} {'it' if len(boxes) == 1 else 'them'}")
         if made.finish_reason == "length":
             n = made.usage.completion_tokens
             is_limit = n == self.conversation.options.max_new_tokens
@@ -115,6 +138,8 @@ def hold_talk(
                 question = dropped.question
             if question is None:
                 run_command(talk, entry.strip())
+            elif entry.strip().lower() in LEAVING:
+                return
             elif question.strip():
                 talk.stream(partial(talk.conversation.ask, question))
         except EOFError:

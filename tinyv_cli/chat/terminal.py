@@ -94,7 +94,7 @@ class EntryCompleter(Completer):
             yield from _complete_word(words, TOPICS)
         elif takes == "export" and not space:
             yield from _complete_word(kind, EXPORTS)
-        elif takes != "nothing":
+        elif takes not in ("nothing", "question"):
             if takes == "chat":
                 yield from _complete_word(words, saved.list_names())
             path = file if takes == "export" else words

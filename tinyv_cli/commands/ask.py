@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING
 
 from tinyv_cli.addresses import is_address, is_malformed, to_shown
 from tinyv_cli.answers.report import describe_boxes, make_document, make_stats
-from tinyv_cli.console import Console
+from tinyv_cli.console import Console, is_terminal
 from tinyv_cli.disk.paths import exists
 from tinyv_cli.engine import Demand, Notify, OpenEngine, find_variant, plan_engine
 from tinyv_cli.errors import InputError, UsageError
-from tinyv_cli.options.ask import AskArguments
+from tinyv_cli.options.ask import AskArguments, check_asking, to_grammar
 from tinyv_cli.options.shared import to_answer_options, to_backend_options
 from tinyv_cli.pictures.names import drop_page
+from tinyv_cli.prompts.box_words import tell_pieces
+from tinyv_cli.prompts.boxes import read_boxes
 from tinyv_cli.prompts.prompt import check_question, make_prompt
-from tinyv_cli.prompts.tasks import Corners, check_task, make_question, read_corners, to_box
-from tinyv_cli.variants.manifest import Variant
+from tinyv_cli.prompts.tasks import Corners, Question, read_corners
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from tinyv_cli.answers.reply import Answer, Reply
     from tinyv_cli.drawing.on_terminal import Screen
     from tinyv_cli.prompts.request import AskRequest
-    from tinyv_cli.session import Grammar
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def answer_question(arguments: AskArguments) -> None:
 
         screen = resolve_screen()
     found = find_variant(arguments.model, arguments.template)
-    options = replace(options, grammar=_make_grammar(arguments, found.variant))
+    options = replace(options, grammar=to_grammar(arguments, found.variant))
     asked = _open_pictures(request, corners, arguments, found.image_px, console.write_note)
     n_images = len(asked) if arguments.together else 1
     prompts = [make_prompt(found.template, (), each.question, n_images).text for each in asked]
@@ -124,10 +124,7 @@ def _read_request(arguments: AskArguments) -> "AskRequest":
             "TinyGPT-V has no system prompt: it was trained on questions alone",
             "say it in the question, or in a text before it with `--stdin`",
         )
-    if arguments.task is not None:
-        check_task(arguments.task)
-    if arguments.choices is not None and arguments.schema is not None:
-        raise UsageError("--choices and --schema exclude each other", "leave one of the two out")
+    check_asking(arguments)
     if arguments.stop and (arguments.choices is not None or arguments.schema is not None):
         raise UsageError(
             "--stop could cut what --choices or --schema promise", "leave out `--stop`"
@@ -159,26 +156,6 @@ def _resolve_source(word: str) -> Path | int:
     return 0 if word == "-" else Path(word if exists(word) else drop_page(word))
 
 
-def _make_grammar(arguments: AskArguments, variant: Variant) -> "Grammar | None":
-    """Makes the grammar of `--choices` or `--schema`; None where both are missing.
-
-    Raises:
-        UsageError: the choices make no sense.
-        InputError: the schema cannot be used.
-    """
-    if arguments.choices is None and arguments.schema is None:
-        return None
-    from tinyv_cli.answers import constrained
-    from tinyv_cli.answers.tokenizer import open_tokenizer
-
-    tokenizer = open_tokenizer(variant)
-    if arguments.choices is not None:
-        choices = constrained.split_choices(arguments.choices)
-        return constrained.make_choice_grammar(tokenizer, choices)
-    schema = constrained.read_schema(arguments.schema or "")
-    return constrained.make_schema_grammar(tokenizer, schema)
-
-
 def _open_pictures(
     request: "AskRequest",
     corners: Corners | None,
@@ -198,6 +175,7 @@ def _open_pictures(
 
     access = Access(arguments.allow_private, arguments.offline, note=note)
     names, question = request.pictures, request.question
+    asking = Question(question, arguments.task, corners)
     check_words(names, access)
     missing = [place for place, name in enumerate(names) if not _may_be_picture(name)]
     if missing and question is not None:
@@ -213,8 +191,7 @@ def _open_pictures(
     asked = []
     for name in names:
         picture = open_picture(name, access)
-        box = None if corners is None else to_box(corners, *picture.size)
-        about = make_question(question, arguments.task, box)
+        about = asking.about(*picture.size)
         asked.append(Asked(name, picture, about, to_pixels(picture, image_px)))
     return asked
 
@@ -253,14 +230,19 @@ def _write_answer(
     else:
         before = f"{asked.name}: " if names_picture else ""
         before += reply.finish().text if is_bound else ""
+        # A person reads where boxes are, a program their numbers.
+        tells = is_terminal(sys.stdout) and not is_bound
         try:
             console.write_piece(before)
-            for piece in reply:
+            for piece in tell_pieces(reply) if tells else reply:
                 console.write_piece(piece)
         except BaseException:
             console.end_broken_answer()
             raise
         console.end_answer()
+        n_boxes = len(read_boxes(reply.answer.text))
+        if tells and n_boxes and arguments.draw is None and not arguments.show:
+            console.write_note(f"`--draw FILE.png` draws {'it' if n_boxes == 1 else 'them'}")
     answer = reply.answer
     if answer.finish_reason == "length":
         n = answer.usage.completion_tokens
@@ -284,7 +266,6 @@ def _draw(
     """Draws the answer's boxes into a file, onto the terminal, or both."""
     from tinyv_cli.drawing.on_picture import draw_boxes, find_unwritable, write_drawing
     from tinyv_cli.drawing.on_terminal import show_picture
-    from tinyv_cli.prompts.boxes import read_boxes
 
     boxes = read_boxes(answer.text)
     if not boxes:

@@ -5,29 +5,33 @@ The model is opened once, and not at all when every picture has its line.
 
 import hashlib
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from tinyv_cli.batch.finding import find_pictures, identify
+from tinyv_cli.addresses import to_shown
+from tinyv_cli.batch.finding import find_pictures, identify, names_pictures
 from tinyv_cli.batch.output import Output, open_output
 from tinyv_cli.batch.settings import Settings
+from tinyv_cli.batch.sheet import check_sheet, write_sheet
 from tinyv_cli.batch.sidecar import check_sidecars, restore_sidecars, write_sidecar
 from tinyv_cli.console import Console
 from tinyv_cli.devices.names import to_kind
 from tinyv_cli.disk.paths import exists
 from tinyv_cli.engine import Demand, Engine, find_variant, plan_engine
 from tinyv_cli.errors import ExitCode, TinyvError, UsageError
+from tinyv_cli.options.ask import check_asking, to_grammar
 from tinyv_cli.options.batch import BatchArguments
 from tinyv_cli.options.shared import to_answer_options, to_backend_options
 from tinyv_cli.pictures.names import names_picture
 from tinyv_cli.pictures.opening import read_stdin
 from tinyv_cli.prompts.prompt import check_question, make_prompt
 from tinyv_cli.prompts.request import describe_picture, to_text
+from tinyv_cli.prompts.tasks import Question, read_corners
 
 if TYPE_CHECKING:
     from tinyv_cli.session import AnswerOptions
@@ -39,6 +43,23 @@ _OFFLOADED_BLOCK = 32
 # More would push each other out of the cache of image tokens before they are asked about again.
 _MAX_CACHED = 400
 _ANOTHER = "name another: `-o FILE.jsonl`"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is left to do of a batch.
+
+    Attributes:
+        words: that open the pictures, by the names of their lines.
+        question: what is asked about each.
+        options: how answers are made.
+        caches_images: whether image tokens may be taken from the cache and kept there.
+    """
+
+    words: Mapping[Path, str]
+    question: Question
+    options: "AnswerOptions"
+    caches_images: bool
 
 
 class PicturesFailedError(TinyvError):
@@ -60,18 +81,23 @@ def answer_batch(arguments: BatchArguments) -> None:
     """
     console = Console(quiet=arguments.quiet)
     options = to_answer_options(arguments)  # raises before pictures are looked for
-    arguments = replace(arguments, prompt=_read_prompt(arguments))
-    pictures = find_pictures(arguments.paths, read_stdin, recurses=arguments.recursive)
+    paths, question = _read_words(arguments)
+    longest = question.at_longest()
+    check_question(longest)
+    pictures = find_pictures(paths, read_stdin, recurses=arguments.recursive)
     target = None if arguments.output == STDOUT else Path(arguments.output)
     if target is not None and identify(target) in map(identify, pictures):
         raise UsageError(f"the output {arguments.output} is one of the pictures", _ANOTHER)
+    if arguments.sheet is not None:
+        check_sheet(arguments.sheet, target)
     found = find_variant(arguments.model, arguments.template)
-    whole = make_prompt(found.template, (), arguments.prompt).text
+    options = replace(options, grammar=to_grammar(arguments, found.variant))
+    whole = make_prompt(found.template, (), longest).text
     n_positions = found.count_positions(whole, 1, arguments.max_tokens)
     demand = Demand(n_positions, may_offload=True, n_slots=arguments.parallel)
     wanted = to_backend_options(arguments)
     engine = plan_engine(found, wanted, demand, console.write_note, console.progress)
-    settings = _make_settings(arguments, engine, pictures)
+    settings = _make_settings(arguments, question, engine, pictures)
     kept: AbstractContextManager[Output | None] = nullcontext()
     if target is not None:
         kept = open_output(target, settings, fresh=arguments.fresh, retries=arguments.retry)
@@ -87,53 +113,89 @@ def answer_batch(arguments: BatchArguments) -> None:
                 done = f"{n_done} of {len(pictures)} pictures have their line in {arguments.output}"
                 console.write_note(f"{done}; `--fresh` starts again")
             if pending:
-                answers |= _answer(arguments, options, pending, engine, output, console)
+                job = Job(pending, question, options, not arguments.no_cache)
+                answers |= _answer(job, arguments.sidecar, engine, output, console)
+            if arguments.sheet is not None and target is not None:
+                write_sheet(arguments.sheet, target, settings, pictures, console.progress)
+                console.write_note(f"{arguments.sheet} shows all of them")
     except KeyboardInterrupt:
         if target is not None:
             console.write_note("what was answered is kept; the same command goes on from there")
         raise
     n_failed = sum(answers[identify(each)] is None for each in pictures)
     if n_failed:
-        problem = f"{n_failed} of {len(pictures)} pictures have no answer"
         show = f"jq -c 'select(.error)' {shlex.quote(arguments.output)}"
         hint = f"see why: `{show}`; when that is put right, `--retry` asks again"
-        if target is None:
-            hint = "their lines hold an `error`: `… | jq .error`"
-        raise PicturesFailedError(problem, hint)
+        raise PicturesFailedError(
+            f"{n_failed} of {len(pictures)} pictures have no answer",
+            "their lines hold an `error`: `… | jq .error`" if target is None else hint,
+        )
 
 
-def _read_prompt(arguments: BatchArguments) -> str:
-    """Reads the prompt exactly as typed; from stdin, without the newline that ends its last line.
+def _read_words(arguments: BatchArguments) -> tuple[Sequence[str], Question]:
+    """Separates what names pictures from the prompt, which comes last; on stdin, it is read.
+
+    With a task or a box the prompt may be missing, and the last word name pictures too.
+
+    Returns:
+        The words for pictures, and the question with the prompt exactly as typed, from stdin
+        without the newline that ends its last line.
 
     Raises:
-        InputError: it is blank or not text.
-        UsageError: it is a picture or folder, so that none was given, or stdin is wanted twice.
+        InputError: the prompt is not text.
+        UsageError: pictures or prompt are missing, the prompt is a picture or folder, stdin is
+            wanted twice, or flags do not go together.
     """
-    prompt = arguments.prompt
-    if prompt == STDIN:
-        if STDIN in arguments.paths:
-            raise UsageError(
-                "pictures and prompt cannot both come from stdin",
-                'give the prompt itself: `tinyv batch - "what is it?" -o FILE.jsonl`',
-            )
-        prompt = to_text(read_stdin(), "the prompt on stdin")
-    elif exists(prompt) or names_picture(prompt):
-        named = f"the file {prompt}" if exists(prompt) else describe_picture(prompt)
+    check_asking(arguments)
+    corners = None if arguments.at is None else read_corners(arguments.at)
+    words = arguments.words or []
+    if not words:
+        raise UsageError("missing argument 'PATHS'", "`tinyv batch --help` shows what can be typed")
+    [*paths, last] = words
+    if arguments.task is not None or arguments.at is not None:
+        # A `-` alone is the list of pictures; behind them, the prompt.
+        if names_pictures(last) or not paths:
+            return words, Question(None, arguments.task, corners)
+    elif not paths:
+        quoted = shlex.quote(to_shown(last))
+        if last == STDIN or names_pictures(last):
+            hint = f'ask something: `tinyv batch {quoted} "what is it?" -o FILE.jsonl`'
+            raise UsageError("the prompt is missing, which comes last", hint)
+        raise UsageError(
+            f"the pictures are missing: {quoted} is no file or folder",
+            f"name them before the prompt: `tinyv batch FOLDER {quoted} -o FILE.jsonl`",
+        )
+    elif exists(last) or names_picture(last):
+        named = f"the file {last}" if exists(last) else describe_picture(last)
         raise UsageError(
             f"the prompt, which comes last, is {named}",
             'ask something behind it: `tinyv batch PATHS "what is it?" -o FILE.jsonl`; '
             "if it is meant as the prompt, pipe it, with `-` in its place",
         )
-    check_question(prompt)
-    return prompt
+    if last == STDIN:
+        if STDIN in paths:
+            raise UsageError(
+                "pictures and prompt cannot both come from stdin",
+                'give the prompt itself: `tinyv batch - "what is it?" -o FILE.jsonl`',
+            )
+        last = to_text(read_stdin(), "the prompt on stdin")
+    return paths, Question(last, arguments.task, corners)
 
 
-def _make_settings(arguments: BatchArguments, engine: Engine, pictures: Iterable[Path]) -> Settings:
-    """Collects everything that decides what the answers are."""
+def _make_settings(
+    arguments: BatchArguments, question: Question, engine: Engine, pictures: Iterable[Path]
+) -> Settings:
+    """Collects everything that decides what the answers are.
+
+    Raises:
+        InputError: the schema's file cannot be read.
+    """
+    from tinyv_cli.answers.constrained import read_schema
+
     manifest = engine.variant.manifest.to_json()
     are_absolute = all(each.is_absolute() for each in pictures)
     return Settings(
-        prompt=arguments.prompt,
+        prompt=question.words or "",
         model=engine.variant.name,
         variant=hashlib.sha256(manifest.encode()).hexdigest(),
         template=engine.template.name,
@@ -147,23 +209,25 @@ def _make_settings(arguments: BatchArguments, engine: Engine, pictures: Iterable
         ctx_size=arguments.context_length,
         device=to_kind(engine.options.device),
         folder="" if are_absolute else str(Path.cwd()),
+        task=question.task,
+        at=arguments.at,
+        choices=arguments.choices,
+        schema=None if arguments.schema is None else read_schema(arguments.schema),
     )
 
 
 def _answer(
-    arguments: BatchArguments,
-    options: "AnswerOptions",
-    pending: Mapping[Path, str],
+    job: Job,
+    has_sidecars: bool,
     engine: Engine,
     output: Output | None,
     console: Console,
 ) -> dict[Path, str | None]:
-    """Asks about pictures one after the other, and writes each line as soon as it is there.
+    """Asks about pictures, and writes each line as soon as it is there.
 
     Args:
-        arguments: with the prompt that is asked about each.
-        options: how answers are made.
-        pending: the pictures that have no line yet, with the words that open them.
+        job: the pictures that have no line yet, and how they are asked about.
+        has_sidecars: whether each answer also goes beside its picture.
         engine: that answers.
         output: takes the lines; None is stdout.
         console: takes notes, and the lines for stdout.
@@ -174,15 +238,16 @@ def _answer(
     from tinyv_cli.batch.pipeline import answer_pictures
 
     started = perf_counter()
-    caches_images = not arguments.no_cache and len(pending) <= _MAX_CACHED
+    n_pending = len(job.words)
+    caches_images = job.caches_images and n_pending <= _MAX_CACHED
     answers: dict[Path, str | None] = {}
     n_cut = 0
-    size = _OFFLOADED_BLOCK if engine.is_offloaded else len(pending)
-    with console.progress("answering", len(pending)) as bar:
-        for begin in range(0, len(pending), size):
-            block = dict(islice(pending.items(), begin, begin + size))
+    size = _OFFLOADED_BLOCK if engine.is_offloaded else n_pending
+    with console.progress("answering", n_pending) as bar:
+        for begin in range(0, n_pending, size):
+            block = dict(islice(job.words.items(), begin, begin + size))
             made = answer_pictures(
-                engine, block, arguments.prompt, options, caches_images=caches_images
+                engine, block, job.question, job.options, caches_images=caches_images
             )
             with closing(made):  # whatever ends the loop, so that no thread outlives it
                 for line in made:
@@ -192,14 +257,16 @@ def _answer(
                     else:
                         output.write(line)
                     answers[identify(path)] = answer
-                    if arguments.sidecar and answer is not None:
+                    if has_sidecars and answer is not None:
                         write_sidecar(path, answer)
                     n_cut += line.get("finish_reason") == "length"
                     bar.advance()
     elapsed_s = perf_counter() - started
-    rate = len(pending) / elapsed_s
-    console.write_note(f"{len(pending)} pictures in {elapsed_s:.1f} s, {rate:.2f} a second")
+    rate = n_pending / elapsed_s
+    console.write_note(f"{n_pending} pictures in {elapsed_s:.1f} s, {rate:.2f} a second")
     if n_cut:
-        n = arguments.max_tokens
-        console.write_note(f"{n_cut} answers were cut after {n} tokens; `-n {2 * n}` allows more")
+        n = job.options.max_new_tokens
+        verb = "cut" if job.options.grammar is None else "brought to an end"
+        note = f"{n_cut} answers were {verb} after {n} tokens; `-n {2 * n}` allows more"
+        console.write_note(note)
     return answers

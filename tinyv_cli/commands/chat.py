@@ -100,6 +100,7 @@ def _hold(
     from tinyv_cli.chat.plain_terminal import is_plain, read_entry
     from tinyv_cli.chat.slash import run_command
     from tinyv_cli.chat.talk import Talk, hold_talk
+    from tinyv_cli.drawing.on_terminal import find_screen
 
     def to_document(question: str, answer: "Answer") -> dict[str, Any]:
         _, opened = ahead.wait()
@@ -120,7 +121,9 @@ def _hold(
         engine.template,
         engine.needed_bytes,
         engine.context_length,
+        None if arguments.quiet else find_screen(),
     )
+    talk.preview()
     shown = conversation.picture
     answers = f"{engine.variant.name} answers" + (f" about {shown.name}" if shown else "")
     way_on = "" if shown else "`/image PATH` shows a picture, "

@@ -149,8 +149,9 @@ def _resolve_sources(wanted: Path | None, console: Console) -> Path:
         console.write_note(f"taking the sources in {own}; `--sources DIR` takes others")
         return own
     if brought is not None and holds_sources(brought):
+        fetch = f"no sources in {own}: `tinyv pull` fetches the real model's"
         whose = "those of the miniature that comes with tinyv"
-        console.write_note(f"no sources in {own}, taking {whose}; `--sources DIR` takes others")
+        console.write_note(f"{fetch}; taking {whose}, `--sources DIR` takes others")
         return brought
     raise WeightsError(
         f"there are no sources in {own}, and no other folder was named",

@@ -113,6 +113,20 @@ def resolve_screen(
     return Screen(stream, protocol, columns, rows, cell_px)
 
 
+def find_screen() -> Screen | None:
+    """Returns the terminal where it shows pictures; None where it does not, or is not known to.
+
+    Raises:
+        UsageError: `TINYV_PICTURES` is none of `PROTOCOLS`.
+    """
+    try:
+        return resolve_screen()
+    except UsageError:
+        if os.environ.get(VARIABLE):
+            raise
+        return None
+
+
 def resolve_protocol(environment: Mapping[str, str]) -> Protocol:
     """Derives from a terminal's variables how it shows pictures; `TINYV_PICTURES` goes first.
 

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tinyv_cli.errors import UsageError
 from tinyv_cli.options.declare import option, split_paths
 from tinyv_cli.options.shared import (
     AllowPrivate,
@@ -15,6 +16,10 @@ from tinyv_cli.options.shared import (
     Quiet,
     Stop,
 )
+
+if TYPE_CHECKING:
+    from tinyv_cli.session import Grammar
+    from tinyv_cli.variants.manifest import Variant
 
 Words = Annotated[
     list[str] | None,
@@ -85,7 +90,17 @@ Verbose = Annotated[bool, option("-v", "--verbose", help="Prompt, times and coun
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawingArguments(AnswerArguments):
+class QuestionArguments(AnswerArguments):
+    """What is put around a question, and what its answer may be; `batch` has them too."""
+
+    task: Task = None
+    at: At = None
+    choices: Choices = None
+    schema: Schema = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawingArguments(QuestionArguments):
     """Where the boxes of an answer are drawn."""
 
     draw: Draw = None
@@ -102,10 +117,6 @@ class AskArguments(DrawingArguments):
     prompt: Prompt = None
     prompt_file: PromptFile = None
     stdin: Stdin = False
-    task: Task = None
-    at: At = None
-    choices: Choices = None
-    schema: Schema = None
     stop: Stop = None
     system: System = None
     together: Together = False
@@ -116,3 +127,37 @@ class AskArguments(DrawingArguments):
     stats: Stats = False
     quiet: Quiet = False
     verbose: Verbose = False
+
+
+def check_asking(arguments: QuestionArguments) -> None:
+    """Checks that there is such a task, and that an answer is bound by one thing alone.
+
+    Raises:
+        UsageError: it is not so.
+    """
+    from tinyv_cli.prompts.tasks import check_task
+
+    if arguments.task is not None:
+        check_task(arguments.task)
+    if arguments.choices is not None and arguments.schema is not None:
+        raise UsageError("--choices and --schema exclude each other", "leave one of the two out")
+
+
+def to_grammar(arguments: QuestionArguments, variant: "Variant") -> "Grammar | None":
+    """Makes the grammar of `--choices` or `--schema`; None where both are missing.
+
+    Raises:
+        UsageError: the choices make no sense.
+        InputError: the schema cannot be used.
+    """
+    if arguments.choices is None and arguments.schema is None:
+        return None
+    from tinyv_cli.answers import constrained
+    from tinyv_cli.answers.tokenizer import open_tokenizer
+
+    tokenizer = open_tokenizer(variant)
+    if arguments.choices is not None:
+        choices = constrained.split_choices(arguments.choices)
+        return constrained.make_choice_grammar(tokenizer, choices)
+    schema = constrained.read_schema(arguments.schema or "")
+    return constrained.make_schema_grammar(tokenizer, schema)

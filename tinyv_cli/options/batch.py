@@ -1,22 +1,21 @@
 """The arguments and flags of `tinyv batch`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from tinyv_cli.options.ask import QuestionArguments
 from tinyv_cli.options.declare import option
-from tinyv_cli.options.shared import DEFAULT_PARALLEL, AnswerArguments, Parallel, Quiet
+from tinyv_cli.options.shared import DEFAULT_PARALLEL, Parallel, Quiet
 
-Pictures = Annotated[
-    list[str],
+BatchWords = Annotated[
+    list[str] | None,
     typer.Argument(
-        metavar="PATHS", help="Pictures, folders, patterns; - reads a list, a path a line"
+        metavar="PATHS... PROMPT",
+        help="Pictures, folders, patterns, or - for a list of paths; last what each is asked",
     ),
-]
-
-BatchPrompt = Annotated[
-    str, typer.Argument(metavar="PROMPT", help="What each is asked; the last; - is stdin")
 ]
 
 LinesFile = Annotated[
@@ -36,14 +35,23 @@ FreshOutput = Annotated[
     bool, option("--fresh", help="Start again, replacing the output and .txt files")
 ]
 
+Sheet = Annotated[
+    Path | None,
+    option(
+        "--sheet",
+        metavar="FILE.html",
+        help="At the end, a page of all pictures with their answers; replaces an earlier one",
+    ),
+]
+
 
 @dataclass(frozen=True, kw_only=True)
-class BatchArguments(AnswerArguments):
+class BatchArguments(QuestionArguments):
     """The words and flags of `tinyv batch`."""
 
-    paths: Pictures
-    prompt: BatchPrompt
+    words: BatchWords = None
     output: LinesFile
+    sheet: Sheet = None
     recursive: Recursive = False
     sidecar: Sidecar = False
     fresh: FreshOutput = False

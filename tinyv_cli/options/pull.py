@@ -1,4 +1,4 @@
-"""The arguments and flags of `tinyv pull` and `tinyv rm`."""
+"""The arguments and flags of `tinyv pull`, `tinyv push` and `tinyv rm`."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,6 +13,11 @@ VariantOrigin = Annotated[
     typer.Argument(
         metavar="[REPO|URL|DIR]", help="A finished variant; else the public weights are fetched"
     ),
+]
+
+Ready = Annotated[
+    str | None,
+    option("--ready", metavar="NAME", help="A variant that is ready to answer, as 4bit"),
 ]
 
 SourceStage = Annotated[
@@ -32,6 +37,14 @@ PullFrom = Annotated[
 
 Verify = Annotated[bool, option("--verify", help="Hash what is there, fetch nothing")]
 
+PushedName = Annotated[
+    str, typer.Argument(metavar="NAME", help="A variant, as `tinyv list` has it, or its folder")
+]
+
+PushTarget = Annotated[
+    str, typer.Argument(metavar="FOLDER", help="Where it goes, and is fetched from")
+]
+
 VariantNames = Annotated[
     list[str] | None, typer.Argument(metavar="[NAME]...", help="Variants, as `tinyv list` has them")
 ]
@@ -46,12 +59,23 @@ class PullArguments:
     """The words and flags of `tinyv pull`."""
 
     variant: VariantOrigin = None
+    ready: Ready = None
     stage: SourceStage = 4
     to: PullTarget = None
     from_: PullFrom = None
     offline: Offline = False
     dry_run: DryRun = False
     verify: Verify = False
+    force: Force = False
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True)
+class PushArguments:
+    """The words and flags of `tinyv push`."""
+
+    name: PushedName
+    target: PushTarget
     force: Force = False
     quiet: Quiet = False
 

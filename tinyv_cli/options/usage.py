@@ -9,7 +9,6 @@ import typer
 from typer.core import TyperGroup
 
 from tinyv_cli.addresses import to_shown
-from tinyv_cli.disk.paths import exists
 from tinyv_cli.errors import UsageError
 from tinyv_cli.pictures.names import names_picture
 
@@ -93,10 +92,6 @@ def to_usage_error(complaint: Exception, words: Sequence[str]) -> UsageError:
         hint = f"did you mean {meant}?" if meant else f"`{help_command}` lists the options"
         return UsageError(f"there is no option {option}", hint)
     parameter = getattr(complaint, "param", None)
-    if context is not None and getattr(parameter, "name", None) == "paths":
-        loose = _list_loose(words[1:], context)
-        if loose:
-            return _make_half_error(loose[0])
     message = " ".join(complaint.format_message().split())  # type: ignore[attr-defined]
     problem = message[:1].lower() + message[1:].rstrip(".")
     variable = getattr(parameter, "envvar", None)
@@ -122,37 +117,3 @@ def _find_option(typed: str, context: Any) -> str | None:  # noqa: ANN401
     begun = [flag for flag in known if len(flag) > 2 and name.startswith(flag)]
     longest = [max(begun, key=len)] if begun else []
     return next(iter([*cut_short, *longest, *get_close_matches(name, known, 1)]), None)
-
-
-def _list_loose(words: Sequence[str], context: Any) -> list[str]:  # noqa: ANN401
-    """Lists the words of a verb's command line that are neither options nor their values."""
-    takes_value = {
-        flag: not each.is_flag
-        for each in context.command.params
-        if each.param_type_name == "option"
-        for flag in each.opts
-    }
-    loose: list[str] = []
-    rest = iter(words)
-    for word in rest:
-        if word == "--":
-            return [*loose, *rest]
-        if not word.startswith("-") or word == "-":
-            loose.append(word)
-        elif takes_value.get(word):
-            next(rest, None)
-    return loose
-
-
-def _make_half_error(word: str) -> UsageError:
-    """Makes the error of a batch that has only a prompt, or only pictures."""
-    quoted = shlex.quote(to_shown(word))
-    if word == "-" or exists(word) or names_picture(word):
-        return UsageError(
-            "the prompt is missing, which comes last",
-            f'ask something: `tinyv batch {quoted} "what is it?" -o FILE.jsonl`',
-        )
-    return UsageError(
-        f"the pictures are missing: {quoted} is no file or folder",
-        f"name them before the prompt: `tinyv batch FOLDER {quoted} -o FILE.jsonl`",
-    )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 FULL_SCALE = 100  # the number that stands for the whole width or height
+JOINT = ", "  # what `<delim>` between two boxes means
 
 _NUMBER = r"<\s*(-?\d{1,9})\s*"
 _MARKS = re.compile(
@@ -64,20 +65,34 @@ def read_boxes(text: str) -> tuple[Box, ...]:
 
     A phrase belongs to the box that follows it and to those joined on by `<delim>`.
     """
-    boxes: list[Box] = []
+    return tuple(each for each in split_boxes(text) if isinstance(each, Box))
+
+
+def split_boxes(text: str) -> list[str | Box]:
+    """Splits a text into words and boxes, in their order; a joint between boxes is `JOINT`.
+
+    The marks around a phrase are dropped, its words stay. Boxes are those of `read_boxes`.
+    """
+    parts: list[str | Box] = []
     label, end = "", 0
     for mark in _MARKS.finditer(text):
+        between = text[end : mark.start()]
         # Words between two boxes part the second from the phrase of the first.
-        if text[end : mark.start()].strip():
+        if between.strip():
             label = ""
+        if between:
+            parts.append(between)
         end = mark.end()
         if mark["phrase"] is not None:
             label = mark["phrase"].strip()
-        elif not mark["joint"]:
+            parts.append(mark["phrase"])
+        elif mark["joint"]:
+            parts.append(JOINT)
+        else:
             numbers = [min(max(int(mark[group]), 0), FULL_SCALE) for group in range(2, 6)]
             x1, y1, x2, y2 = (number / FULL_SCALE for number in numbers)
-            boxes.append(Box(label, min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)))
-    return tuple(boxes)
+            parts.append(Box(label, min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)))
+    return [*parts, text[end:]] if text[end:] else parts
 
 
 def write_box(box: Box) -> str:

@@ -8,6 +8,7 @@ import math
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 from tinyv_cli.errors import InputError, UsageError
@@ -31,6 +32,37 @@ _EXAMPLES = {
 _TAG = re.compile(rf"\s*\[({'|'.join(TASKS)})\]", re.IGNORECASE)
 
 Corners = tuple[float, float, float, float]
+
+_LONGEST_BOX = Box("", 0.98, 0.98, 1.0, 1.0)  # takes the most tokens to write
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about pictures of any size.
+
+    Attributes:
+        words: as typed; None for nothing.
+        task: one of `TASKS`, or None.
+        corners: of the box asked about, as `read_corners` returns them, or None.
+    """
+
+    words: str | None
+    task: str | None = None
+    corners: Corners | None = None
+
+    def about(self, width: int, height: int) -> str:
+        """Returns what is asked about a picture of this size, in pixels.
+
+        Raises:
+            UsageError: as `make_question` and `to_box` do.
+            InputError: as `make_question` does.
+        """
+        box = None if self.corners is None else to_box(self.corners, width, height)
+        return make_question(self.words, self.task, box)
+
+    def at_longest(self) -> str:
+        """Returns what takes as many tokens as anything that is asked; it raises as `about`."""
+        return make_question(self.words, self.task, None if self.corners is None else _LONGEST_BOX)
 
 
 def make_question(words: str | None, task: str | None = None, at: Box | None = None) -> str:

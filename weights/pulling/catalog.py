@@ -44,6 +44,11 @@ class FileOrigin:
         return to_shown(self.url) or f"{self.repository} @ {self.revision[:12]}"
 
     @property
+    def word(self) -> str:
+        """What is typed to name it."""
+        return self.url or f"{self.repository}@{self.revision}"
+
+    @property
     def short_label(self) -> str:
         """Its name in a table: of a URL the host alone."""
         return urlsplit(self.url).hostname or self.label
@@ -113,10 +118,28 @@ class SourcePart:
 
 
 @dataclass(frozen=True)
+class ReadyVariant:
+    """A finished variant that is fetched by a short name.
+
+    Attributes:
+        name: as it is typed.
+        made_by: the command that makes such a variant.
+        sha256: of its manifest, which holds the hashes of its files; empty where nobody hosts it.
+        origins: in the order in which they are tried; none where nobody hosts it yet.
+    """
+
+    name: str
+    made_by: str
+    sha256: str = ""
+    origins: tuple[FileOrigin, ...] = ()
+
+
+@dataclass(frozen=True)
 class Catalog:
-    """All the public files."""
+    """All the public files, and the variants that are ready."""
 
     parts: tuple[SourcePart, ...]
+    ready: tuple[ReadyVariant, ...] = ()
 
     def list_parts(self, stage: int) -> tuple[SourcePart, ...]:
         """Returns the parts that a stage needs."""
@@ -165,20 +188,30 @@ def read_catalog(path: Path = CATALOG_PATH) -> Catalog:
         WeightsError: it cannot be read, or says something that cannot be.
     """
     try:
+        values = tomllib.loads(path.read_text("utf-8"))
         parts = []
-        for part in _read_list(tomllib.loads(path.read_text("utf-8")), "part"):
+        for part in _read_list(values, "part"):
             forms = []
             for form in _read_list(part, "form"):
                 files = tuple(_make_file(each) for each in _read_list(form, "file"))
                 forms.append(_make(SourceForm, form, "file", files=files))
             parts.append(_make(SourcePart, part, "form", forms=tuple(forms)))
-        return Catalog(tuple(parts))
+        listed = _read_list(values, "ready") if "ready" in values else []
+        return Catalog(tuple(parts), tuple(map(_make_ready, listed)))
     except (OSError, ValueError, TypeError) as error:
         problem = f"{path} is not a list of public files: {error}"
         raise WeightsError(problem, _INSTALL_AGAIN) from error
 
 
-def _make_file(values: Mapping[str, Any]) -> PublicFile:
+def _make_ready(values: Mapping[str, Any]) -> ReadyVariant:
+    origins = _make_origins(values) if values.get("origins") else ()
+    ready = _make(ReadyVariant, values, "origins", origins=origins)
+    if origins and not _SHA256.fullmatch(ready.sha256):
+        raise ValueError(f"the ready variant {ready.name} has a malformed hash: {ready.sha256!r}")
+    return ready
+
+
+def _make_origins(values: Mapping[str, Any]) -> tuple[FileOrigin, ...]:
     origins = []
     for each in _read_list(values, "origins"):
         origin = _make(FileOrigin, each)
@@ -187,7 +220,11 @@ def _make_file(values: Mapping[str, Any]) -> PublicFile:
         if origin.url and not is_url(origin.url):
             raise ValueError(f"an origin's URL is neither http nor https: {origin.url!r}")
         origins.append(origin)
-    file = _make(PublicFile, values, "origins", origins=tuple(origins))
+    return tuple(origins)
+
+
+def _make_file(values: Mapping[str, Any]) -> PublicFile:
+    file = _make(PublicFile, values, "origins", origins=_make_origins(values))
     path = PurePosixPath(file.path)
     if path.is_absolute() or ".." in path.parts or str(path) != file.path or "\\" in file.path:
         raise ValueError(f"{file.path!r} is not a plain path")

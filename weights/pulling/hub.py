@@ -216,6 +216,7 @@ def _load_library() -> ModuleType:
         UsageError: one of them cannot be used.
     """
     check_hub_settings()
+    import huggingface_hub.constants  # 2.4.0 brings none of these along by itself
     import huggingface_hub.errors
     import huggingface_hub.utils
 

@@ -50,6 +50,7 @@ class VariantPullOptions:
         force: whether a variant that stands there is replaced.
         offline: whether the network may not be used.
         retry_policy: how often the place is tried.
+        manifest_sha256: of the manifest there; empty where it is not known.
     """
 
     origin: str
@@ -57,6 +58,7 @@ class VariantPullOptions:
     force: bool = False
     offline: bool = False
     retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
+    manifest_sha256: str = ""
 
 
 def name_variant(origin: str) -> str:
@@ -121,12 +123,13 @@ def _pull_into(
     fetcher = Fetcher(folder, progress, notify, options.retry_policy, options.offline)
     source: _RemoteVariant | _LocalVariant
     if is_url(options.origin):
-        source = _RemoteVariant(FileOrigin(url=options.origin), fetcher)
+        source = _RemoteVariant(FileOrigin(url=options.origin), fetcher, options.manifest_sha256)
     elif is_folder(expand(options.origin)):
         source = _LocalVariant(expand(options.origin), fetcher)
     else:
         repository, revision = _split_repository(options.origin)
-        source = _RemoteVariant(FileOrigin(repository=repository, revision=revision), fetcher)
+        origin = FileOrigin(repository=repository, revision=revision)
+        source = _RemoteVariant(origin, fetcher, options.manifest_sha256)
     manifest = source.read_manifest()
     try:
         there = read_variant(target)
@@ -166,13 +169,15 @@ def _pull_into(
 class _RemoteVariant:
     """A variant on the hub or at a URL."""
 
-    def __init__(self, origin: FileOrigin, fetcher: Fetcher) -> None:
+    def __init__(self, origin: FileOrigin, fetcher: Fetcher, manifest_sha256: str) -> None:
         self._origin = origin
         self._fetcher = fetcher
+        self._manifest_sha256 = manifest_sha256
 
     def read_manifest(self) -> Manifest:
+        origins = (self._locate(MANIFEST_NAME),)
         file = PublicFile(
-            MANIFEST_NAME, (self._locate(MANIFEST_NAME),), about_bytes=_MANIFEST_BYTES
+            MANIFEST_NAME, origins, about_bytes=_MANIFEST_BYTES, sha256=self._manifest_sha256
         )
         self._fetch(file)
         label = self._origin.label

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from tests.light.chat.toy_chat import BOX, EchoDecoder
+from tests.light.chat.toy_chat import EchoDecoder
 from tests.light.toy_variant import write_variant
 from tinyv_cli.chat.prefetch import SessionPrefetcher
 from tinyv_cli.chat.slash import COMMANDS
@@ -238,7 +238,8 @@ def test_boxes_of_the_last_answer_are_drawn(hold, place):
     Image.new("RGB", (400, 400), "white").save(place / "white.png")
     entries = ["/draw x.png", "what?", "/draw x.png", "box", "/draw x.png", "/draw x.png"]
     out, err = hold(*entries, "/draw white.png", "/draw x.txt", picture="white.png")
-    assert out == f"1:what?\n{BOX}\n"
+    assert out == "1:what?\na cat (left: 10-50 % across, 20-60 % down)\n"
+    assert "note: `/draw FILE.png` draws it\n" in err
     assert err.count("note: 1 box in x.png\n") == 2
     assert list_errors(err)[:3] == [
         *["the last answer holds no box"] * 2,

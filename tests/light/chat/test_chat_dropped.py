@@ -41,6 +41,7 @@ ROWS = [
     ("file:D/a.jpg", ["D/a.jpg"], ""),
     (r"'D/it'\''s.png' why?", ["D/it's.png"], "why?"),
     ('"D/it\'s.png"', ["D/it's.png"], ""),
+    ("'file://D/my%20cat.png' \"file://D/a.jpg\"", ["D/my cat.png", "D/a.jpg"], ""),
     ("& 'D/a.jpg'", ["D/a.jpg"], ""),
     ("~/a.jpg what?", ["D/a.jpg"], "what?"),
     ("./a.jpg", ["./a.jpg"], ""),

@@ -15,6 +15,7 @@ OPTIONS = AnswerOptions()
 
 def test_every_setting_can_be_changed_and_restored():
     words = "max-tokens 9 temp 0.5 top-p 0.9 top-k 40 min-p 0.1 repeat-penalty 1.2 seed 7"
+    words += " stop 'two words' ="
     changed = change_settings(OPTIONS, words)
     expected = {
         "max-tokens": 9,
@@ -24,6 +25,7 @@ def test_every_setting_can_be_changed_and_restored():
         "min-p": 0.1,
         "repeat-penalty": 1.2,
         "seed": 7,
+        "stop": ["two words", "="],
     }
     assert list_settings(changed) == expected
     assert tuple(expected) == NAMES
@@ -44,11 +46,41 @@ def test_a_seed_can_be_taken_away():
 
 
 @pytest.mark.parametrize(
+    ("words", "stop"),
+    [
+        ("stop .", (".",)),
+        ("stop=.", (".",)),
+        ("--stop 'temp 1' \"it's\" stop", ("temp 1", "it's", "stop")),
+        ("stop off", ()),
+    ],
+)
+def test_all_behind_stop_are_texts_that_end_an_answer(words, stop):
+    before = change_settings(OPTIONS, "stop x")
+    changed = change_settings(before, f"top-p 0.5 {words}")
+    assert (changed.stop, changed.sampling.top_p) == (stop, 0.5)
+
+
+def test_stop_is_shown_as_it_is_typed():
+    shown = format_settings(list_settings(change_settings(OPTIONS, "stop 'two words' .")))
+    assert shown.endswith("stop            'two words' .")
+    assert format_settings(list_settings(OPTIONS)).endswith("stop            off")
+
+
+@pytest.mark.parametrize("value", [[1], [""], "x", {"a": 1}])
+def test_a_saved_stop_that_is_no_list_of_texts_is_refused(value):
+    with pytest.raises(UsageError, match="is no list of texts"):
+        restore_settings(OPTIONS, {"stop": value})
+
+
+@pytest.mark.parametrize(
     ("words", "problem", "hint"),
     [
         ("tmp 1", "there is no setting 'tmp'", "did you mean `/set temp`?"),
         ("colour 1", "there is no setting 'colour'", "use one of max-tokens, temp"),
         ("temp", "temp lacks its value", "`/set temp NUMBER`"),
+        ("stop", "stop lacks its value", "`/set stop TEXT`"),
+        ("stop 'x", "'x has a quote that does not end", "give texts in quotes"),
+        ("stop ''", "'['']' is no list of texts that end an answer", "`/set stop TEXT`"),
         ("temp hot", "'hot' is no value for temp", "give a number: `/set temp NUMBER`"),
         ("top-k 1.5", "'1.5' is no value for top-k", "give a whole number: `/set top-k"),
         ("seed x", "'x' is no value for seed", "`/set seed NUMBER`, or off"),

@@ -83,6 +83,19 @@ def test_boxes_are_in_the_document_in_shares_and_pixels(ask, tmp_path):
     ]
 
 
+def test_a_person_is_told_where_boxes_are_and_a_program_gets_the_numbers(ask, monkeypatch):
+    raw = "<p>a cat</p> {<10><20><50><60>}"
+    assert ask("cat.png", "where?", says=[raw])[1] == f"{raw}\n"
+    monkeypatch.setattr("tinyv_cli.commands.ask.is_terminal", lambda _: True)
+    code, out, err = ask("cat.png", "where?", says=[raw])
+    assert (code, out) == (0, "a cat (left: 10-50 % across, 20-60 % down)\n")
+    assert "note: `--draw FILE.png` draws it\n" in err
+    _, out, err = ask("cat.png", "where?", "--draw", "b.png", "-q", says=[raw])
+    assert "`--draw FILE.png`" not in err
+    choices = ("--choices", f"{raw},no")
+    assert ask("cat.png", "where?", *choices, says=[raw])[1] == f"{raw}\n"
+
+
 def test_boxes_are_drawn_into_a_file(ask, tmp_path):
     Image.new("RGB", (400, 400), "white").save(tmp_path / "white.png")
     code, out, _ = ask("white.png", "where?", "--draw", "out.png", says=[BOX])

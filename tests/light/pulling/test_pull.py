@@ -25,7 +25,7 @@ from tests.light.weights.toy_sources import (
     SHARDS,
     make_bytes,
 )
-from tinyv_cli.commands.pull import pull_weights
+from tinyv_cli.commands.fetching.pull import pull_weights
 from tinyv_cli.disk import places
 from tinyv_cli.errors import DeviceError, WeightsError
 from tinyv_cli.options.pull import PullArguments

@@ -13,7 +13,7 @@ import pytest
 
 from tests.light.pulling.toy_hub import FAST, VISION, check_complete, run
 from tests.light.toy_variant import write_variant
-from tinyv_cli.commands.pull import pull_weights
+from tinyv_cli.commands.fetching.pull import pull_weights
 from tinyv_cli.disk import places
 from tinyv_cli.errors import DeviceError
 from tinyv_cli.options.pull import PullArguments

@@ -193,7 +193,7 @@ def test_without_torch_it_says_what_telling_by_tensors_needs(
 
 def test_taking_from_a_folder_needs_no_torch(hub, attic):
     code = (
-        "import sys; from tinyv_cli.commands.pull import pull_weights\n"
+        "import sys; from tinyv_cli.commands.fetching.pull import pull_weights\n"
         "from pathlib import Path; from tinyv_cli.options.pull import PullArguments\n"
         "from weights.pulling.catalog import read_catalog\n"
         "pull_weights(PullArguments(from_=sys.argv[2]), read_catalog(Path(sys.argv[1])))\n"

@@ -17,7 +17,7 @@ PROGRAM = """
 import signal, sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
-from tinyv_cli.commands.pull import pull_weights
+from tinyv_cli.commands.fetching.pull import pull_weights
 from tinyv_cli.options.pull import PullArguments
 from weights.pulling.catalog import read_catalog
 pull_weights(PullArguments(), read_catalog(Path(sys.argv[1])))
@@ -79,3 +79,14 @@ def wait_for(condition, process):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end_s
         time.sleep(0.02)
+
+
+def test_the_hubs_library_is_whole_in_a_process_that_fetches_a_url_first():
+    # huggingface_hub 2.4.0 loads its `constants` only where they are imported by name: the first
+    # pull from a URL ended with a traceback, unless something else had imported them.
+    code = "from weights.pulling.hub import is_offline; print(is_offline())"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    environment.pop("HF_HUB_OFFLINE", None)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("False\n", "")

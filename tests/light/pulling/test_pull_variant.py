@@ -8,7 +8,7 @@ import pytest
 from tests.light.pulling.hub_server import Fault, HubServer
 from tests.light.pulling.toy_hub import FAST, point_at
 from tests.light.toy_variant import make_manifest, write_variant
-from tinyv_cli.commands.pull import pull_weights
+from tinyv_cli.commands.fetching.pull import pull_weights
 from tinyv_cli.disk import lock, places
 from tinyv_cli.errors import UsageError, WeightsError
 from tinyv_cli.options.pull import PullArguments

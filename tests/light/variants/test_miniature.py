@@ -349,8 +349,8 @@ def test_else_the_miniatures_are_taken_and_the_variant_is_called_so(demo, made, 
     assert [each.sources for each in made] == [demo / "sources"]
     assert made[0].output == places.variants_dir() / "miniature-8bit"
     assert capsys.readouterr().err == (
-        f"note: no sources in {own}, taking those of the miniature that comes with tinyv; "
-        "`--sources DIR` takes others\n"
+        f"note: no sources in {own}: `tinyv pull` fetches the real model's; "
+        "taking those of the miniature that comes with tinyv, `--sources DIR` takes others\n"
     )
 
 

@@ -17,7 +17,7 @@ from tests.light.pulling.hub_server import HubServer
 from tests.torch.conftest import read_golden_case
 from tests.torch.quantize.tiny_sources import write_tiny
 from tinyv_cli.app import main
-from tinyv_cli.commands.pull import pull_weights
+from tinyv_cli.commands.fetching.pull import pull_weights
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.options.pull import PullArguments
 from tinyv_cli.variants.manifest import read_variant

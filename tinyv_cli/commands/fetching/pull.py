@@ -11,7 +11,7 @@ from tinyv_cli.options.pull import PullArguments
 from tinyv_cli.variants.home import resolve_folder
 
 if TYPE_CHECKING:
-    from weights.pulling.catalog import Catalog
+    from weights.pulling.catalog import Catalog, ReadyVariant
     from weights.pulling.failures import RetryPolicy
     from weights.pulling.plan import PartPlan
 
@@ -41,17 +41,17 @@ def pull_weights(
     from weights.pulling.plan import plan_pull
     from weights.pulling.sources_pull import PullOptions, pull_sources
 
-    if arguments.variant is None and arguments.force:
+    if arguments.variant is None and arguments.ready is None and arguments.force:
         raise UsageError("--force goes with a variant", "leave it away: wrong files are replaced")
     for origin in (arguments.variant, arguments.from_):
         if origin is not None and is_url(origin):
             check_url(origin)
     console = Console(quiet=arguments.quiet)
     retry_policy = retry_policy or RetryPolicy()
-    if arguments.variant is not None:
-        _pull_variant(arguments, arguments.variant, retry_policy, console)
-        return
     catalog = catalog or read_catalog()
+    if arguments.variant is not None or arguments.ready is not None:
+        _pull_variant(arguments, catalog, retry_policy, console)
+        return
     folder = expand(arguments.to) if arguments.to else sources_dir()
     if arguments.dry_run or arguments.verify:
         found = SourcesFolder(folder)
@@ -79,12 +79,12 @@ def pull_weights(
 
 
 def _pull_variant(
-    arguments: PullArguments, origin: str, retry_policy: "RetryPolicy", console: Console
+    arguments: PullArguments, catalog: "Catalog", retry_policy: "RetryPolicy", console: Console
 ) -> None:
-    """Fetches a finished variant from a repository, URL or folder.
+    """Fetches a finished variant: a ready one by its name, else from a repository, URL or folder.
 
     Raises:
-        UsageError: an option goes with the public weights only.
+        UsageError: an option goes with the public weights only, or no ready variant is called so.
         WeightsError: it could not be had, or is not what it should be.
         DeviceError: the disk is too small.
     """
@@ -95,19 +95,56 @@ def _pull_variant(
         "--verify": arguments.verify,
         "--dry-run": arguments.dry_run,
     }
+    origins, sha256 = [arguments.variant or ""], ""
+    asked = f"--ready {arguments.ready}" if arguments.ready else f"'{to_shown(origins[0])}'"
     for flag, is_given in of_sources.items():
         if is_given:
             raise UsageError(
                 f"{flag} goes with the public weights, not with a variant",
-                f"leave {flag} away, or '{to_shown(origin)}'",
+                f"leave {flag} away, or {asked}",
             )
-    name = name_variant(origin)
-    target = variants_dir() / name if arguments.to is None else resolve_folder(arguments.to)
-    options = VariantPullOptions(
-        origin, target.absolute(), arguments.force, arguments.offline, retry_policy
-    )
-    variant = pull_variant(options, console.progress, console.write_note)
+    if arguments.ready is not None:
+        if arguments.variant is not None:
+            problem = f"{asked} and '{to_shown(arguments.variant)}' both name a variant"
+            raise UsageError(problem, "leave one of the two out")
+        ready = find_ready(catalog, arguments.ready)
+        origins, sha256 = [each.word for each in ready.origins], ready.sha256
+    if arguments.to is None:
+        target = variants_dir() / (arguments.ready or name_variant(origins[0]))
+    else:
+        target = resolve_folder(arguments.to)
+    for origin in origins:
+        options = VariantPullOptions(
+            origin, target.absolute(), arguments.force, arguments.offline, retry_policy, sha256
+        )
+        try:
+            variant = pull_variant(options, console.progress, console.write_note)
+            break
+        except WeightsError as error:
+            if origin == origins[-1] or target.exists():
+                raise
+            console.write_note(f"{error.problem}; trying the next place")
     console.write_line(str(variant.folder))
+
+
+def find_ready(catalog: "Catalog", name: str) -> "ReadyVariant":
+    """Finds a ready variant that somebody hosts.
+
+    Raises:
+        UsageError: there is none of this name.
+        WeightsError: nobody hosts it yet.
+    """
+    ready = next((each for each in catalog.ready if each.name == name), None)
+    if ready is None:
+        names = ", ".join(each.name for each in catalog.ready)
+        raise UsageError(f"there is no ready variant '{name}'", f"choose one of {names}")
+    if not ready.origins:
+        raise WeightsError(
+            f"nobody hosts the ready variant {name} yet",
+            f"make it once, with 8 GB of downloads: `{ready.made_by}`; then `tinyv push VARIANT "
+            "FOLDER` makes what a web server needs, and `tinyv pull URL` fetches it elsewhere",
+        )
+    return ready
 
 
 def to_pull_table(plans: "list[PartPlan]") -> str:
