@@ -14,7 +14,7 @@ from tinyv_cli.answers.scheduler import Request, Scheduler
 from tinyv_cli.backends.prefetch_pictures import N_AHEAD, Encoded, PicturePrefetcher, Unreadable
 from tinyv_cli.batch.finding import is_url, make_url_error
 from tinyv_cli.disk.reading import is_pipe, read_bytes
-from tinyv_cli.engine import Engine
+from tinyv_cli.engine import Engine, OpenEngine
 from tinyv_cli.errors import InputError, TinyvError, describe_os_error
 from tinyv_cli.pictures.image import read_picture
 from tinyv_cli.pictures.opening import Access, open_picture, read_content
@@ -62,27 +62,45 @@ def answer_pictures(
         return begun[0]
 
     with engine.open(prefetch, caches_images=caches_images) as opened:
-        sessions = [opened.start_session(slot) for slot in range(len(opened.slots.decoders))]
-        scheduler: Scheduler[Encoded | Unreadable] = Scheduler(opened.slots)
+        yield from answer_ready(opened, begun[0], question, options)
 
-        def begin(picture: Encoded | Unreadable, slot: int) -> Reply:
-            if isinstance(picture, Unreadable):
-                raise picture.error
-            sessions[slot].show_images(picture.image)
-            return sessions[slot].ask(question.about(picture.width, picture.height), options)
 
-        def list_requests() -> Iterator[Request[Encoded | Unreadable] | None]:
-            for picture in begun[0].as_ready(lambda: scheduler.is_idle):
-                yield None if picture is None else Request(picture, partial(begin, picture))
+def answer_ready(
+    opened: OpenEngine, pictures: PicturePrefetcher, question: Question, options: AnswerOptions
+) -> Generator[dict[str, Any]]:
+    """Asks an open variant the same about pictures as they become ready; yields their lines.
 
-        for each in scheduler.run(list_requests()):
-            if each.answer is not None and isinstance(each.identity, Encoded):
-                yield _to_line(each.identity, each.answer)
-            elif each.error is not None:
-                if isinstance(each.identity, Encoded):
-                    raise each.error
-                problem = {"problem": each.error.problem, "hint": each.error.hint}
-                yield {"path": str(each.identity.path), "error": problem}
+    Args:
+        opened: that answers, several at once.
+        pictures: in their order; lines come in the order in which answers end.
+        question: asked about each.
+        options: how answers are made.
+
+    Raises:
+        InputError: the prompt does not fit the context, whatever the picture.
+        TinyvError: a picture cannot be encoded.
+    """
+    sessions = [opened.start_session(slot) for slot in range(len(opened.slots.decoders))]
+    scheduler: Scheduler[Encoded | Unreadable] = Scheduler(opened.slots)
+
+    def begin(picture: Encoded | Unreadable, slot: int) -> Reply:
+        if isinstance(picture, Unreadable):
+            raise picture.error
+        sessions[slot].show_images(picture.image)
+        return sessions[slot].ask(question.about(picture.width, picture.height), options)
+
+    def list_requests() -> Iterator[Request[Encoded | Unreadable] | None]:
+        for picture in pictures.as_ready(lambda: scheduler.is_idle):
+            yield None if picture is None else Request(picture, partial(begin, picture))
+
+    for each in scheduler.run(list_requests()):
+        if each.answer is not None and isinstance(each.identity, Encoded):
+            yield _to_line(each.identity, each.answer)
+        elif each.error is not None:
+            if isinstance(each.identity, Encoded):
+                raise each.error
+            problem = {"problem": each.error.problem, "hint": each.error.hint}
+            yield {"path": str(each.identity.path), "error": problem}
 
 
 def open_listed(word: str, path: Path, note: Callable[[str], None]) -> Image.Image:

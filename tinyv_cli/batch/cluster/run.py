@@ -1,0 +1,244 @@
+"""Rows go to the workers of a Ray cluster, and their lines come back as they are made.
+
+What Ray does by itself and nobody asked for is put right here: reports to its makers, a dashboard,
+lines on stdout, a token in the home folder, a start that attaches to what another run left.
+"""
+
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Collection, Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from tinyv_cli.batch.cluster.captioner import Captioner, CaptionOptions
+from tinyv_cli.batch.cluster.lines import to_lines
+from tinyv_cli.batch.cluster.sources import Source
+from tinyv_cli.errors import DeviceError, TinyvError
+from tinyv_cli.prompts.tasks import Question
+
+LOCAL = "local"
+
+_STORE_BYTES = 200 << 20  # of shared memory on this machine; only small rows pass through it
+_MOST_ROWS = 32  # of a unit: what a killed worker has to answer again, at most
+_UNITS_EACH = 4  # at least as many units for each worker, so that none is long idle at the end
+_MOST_DEATHS = 20  # of the workers that had one unit
+_AHEAD = 2  # units that a worker has: one it answers, one that waits
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where workers run, and what each of them takes.
+
+    Attributes:
+        address: of a cluster's head; `local` starts one on this machine, for this run alone.
+        n_workers: as many as are wanted.
+        resources: what Ray keeps for each, as `map_batches` takes it.
+    """
+
+    address: str
+    n_workers: int
+    resources: dict[str, float]
+
+
+class PendingRows(Datasource):  # type: ignore[misc]
+    """The rows that have no line yet, in units for one worker each.
+
+    Args:
+        source: of all rows.
+        pending: names of those wanted.
+        n_rows: of a unit, at most.
+    """
+
+    def __init__(self, source: Source, pending: Collection[str], n_rows: int) -> None:
+        super().__init__()
+        names = [name for name in source.words if name in pending]
+        self._tasks = [
+            _make_task(
+                partial(_make_unit, {name: source.words[name] for name in names[i : i + n_rows]}),
+                len(names[i : i + n_rows]),
+            )
+            for i in range(0, len(names), n_rows)
+        ]
+        for group in source.groups:
+            wanted = frozenset(name for name in group.names if name in pending)
+            if wanted:
+                self._tasks.append(_make_task(partial(group.read, wanted, n_rows), len(wanted)))
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Returns None: how long pictures are is not known before they are read."""
+        return None
+
+    def get_read_tasks(self, parallelism: int, **_: object) -> list[ReadTask]:
+        """Returns a task a unit, whatever number is asked for."""
+        return self._tasks
+
+
+def answer_rows(
+    cluster: Cluster,
+    source: Source,
+    pending: Collection[str],
+    captioner: tuple[str | None, Question, CaptionOptions],
+) -> Generator[dict[str, Any]]:
+    """Starts or joins a cluster, asks about rows, yields their lines, and leaves nothing running.
+
+    Args:
+        cluster: where.
+        source: of all rows.
+        pending: names of those that are asked about.
+        captioner: the arguments of `Captioner`.
+
+    Raises:
+        DeviceError: the cluster is too small or cannot be reached, or workers die again and again.
+        TinyvError: a worker's own, as where its variant is missing.
+    """
+    with start_ray(cluster):
+        check_room(cluster)
+        n_rows = max(1, min(_MOST_ROWS, len(pending) // (_UNITS_EACH * cluster.n_workers)))
+        rows = PendingRows(source, pending, n_rows)
+        read = ray.data.read_datasource(
+            rows,
+            override_num_blocks=len(rows),
+            concurrency=_AHEAD * cluster.n_workers,
+            num_cpus=0,  # else readers wait for a CPU that workers hold, without a word
+        )
+        answered = read.map_batches(
+            Captioner,
+            fn_constructor_args=captioner,
+            batch_size=n_rows,
+            compute=ActorPoolStrategy(size=cluster.n_workers, max_tasks_in_flight_per_actor=_AHEAD),
+            max_restarts=-1,
+            max_task_retries=_MOST_DEATHS,
+            **cluster.resources,
+        )
+        try:
+            for table in answered.iter_batches(
+                batch_size=None, batch_format="pyarrow", prefetch_batches=0
+            ):
+                yield from to_lines(table)
+        except (ray.exceptions.RayError, RuntimeError) as error:
+            raise _to_planned(error) from error
+
+
+@contextmanager
+def start_ray(cluster: Cluster) -> Iterator[None]:
+    """Starts Ray on this machine, or joins a cluster; ends or leaves it at the end.
+
+    Of one on this machine nothing is left, whatever ends the run: its processes die with this one.
+
+    Raises:
+        DeviceError: the cluster cannot be reached.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    folder = None
+    options: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.CRITICAL,
+        "configure_logging": True,
+    }
+    if cluster.address == LOCAL:
+        # Else Ray makes one and leaves it in the user's home.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        folder = tempfile.mkdtemp(prefix="tinyv-", dir="/tmp" if os.path.isdir("/tmp") else None)
+        memory = cluster.resources.get("memory", 0) * cluster.n_workers
+        options |= {
+            "num_cpus": round(cluster.resources["num_cpus"] * cluster.n_workers) + 1,
+            "object_store_memory": _STORE_BYTES,
+            "include_dashboard": False,
+            "_memory": round(memory) + 1,
+            "_node_ip_address": "127.0.0.1",
+            "_temp_dir": folder,
+        }
+    try:
+        ray.init(cluster.address, **options)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise DeviceError(
+            f"no Ray cluster answers at {cluster.address}: {str(error).splitlines()[0][:200]}",
+            "name its head as `--cluster HOST:6379`, or start Ray here: `--cluster local`",
+        ) from error
+    try:
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        # Each row is a block of its own, so that a line is there as soon as its answer.
+        context.target_max_block_size = 1
+        context.max_consecutive_actor_init_deaths = _MOST_DEATHS
+        yield
+    finally:
+        ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_room(cluster: Cluster) -> None:
+    """Checks that a cluster has what its workers take.
+
+    Raises:
+        DeviceError: not all of them fit at once.
+    """
+    there = ray.cluster_resources()
+    for key, name in (("num_cpus", "CPU"), ("memory", "memory"), ("num_gpus", "GPU")):
+        each = cluster.resources.get(key, 0)
+        if each and there.get(name, 0) < each * cluster.n_workers:
+            n_fitting = int(there.get(name, 0) // each)
+            raise DeviceError(
+                f"{cluster.n_workers} workers need {each * cluster.n_workers:g} of {name}, the "
+                f"cluster has {there.get(name, 0):g}",
+                f"take fewer: `--workers {max(1, n_fitting)}`, or fewer threads: `-t 1`",
+            )
+
+
+def describe_stall(cluster: Cluster) -> str:
+    """Describes why nothing may be coming: what is free, and what a worker needs."""
+    with suppress(Exception):
+        free, there = ray.available_resources(), ray.cluster_resources()
+        n_cpus = cluster.resources["num_cpus"]
+        if there.get("CPU", 0) < n_cpus * cluster.n_workers:
+            return f"the cluster has lost machines: {there.get('CPU', 0):g} CPUs are left"
+        if free.get("CPU", 0) >= n_cpus + 1:
+            return "a worker is starting again, or died; its machine may be short of memory"
+    return "workers are at it: a slow store, a picture that takes long, or a machine that swaps"
+
+
+def _make_task(read: Any, n_rows: int) -> ReadTask:
+    """Makes what Ray calls to read a unit, or the units of a row group."""
+    return ReadTask(read, BlockMetadata(n_rows, None, None, None))
+
+
+def _make_unit(words: dict[str, str]) -> list[pa.Table]:
+    """Makes the rows of pictures that a worker opens by their words."""
+    return [pa.table({"path": list(words), "word": list(words.values())})]
+
+
+def _to_planned(error: Exception) -> TinyvError:
+    """Finds the planned failure that made a worker fail, or says what Ray says."""
+    cause: BaseException | None = error
+    while cause is not None:
+        inner = getattr(cause, "cause", None) or cause.__cause__
+        if isinstance(cause, TinyvError):
+            return cause
+        cause = inner
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    said = next(
+        (line for line in reversed(lines) if "tinyv_cli" in line), lines[-1] if lines else ""
+    )
+    return DeviceError(
+        f"the workers failed: {said.strip()[:300]}",
+        "what was answered is kept; the same command goes on; fewer `--workers` need less memory",
+    )

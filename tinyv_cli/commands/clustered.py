@@ -1,0 +1,220 @@
+"""A batch on a cluster: the rows of a source become lines, from workers on one machine or many."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tinyv_cli.batch.output import describe_done, open_output, to_file
+from tinyv_cli.console import Console, to_size
+from tinyv_cli.errors import DeviceError, UsageError
+from tinyv_cli.options.ask import to_grammar
+from tinyv_cli.options.batch import BatchArguments, to_settings
+from tinyv_cli.options.shared import to_backend_options
+from tinyv_cli.pictures.opening import read_stdin
+from tinyv_cli.prompts.tasks import Question
+
+if TYPE_CHECKING:
+    from tinyv_cli.batch.cluster.run import Cluster
+    from tinyv_cli.batch.cluster.sources import Source
+    from tinyv_cli.batch.settings import Settings
+    from tinyv_cli.session import AnswerOptions
+
+STALLED_S = 60.0
+
+_EXTRA = ("ray", "pyarrow", "fsspec", "pandas")
+
+
+class Lines(Protocol):
+    """Where lines go: a file, or a folder of parts."""
+
+    answers: dict[Path, str | None]
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Adds a line."""
+
+
+def check_cluster(arguments: BatchArguments) -> None:
+    """Checks that flags go together, and that Ray is installed where it is wanted.
+
+    Raises:
+        UsageError: it is not so.
+    """
+    if arguments.cluster is None:
+        for flag in ("variant_from", "column", "id"):
+            if getattr(arguments, flag) is not None:
+                shown = f"--{flag.replace('_', '-')}"
+                raise UsageError(f"{shown} goes with --cluster", "add it: `--cluster local`")
+        return
+    for flag, is_given in (("--sidecar", arguments.sidecar), ("--sheet", arguments.sheet)):
+        if is_given:
+            raise UsageError(f"{flag} and --cluster exclude each other", f"leave {flag} out")
+    try:
+        import tinyv_cli.batch.cluster.run  # noqa: F401 - whether it can be
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRA:
+            raise
+        raise UsageError(
+            f"{error.name}, which `--cluster` needs, is not installed",
+            "install it: `pip install 'tinyv[ray]'`",
+        ) from error
+
+
+def answer_on_cluster(
+    arguments: BatchArguments,
+    words: Sequence[str],
+    question: Question,
+    options: "AnswerOptions",
+    console: Console,
+) -> list[str | None]:
+    """Asks about rows on a cluster; returns their answers, None where it failed.
+
+    Args:
+        arguments: as typed; `check_cluster` let them through.
+        words: that name the rows.
+        question: asked about each.
+        options: how answers are made, without a grammar.
+        console: takes notes, and the lines for stdout.
+
+    Raises:
+        TinyvError: as `answer_batch`.
+    """
+    from tinyv_cli.batch.cluster.captioner import CaptionOptions, plan_captioner, to_resources
+    from tinyv_cli.batch.cluster.run import LOCAL, Cluster
+    from tinyv_cli.batch.cluster.sources import Columns, find_rows
+    from tinyv_cli.batch.cluster.weights_copy import copy_variant
+
+    columns = Columns(arguments.column, arguments.id)
+    source = find_rows(words, read_stdin, columns, recurses=arguments.recursive)
+    to_key = to_file if source.are_files else Path
+    backend = to_backend_options(arguments)
+    is_relative = source.are_files and not all(Path(each).is_absolute() for each in source.words)
+    worker = CaptionOptions(
+        answer=options,
+        choices=arguments.choices,
+        schema=arguments.schema,
+        template=arguments.template,
+        backend=replace(backend, threads=backend.threads or 1),
+        parallel=arguments.parallel,
+        variant_from=arguments.variant_from,
+        folder=str(Path.cwd()) if is_relative else "",
+    )
+    model = arguments.model
+    if arguments.variant_from is not None:
+        model = copy_variant(arguments.variant_from, model).name
+    engine = plan_captioner(model, question, worker, console.write_note)
+    to_grammar(arguments, engine.variant)  # refuses before anything is started
+    settings = to_settings(arguments, question, engine, worker.folder)
+    worker = replace(worker, variant_hash=settings.variant, schema=settings.schema)
+    needed = engine.needed_bytes * arguments.workers
+    if arguments.cluster == LOCAL and engine.memory and needed > engine.memory.limit_bytes:
+        limit = engine.memory.limit_bytes
+        raise DeviceError(
+            f"{arguments.workers} workers need {to_size(needed, 2)}, {to_size(limit, 2)} are free",
+            f"take fewer: `--workers {limit // engine.needed_bytes}`",
+        )
+    cluster = Cluster(arguments.cluster or LOCAL, arguments.workers, to_resources(engine))
+    with _open_lines(arguments, settings, to_key) as kept:
+        answers = {} if kept is None else kept.answers
+        by_key = {to_key(name): name for name in source.names}
+
+        def take(line: dict[str, Any]) -> bool:
+            key = to_key(line["path"])
+            if key in answers:  # a worker that died had answered it already
+                return False
+            if kept is None:
+                console.write_json(line)
+            else:
+                kept.write(line)
+            answers[key] = line.get("answer")
+            return True
+
+        pending = [name for key, name in by_key.items() if key not in answers]
+        if done := describe_done(len(by_key), len(pending), arguments.output):
+            console.write_note(done)
+        while pending:
+            captioner = engine.variant.name if model is None else model, question, worker
+            n_before = len(answers)
+            _run(cluster, source, pending, captioner, take, console)
+            if len(answers) == n_before:
+                raise DeviceError(
+                    f"{len(pending)} rows came back without a line", "run the same command again"
+                )
+            pending = [name for key, name in by_key.items() if key not in answers]
+        return [answers[key] for key in by_key]
+
+
+def _open_lines(
+    arguments: BatchArguments, settings: "Settings", to_key: Callable[[str], Path]
+) -> AbstractContextManager[Lines | None]:
+    """Opens a file of lines, or a folder of parts where the target is parquet or in a store."""
+    from tinyv_cli.batch.cluster.parts import open_parts
+    from tinyv_cli.batch.cluster.storage import is_remote
+
+    target, flags = arguments.output, {"fresh": arguments.fresh, "retries": arguments.retry}
+    if target == "-":
+        return nullcontext()
+    name = target.partition("?")[0].rstrip("/").lower()
+    if not is_remote(target) and not name.endswith(".parquet"):
+        return open_output(Path(target), settings, to_key, **flags)
+    if not name.endswith((".parquet", ".jsonl")):
+        raise UsageError(
+            f"{target} ends neither in .parquet nor in .jsonl", "say which: `-o s3://B/NAME.jsonl`"
+        )
+    return open_parts(target, settings, to_key, **flags)
+
+
+def _run(
+    cluster: "Cluster",
+    source: "Source",
+    pending: Sequence[str],
+    captioner: tuple[Any, ...],
+    take: Callable[[dict[str, Any]], bool],
+    console: Console,
+) -> None:
+    """Runs the workers over rows, counts and keeps their lines."""
+    from tinyv_cli.batch.cluster.run import answer_rows, describe_stall
+    from tinyv_cli.batch.tally import Tally
+
+    with console.progress("answering", len(pending)) as bar:
+        tally = Tally(bar)
+        with _watch(lambda: describe_stall(cluster), console.write_note) as see:
+            with closing(answer_rows(cluster, source, pending, captioner)) as lines:
+                for line in lines:
+                    see()
+                    if take(line):
+                        tally.count(line)
+    for note in tally.describe(captioner[2].answer):
+        console.write_note(note)
+
+
+@contextmanager
+def _watch(
+    describe: Callable[[], str], write_note: Callable[[str], None]
+) -> Iterator[Callable[[], None]]:
+    """Says where nothing comes for a minute, and what the cause may be; yields what calls it off."""
+    seen_s, is_over = [monotonic()], threading.Event()
+
+    def look() -> None:
+        said_s = STALLED_S
+        while not is_over.wait(min(STALLED_S / 4, 5.0)):
+            still_s = monotonic() - seen_s[0]
+            if still_s < STALLED_S:
+                said_s = STALLED_S
+            elif still_s >= said_s:
+                said_s = 2 * still_s  # each time twice as late
+                write_note(f"no progress for {still_s:.0f} s: {describe()}")
+
+    def see() -> None:
+        seen_s[0] = monotonic()
+
+    watcher = threading.Thread(target=look, name="watch", daemon=True)
+    watcher.start()
+    try:
+        yield see
+    finally:
+        is_over.set()
+        watcher.join()
