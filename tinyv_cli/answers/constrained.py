@@ -136,7 +136,7 @@ class AnswerGrammar:
 def make_grammar(
     tokenizer: Tokenizer, choices: str | None, schema: str | None
 ) -> "AnswerGrammar | None":
-    """Makes the grammar of one of `--choices` and `--schema`, as typed; None where both are missing.
+    """Makes the grammar of `--choices` or `--schema`, as typed; None where both are missing.
 
     Raises:
         UsageError: the choices make no sense.

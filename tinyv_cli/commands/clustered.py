@@ -181,12 +181,14 @@ def _run(
 
     with console.progress("answering", len(pending)) as bar:
         tally = Tally(bar)
-        with _watch(lambda: describe_stall(cluster), console.write_note) as see:
-            with closing(answer_rows(cluster, source, pending, captioner)) as lines:
-                for line in lines:
-                    see()
-                    if take(line):
-                        tally.count(line)
+        with (
+            _watch(lambda: describe_stall(cluster), console.write_note) as see,
+            closing(answer_rows(cluster, source, pending, captioner)) as lines,
+        ):
+            for line in lines:
+                see()
+                if take(line):
+                    tally.count(line)
     for note in tally.describe(captioner[2].answer):
         console.write_note(note)
 
@@ -195,7 +197,7 @@ def _run(
 def _watch(
     describe: Callable[[], str], write_note: Callable[[str], None]
 ) -> Iterator[Callable[[], None]]:
-    """Says where nothing comes for a minute, and what the cause may be; yields what calls it off."""
+    """Says when nothing comes for a minute, and why that may be; yields what calls it off."""
     seen_s, is_over = [monotonic()], threading.Event()
 
     def look() -> None:

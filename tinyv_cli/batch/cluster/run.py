@@ -8,13 +8,18 @@ import logging
 import os
 import secrets
 import shutil
+import signal
+import sys
 import tempfile
-from collections.abc import Collection, Generator, Iterator
+import warnings
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
@@ -29,6 +34,7 @@ from tinyv_cli.prompts.tasks import Question
 
 LOCAL = "local"
 
+_SESSIONS = "tinyv-ray-"  # short, and in /tmp: a socket's path has 107 bytes at most
 _STORE_BYTES = 200 << 20  # of shared memory on this machine; only small rows pass through it
 _MOST_ROWS = 32  # of a unit: what a killed worker has to answer again, at most
 _UNITS_EACH = 4  # at least as many units for each worker, so that none is long idle at the end
@@ -115,15 +121,18 @@ def answer_rows(
             concurrency=_AHEAD * cluster.n_workers,
             num_cpus=0,  # else readers wait for a CPU that workers hold, without a word
         )
-        answered = read.map_batches(
-            Captioner,
-            fn_constructor_args=captioner,
-            batch_size=n_rows,
-            compute=ActorPoolStrategy(size=cluster.n_workers, max_tasks_in_flight_per_actor=_AHEAD),
-            max_restarts=-1,
-            max_task_retries=_MOST_DEATHS,
-            **cluster.resources,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # there is no other way to say it
+            answered = read.map_batches(
+                Captioner,
+                fn_constructor_args=captioner,
+                batch_size=n_rows,
+                compute=ActorPoolStrategy(
+                    size=cluster.n_workers, max_tasks_in_flight_per_actor=_AHEAD
+                ),
+                max_task_retries=_MOST_DEATHS,
+                **cluster.resources,
+            )
         try:
             for table in answered.iter_batches(
                 batch_size=None, batch_format="pyarrow", prefetch_batches=0
@@ -143,30 +152,28 @@ def start_ray(cluster: Cluster) -> Iterator[None]:
         DeviceError: the cluster cannot be reached.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else it writes to stderr
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     folder = None
-    options: dict[str, Any] = {
-        "log_to_driver": False,
-        "logging_level": logging.CRITICAL,
-        "configure_logging": True,
-    }
     if cluster.address == LOCAL:
         # Else Ray makes one and leaves it in the user's home.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        folder = tempfile.mkdtemp(prefix="tinyv-", dir="/tmp" if os.path.isdir("/tmp") else None)
+        folder = _make_session_folder()
         memory = cluster.resources.get("memory", 0) * cluster.n_workers
         options |= {
             "num_cpus": round(cluster.resources["num_cpus"] * cluster.n_workers) + 1,
             "object_store_memory": _STORE_BYTES,
             "include_dashboard": False,
-            "_memory": round(memory) + 1,
+            # More than workers take, which was checked before: else Ray's readers wait for it.
+            "_memory": round(2 * memory) + _STORE_BYTES,
             "_node_ip_address": "127.0.0.1",
-            "_temp_dir": folder,
+            "_temp_dir": str(folder),
         }
     try:
-        ray.init(cluster.address, **options)
+        with _mute_stderr():
+            ray.init(cluster.address, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise DeviceError(
             f"no Ray cluster answers at {cluster.address}: {str(error).splitlines()[0][:200]}",
@@ -179,11 +186,40 @@ def start_ray(cluster: Cluster) -> Iterator[None]:
         # Each row is a block of its own, so that a line is there as soon as its answer.
         context.target_max_block_size = 1
         context.max_consecutive_actor_init_deaths = _MOST_DEATHS
-        yield
+        # Ray's own writes a stack trace, and leaves its processes to be killed.
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
     finally:
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _mute_stderr() -> Iterator[None]:
+    """Sends to nowhere what libraries write to stderr past Python."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _make_session_folder() -> Path:
+    """Makes a folder for Ray's sockets and logs; removes those of runs that were killed."""
+    root = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
+    for left in root.glob(f"{_SESSIONS}*"):
+        number = left.name.removeprefix(_SESSIONS).partition("-")[0]
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{_SESSIONS}{os.getpid()}-", dir=root))
 
 
 def check_room(cluster: Cluster) -> None:
@@ -216,7 +252,7 @@ def describe_stall(cluster: Cluster) -> str:
     return "workers are at it: a slow store, a picture that takes long, or a machine that swaps"
 
 
-def _make_task(read: Any, n_rows: int) -> ReadTask:
+def _make_task(read: Callable[[], Iterable[pa.Table]], n_rows: int) -> ReadTask:
     """Makes what Ray calls to read a unit, or the units of a row group."""
     return ReadTask(read, BlockMetadata(n_rows, None, None, None))
 

@@ -1,7 +1,7 @@
 """An address becomes the files there, or the content of one: folders, buckets, shares.
 
-`s3://` and `gs://` are opened by pyarrow, `az://`, `hf://` and others by what is installed for fsspec.
-Opens no picture.
+`s3://` and `gs://` are opened by pyarrow, `az://`, `hf://` and others by what fsspec
+finds installed. Opens no picture.
 """
 
 import fnmatch
