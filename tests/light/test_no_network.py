@@ -69,6 +69,7 @@ VERBS = {
     "list": ["list"],
     "rm": ["rm", "toy", "--yes"],
     "pull a variant": ["pull", str(DEMO / "variant"), "--to", "mine"],
+    "push": ["push", "miniature", "pushed"],
     "pull from a folder": ["pull", "--from", "."],
     "quantize what is not there": ["quantize", "--sources", "nowhere"],
     "help": ["--help"],

@@ -21,9 +21,9 @@ from tinyv_cli.addresses import is_data_url
 from tinyv_cli.batch.finding import identify, is_url
 from tinyv_cli.batch.pipeline import open_listed
 from tinyv_cli.batch.settings import Settings
+from tinyv_cli.disk.json_lines import JsonLines
 from tinyv_cli.disk.paths import exists, is_folder
-from tinyv_cli.disk.reading import is_pipe, read_bytes
-from tinyv_cli.disk.typed_json import read_object
+from tinyv_cli.disk.reading import is_pipe
 from tinyv_cli.disk.whole_file import open_whole
 from tinyv_cli.disk.writing import check_place, writing
 from tinyv_cli.drawing.on_picture import COLOURS
@@ -95,8 +95,8 @@ def write_sheet(
         DeviceError: it cannot be written.
     """
     places = {identify(path): number for number, path in enumerate(words)}
-    found = [read_object(line) for line in read_bytes(lines).splitlines()]
-    found.sort(key=lambda line: places.get(identify(Path(line["path"])), len(places)))
+    entries = JsonLines(lines, lambda line: (identify(Path(line["path"])), line)).entries
+    found = [entries[each] for each in sorted(entries, key=lambda it: places.get(it, len(places)))]
     with (
         progress("drawing the page", len(found)) as bar,
         writing(sheet, _ANOTHER),
@@ -119,8 +119,9 @@ def make_thumbnail(picture: Image.Image) -> bytes:
     Args:
         picture: mode RGB.
     """
-    small = picture.copy()
-    small.thumbnail((_SIDE_PX, _SIDE_PX), Image.Resampling.LANCZOS)
+    scale = min(1.0, _SIDE_PX / max(picture.size))
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    small = picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
     while True:
         for quality in _QUALITIES:
             file = io.BytesIO()
@@ -183,7 +184,7 @@ def _make_tile(line: Mapping[str, Any], word: str, folder: Path) -> str:
     if not is_data_url(word) and picture:
         # From the page's folder, so that both can be moved together; a name is never a scheme.
         target = quote(os.fsencode(os.path.relpath(name, folder)))
-        picture = f'<a href="./{target}" title="Open the picture">{picture}</a>'
+        picture = f'<a href="./{target}">{picture}</a>'
     if answer is None:
         error = line.get("error") or {}
         said = (
@@ -242,7 +243,8 @@ def _make_picture(path: Path, word: str, boxes: list[Box]) -> str:
     ratio = picture.width / picture.height
     return (
         f'<span class="picture" style="--ratio:{ratio:.4f}">'
-        f'<img alt="" loading="lazy" decoding="async" src="data:image/jpeg;base64,{data}">'
+        f'<img alt="{escape(str(path))}" loading="lazy" decoding="async" '
+        f'src="data:image/jpeg;base64,{data}">'
         f"{overlay}</span>"
     )
 

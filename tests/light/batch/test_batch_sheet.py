@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from tests.light.batch.test_batch import echo, run, say  # noqa: F401 - a fixture
-from tests.light.batch.test_batch_program import read_lines
 from tinyv_cli.app import main
 from tinyv_cli.batch.sheet import make_thumbnail
 from tinyv_cli.errors import ExitCode
@@ -97,6 +96,7 @@ def test_names_and_answers_are_text_whatever_they_hold(monkeypatch, place):
         assert name in text
     assert "caf?.png" in page.texts[-1]
     assert all(each["src"].startswith("data:image/jpeg;base64,") for each in page.find("img"))
+    assert [each["alt"] for each in page.find("img")][:-1] == HOSTILE
     assert all(each["href"].startswith("./") for each in page.find("a"))
     assert page.find("a")[2]["href"] == "./javascript%3Aalert%281%29.png"
     assert page.find("a")[4]["href"] == "./caf%E9.png"
@@ -116,9 +116,11 @@ def test_a_finished_batch_gets_its_page_without_the_model(capsys, monkeypatch, p
     run(capsys, "cat.png", *WORDS)
     assert Path("sheet.html").read_bytes() == whole
     (place / "dog.png").unlink()
+    with Path("out.jsonl").open("a") as lines:
+        lines.write('{"path": "cut by a ki')
     run(capsys, "cat.png", *WORDS)
+    assert len(Page().texts) == 2
     assert "no picture" in Page().texts[1]
-    assert len(read_lines()) == 2
 
 
 def test_a_page_is_written_whole_or_not_at_all(capsys, monkeypatch, place):

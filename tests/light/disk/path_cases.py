@@ -59,6 +59,7 @@ READING = {
     "bench -m": (["bench", "--chart", "no/such/chart.png", "-m", PATH], "", None),
     "pull VARIANT": (["pull", PATH, "--offline", "--force", "--to", "pulled"], "", VARIANT),
     "pull --from": (["pull", "--from", PATH, "--to", "pulled-sources"], "", None),
+    "push NAME": (["push", PATH, "pushed", "--force"], "", VARIANT),
     "quantize --sources": (["quantize", "--sources", PATH], "", None),
     "rm": (["rm", PATH, "-y"], "", None),
     "/image": (["/image {}"], ".png", PICTURE),
@@ -67,6 +68,8 @@ READING = {
 WRITING = {
     "ask --draw": ([*ASK, "--draw", PATH], ".png", None),
     "batch -o": ([*BATCH, PATH], ".jsonl", None),
+    "batch --sheet": ([*BATCH, "sheet.jsonl", "--fresh", "--sheet", PATH], ".html", None),
+    "push FOLDER": (["push", "bits4", PATH], "", None),
     "bench --chart": (["bench", "--chart", PATH, "-m", "none"], ".png", None),
     "pull --to": (["pull", "--offline", "--to", PATH], "", None),
     "pull VARIANT --to": (["pull", "home/variants/bits4", "--offline", "--to", PATH], "", None),

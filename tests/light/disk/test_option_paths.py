@@ -29,8 +29,9 @@ ONLY_LISTS = {"not UTF-8", "folder", "FIFO", "ring", "/dev/full", "read-only"}
 WORKS = {
     **dict.fromkeys(("ask PICTURE", "ask --image", "ask --prompt-file", "ask -m"), READS),
     **dict.fromkeys(("chat PICTURE", "chat -m", "batch PICTURE", "batch list", "batch -m"), READS),
-    **dict.fromkeys(("eval -m", "eval --against", "pull VARIANT"), READS),
-    **dict.fromkeys(("ask --draw", "batch -o", "pull VARIANT --to"), ONLY_WRITES),
+    **dict.fromkeys(("eval -m", "eval --against", "pull VARIANT", "push NAME"), READS),
+    **dict.fromkeys(("ask --draw", "batch -o", "batch --sheet"), ONLY_WRITES),
+    **dict.fromkeys(("pull VARIANT --to", "push FOLDER"), ONLY_WRITES),
     **dict.fromkeys(("TINYV_HOME list", "TINYV_HOME list --json"), LOOKS),
     **dict.fromkeys(("TINYV_HOME doctor", "TINYV_HOME doctor --json"), LOOKS),
     "TINYV_HOME pull VARIANT": {"not UTF-8", "folder"},

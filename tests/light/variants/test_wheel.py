@@ -16,6 +16,7 @@ PACKAGES = ("tinyv_cli", "quantize", "weights")
 LABORATORY = ("weights/training/", "weights/synthetic/")
 OTHERS = {
     "tinyv_cli/backends/cpu/saturation.onnx",
+    "tinyv_cli/batch/sheet.css",
     "weights/sources.toml",
     *(f"tinyv_cli/serving/page/page.{kind}" for kind in ("html", "css", "js")),
 }

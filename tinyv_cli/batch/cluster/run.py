@@ -155,11 +155,15 @@ def start_ray(cluster: Cluster) -> Iterator[None]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else it writes to stderr
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # What workers die of would else be printed to stdout, whatever is said of logs.
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     folder = None
     if cluster.address == LOCAL:
         # Else Ray makes one and leaves it in the user's home.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        # As on systems without clusters: else the name 127.0.0.1 is replaced by an outer address.
+        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
         folder = _make_session_folder()
         memory = cluster.resources.get("memory", 0) * cluster.n_workers
         options |= {

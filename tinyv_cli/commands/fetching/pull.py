@@ -1,5 +1,6 @@
 """The public weights, or a finished variant, are fetched into a folder of this computer."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinyv_cli.addresses import to_shown
@@ -37,8 +38,6 @@ def pull_weights(
     """
     from weights.pulling.catalog import check_url, is_url, read_catalog
     from weights.pulling.failures import RetryPolicy
-    from weights.pulling.folder import SourcesFolder, State
-    from weights.pulling.plan import plan_pull
     from weights.pulling.sources_pull import PullOptions, pull_sources
 
     if arguments.variant is None and arguments.ready is None and arguments.force:
@@ -53,21 +52,11 @@ def pull_weights(
         _pull_variant(arguments, catalog, retry_policy, console)
         return
     folder = expand(arguments.to) if arguments.to else sources_dir()
+    if ready := next((each.name for each in catalog.ready if each.origins), None):
+        offer = f"`tinyv pull --ready {ready}` fetches what is ready to answer, and needs no torch"
+        console.write_note(f"{offer}; these are the public weights, to quantise")
     if arguments.dry_run or arguments.verify:
-        found = SourcesFolder(folder)
-        plans = plan_pull(catalog, arguments.stage, found, console.progress, anew=arguments.verify)
-        console.write_line(to_pull_table(plans))
-        bad = [each for plan in plans for each in plan.files if not each.is_there]
-        if arguments.verify and bad:
-            states = {
-                each.file.path: "wrong" if each.state is State.WRONG else "missing" for each in bad
-            }
-            names = ", ".join(f"{path} ({state})" for path, state in states.items())
-            place = f" --to {arguments.to}" if arguments.to else ""
-            again = f"`tinyv pull --stage {arguments.stage}{place}`"
-            raise WeightsError(
-                f"{folder} is not complete: {names}", f"fetch what is missing or wrong: {again}"
-            )
+        _show_state(arguments, folder, catalog, console)
         return
     options = PullOptions(folder, arguments.stage, arguments.from_, arguments.offline, retry_policy)
     plans = pull_sources(options, catalog, console.progress, console.write_note)
@@ -76,6 +65,33 @@ def pull_weights(
     sources = f" --sources {folder}" if arguments.to else ""
     console.write_note(f"now make a variant: `tinyv quantize{sources} --bits 4`")
     console.write_line(str(folder))
+
+
+def _show_state(
+    arguments: PullArguments, folder: Path, catalog: "Catalog", console: Console
+) -> None:
+    """Shows which public files are there, and fetches none; with `--verify` each is hashed.
+
+    Raises:
+        WeightsError: with `--verify`, one is missing or wrong.
+    """
+    from weights.pulling.folder import SourcesFolder, State
+    from weights.pulling.plan import plan_pull
+
+    found = SourcesFolder(folder)
+    plans = plan_pull(catalog, arguments.stage, found, console.progress, anew=arguments.verify)
+    console.write_line(to_pull_table(plans))
+    bad = [each for plan in plans for each in plan.files if not each.is_there]
+    if arguments.verify and bad:
+        states = {
+            each.file.path: "wrong" if each.state is State.WRONG else "missing" for each in bad
+        }
+        names = ", ".join(f"{path} ({state})" for path, state in states.items())
+        place = f" --to {arguments.to}" if arguments.to else ""
+        again = f"`tinyv pull --stage {arguments.stage}{place}`"
+        raise WeightsError(
+            f"{folder} is not complete: {names}", f"fetch what is missing or wrong: {again}"
+        )
 
 
 def _pull_variant(

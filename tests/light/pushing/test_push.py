@@ -146,6 +146,15 @@ def test_a_ready_variant_that_is_another_by_now_is_refused(pushed):
     assert not list(places.variants_dir().glob("4bit"))
 
 
+def test_a_pull_of_the_public_weights_offers_a_ready_variant_that_is_hosted(mine, capsys):
+    catalog = read_catalog()
+    pull_weights(PullArguments(dry_run=True), catalog, FAST)
+    assert "--ready" not in capsys.readouterr().err
+    hosted = ReadyVariant("4bit", "make it", "0" * 64, (FileOrigin(url="https://example.org/x"),))
+    pull_weights(PullArguments(dry_run=True), Catalog(catalog.parts, (hosted,)), FAST)
+    assert "note: `tinyv pull --ready 4bit` fetches what is ready" in capsys.readouterr().err
+
+
 def test_where_nobody_hosts_one_it_is_said_how_to_make_and_host_it(mine, capsys):
     assert main(["pull", "--ready", "4bit"]) == ExitCode.WEIGHTS
     err = capsys.readouterr().err
