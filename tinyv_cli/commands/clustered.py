@@ -18,6 +18,7 @@ from tinyv_cli.pictures.opening import read_stdin
 from tinyv_cli.prompts.tasks import Question
 
 if TYPE_CHECKING:
+    from tinyv_cli.batch.cluster.captioner import CaptionOptions
     from tinyv_cli.batch.cluster.run import Cluster
     from tinyv_cli.batch.cluster.sources import Source
     from tinyv_cli.batch.settings import Settings
@@ -82,41 +83,16 @@ def answer_on_cluster(
     Raises:
         TinyvError: as `answer_batch`.
     """
-    from tinyv_cli.batch.cluster.captioner import CaptionOptions, plan_captioner, to_resources
-    from tinyv_cli.batch.cluster.run import LOCAL, Cluster
+    from tinyv_cli.batch.cluster.run import Cluster
     from tinyv_cli.batch.cluster.sources import Columns, find_rows
-    from tinyv_cli.batch.cluster.weights_copy import copy_variant
 
     columns = Columns(arguments.column, arguments.id)
     source = find_rows(words, read_stdin, columns, recurses=arguments.recursive)
     to_key = to_file if source.are_files else Path
-    backend = to_backend_options(arguments)
     is_relative = source.are_files and not all(Path(each).is_absolute() for each in source.words)
-    worker = CaptionOptions(
-        answer=options,
-        choices=arguments.choices,
-        schema=arguments.schema,
-        template=arguments.template,
-        backend=replace(backend, threads=backend.threads or 1),
-        parallel=arguments.parallel,
-        variant_from=arguments.variant_from,
-        folder=str(Path.cwd()) if is_relative else "",
-    )
-    model = arguments.model
-    if arguments.variant_from is not None:
-        model = copy_variant(arguments.variant_from, model).name
-    engine = plan_captioner(model, question, worker, console.write_note)
-    to_grammar(arguments, engine.variant)  # refuses before anything is started
-    settings = to_settings(arguments, question, engine, worker.folder)
-    worker = replace(worker, variant_hash=settings.variant, schema=settings.schema)
-    needed = engine.needed_bytes * arguments.workers
-    if arguments.cluster == LOCAL and engine.memory and needed > engine.memory.limit_bytes:
-        limit = engine.memory.limit_bytes
-        raise DeviceError(
-            f"{arguments.workers} workers need {to_size(needed, 2)}, {to_size(limit, 2)} are free",
-            f"take fewer: `--workers {limit // engine.needed_bytes}`",
-        )
-    cluster = Cluster(arguments.cluster or LOCAL, arguments.workers, to_resources(engine))
+    folder = str(Path.cwd()) if is_relative else ""
+    (model, worker, settings), resources = _plan(arguments, question, options, folder, console)
+    cluster = Cluster(arguments.cluster or "", arguments.workers, resources)
     with _open_lines(arguments, settings, to_key) as kept:
         answers = {} if kept is None else kept.answers
         by_key = {to_key(name): name for name in source.names}
@@ -136,15 +112,60 @@ def answer_on_cluster(
         if done := describe_done(len(by_key), len(pending), arguments.output):
             console.write_note(done)
         while pending:
-            captioner = engine.variant.name if model is None else model, question, worker
             n_before = len(answers)
-            _run(cluster, source, pending, captioner, take, console)
+            _run(cluster, source, pending, (model, question, worker), take, console)
             if len(answers) == n_before:
                 raise DeviceError(
                     f"{len(pending)} rows came back without a line", "run the same command again"
                 )
             pending = [name for key, name in by_key.items() if key not in answers]
         return [answers[key] for key in by_key]
+
+
+def _plan(
+    arguments: BatchArguments,
+    question: Question,
+    options: "AnswerOptions",
+    folder: str,
+    console: Console,
+) -> "tuple[tuple[str, CaptionOptions, Settings], dict[str, float]]":
+    """Plans a worker: its variant, its options, the settings that are kept, and what it takes.
+
+    Raises:
+        TinyvError: the variant cannot be had, or this machine has no room for the workers.
+    """
+    from tinyv_cli.batch.cluster.captioner import CaptionOptions, plan_captioner, to_resources
+    from tinyv_cli.batch.cluster.run import LOCAL
+    from tinyv_cli.batch.cluster.weights_copy import copy_variant
+
+    backend = to_backend_options(arguments)
+    worker = CaptionOptions(
+        answer=options,
+        choices=arguments.choices,
+        schema=arguments.schema,
+        template=arguments.template,
+        backend=replace(backend, threads=backend.threads or 1),
+        parallel=arguments.parallel,
+        variant_from=arguments.variant_from,
+        folder=folder,
+    )
+    model = arguments.model
+    if arguments.variant_from is not None:
+        model = copy_variant(arguments.variant_from, model).name
+    engine = plan_captioner(model, question, worker, console.write_note)
+    to_grammar(arguments, engine.variant)  # refuses before anything is started
+    settings = to_settings(arguments, question, engine, folder)
+    needed, n = engine.needed_bytes, arguments.workers
+    if arguments.cluster == LOCAL and engine.memory and n * needed > engine.memory.limit_bytes:
+        limit = engine.memory.limit_bytes
+        raise DeviceError(
+            f"{n} workers need {to_size(n * needed, 2)}, {to_size(limit, 2)} are free",
+            f"take fewer: `--workers {limit // needed}`",
+        )
+    # By the name on the driver: "the newest" may be another one elsewhere.
+    model = engine.variant.name if model is None else model
+    worker = replace(worker, variant_hash=settings.variant, schema=settings.schema)
+    return (model, worker, settings), to_resources(engine)
 
 
 def _open_lines(
