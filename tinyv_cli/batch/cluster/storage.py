@@ -5,6 +5,7 @@ finds installed. Opens no picture.
 """
 
 import fnmatch
+import os
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -215,6 +216,12 @@ def _open_files(host: str, options: str) -> fs.FileSystem:
     parts = urlsplit(host)
     if parts.scheme == "s3":
         values = {key: each[-1] for key, each in parse_qs(options).items()}
+        elsewhere = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if elsewhere:  # as other programs read it; pyarrow does not
+            values = (
+                dict(zip(("scheme", "endpoint_override"), elsewhere.split("://", 1), strict=False))
+                | values
+            )
         names = {"region", "scheme", "endpoint_override"} & values.keys()
         return fs.S3FileSystem(
             access_key=unquote(parts.username) if parts.username else None,
