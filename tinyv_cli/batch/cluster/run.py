@@ -118,7 +118,7 @@ def answer_rows(
         read = ray.data.read_datasource(
             rows,
             override_num_blocks=len(rows),
-            concurrency=_AHEAD * cluster.n_workers,
+            concurrency=min(_AHEAD * cluster.n_workers, len(rows)),
             num_cpus=0,  # else readers wait for a CPU that workers hold, without a word
         )
         with warnings.catch_warnings():

@@ -218,10 +218,8 @@ def _open_files(host: str, options: str) -> fs.FileSystem:
         values = {key: each[-1] for key, each in parse_qs(options).items()}
         elsewhere = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         if elsewhere:  # as other programs read it; pyarrow does not
-            values = (
-                dict(zip(("scheme", "endpoint_override"), elsewhere.split("://", 1), strict=False))
-                | values
-            )
+            scheme, _, endpoint = elsewhere.partition("://")
+            values = {"scheme": scheme, "endpoint_override": endpoint} | values
         names = {"region", "scheme", "endpoint_override"} & values.keys()
         return fs.S3FileSystem(
             access_key=unquote(parts.username) if parts.username else None,
