@@ -18,7 +18,7 @@ from tinyv_cli.batch.sheet import check_sheet, write_sheet
 from tinyv_cli.batch.sidecar import check_sidecars, restore_sidecars, write_sidecar
 from tinyv_cli.commands.clustered import answer_on_cluster, check_cluster
 from tinyv_cli.console import Console
-from tinyv_cli.disk.paths import exists
+from tinyv_cli.disk.paths import exists, is_file
 from tinyv_cli.engine import Demand, Engine, find_variant, plan_engine
 from tinyv_cli.errors import ExitCode, TinyvError, UsageError
 from tinyv_cli.options.ask import check_asking, to_grammar
@@ -90,12 +90,13 @@ def answer_batch(arguments: BatchArguments) -> None:
         raise
     n_failed = sum(answer is None for answer in answers)
     if n_failed:
-        show = f"jq -c 'select(.error)' {shlex.quote(arguments.output)}"
-        hint = f"see why: `{show}`; when that is put right, `--retry` asks again"
-        raise PicturesFailedError(
-            f"{n_failed} of {len(answers)} pictures have no answer",
-            "their lines hold an `error`: `… | jq .error`" if arguments.output == STDOUT else hint,
-        )
+        hint = "their lines hold an `error`: `… | jq .error`"
+        if is_file(arguments.output):
+            show = f"jq -c 'select(.error)' {shlex.quote(arguments.output)}"
+            hint = f"see why: `{show}`; when that is put right, `--retry` asks again"
+        elif arguments.output != STDOUT:
+            hint = "their rows hold an `error`; when that is put right, `--retry` asks again"
+        raise PicturesFailedError(f"{n_failed} of {len(answers)} pictures have no answer", hint)
 
 
 def _answer_here(

@@ -36,6 +36,8 @@ LOCAL = "local"
 
 _SESSIONS = "tinyv-ray-"  # short, and in /tmp: a socket's path has 107 bytes at most
 _STORE_BYTES = 200 << 20  # of shared memory on this machine; only small rows pass through it
+# Some eight lines, so that they come soon; a block costs some 50 ms, however small.
+_BLOCK_BYTES = 1024
 _MOST_ROWS = 32  # of a unit: what a killed worker has to answer again, at most
 _UNITS_EACH = 4  # at least as many units for each worker, so that none is long idle at the end
 _MOST_DEATHS = 20  # of the workers that had one unit
@@ -187,8 +189,7 @@ def start_ray(cluster: Cluster) -> Iterator[None]:
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        # Each row is a block of its own, so that a line is there as soon as its answer.
-        context.target_max_block_size = 1
+        context.target_max_block_size = _BLOCK_BYTES
         context.max_consecutive_actor_init_deaths = _MOST_DEATHS
         # Ray's own writes a stack trace, and leaves its processes to be killed.
         before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
