@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -64,7 +65,14 @@ def wait_for_lines(path, n_lines, process):
 
 def list_workers(process):
     children = psutil.Process(process.pid).children(recursive=True)
-    return [each for each in children if "MapBatches(Captioner)" in " ".join(each.cmdline())]
+    return [each for each in children if "MapBatches(Captioner)" in read_title(each)]
+
+
+def read_title(process):
+    """What a process calls itself; nothing where it has just ended."""
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
 
 
 def test_killed_workers_and_a_killed_run_leave_each_picture_once_as_batch_answers_it(album):

@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import warnings
@@ -35,6 +36,7 @@ from tinyv_cli.prompts.tasks import Question
 LOCAL = "local"
 
 _SESSIONS = "tinyv-ray-"  # short, and in /tmp: a socket's path has 107 bytes at most
+_REACHED_WITHIN_S = 10.0
 _STORE_BYTES = 200 << 20  # of shared memory on this machine; only small rows pass through it
 # Some eight lines, so that they come soon; a block costs some 50 ms, however small.
 _BLOCK_BYTES = 1024
@@ -178,14 +180,17 @@ def start_ray(cluster: Cluster) -> Iterator[None]:
             "_temp_dir": str(folder),
         }
     try:
-        with _mute_stderr():
-            ray.init(cluster.address, **options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise DeviceError(
-            f"no Ray cluster answers at {cluster.address}: {str(error).splitlines()[0][:200]}",
-            "name its head as `--cluster HOST:6379`, or start Ray here: `--cluster local`",
-        ) from error
-    try:
+        try:
+            host, _, port = cluster.address.rpartition(":")
+            if port.isdecimal() and "://" not in host:  # else Ray tries for many minutes
+                socket.create_connection((host, int(port)), _REACHED_WITHIN_S).close()
+            with _mute_stderr():
+                ray.init(cluster.address, **options)
+        except Exception as error:  # a plain one is what Ray raises, too
+            raise DeviceError(
+                f"no Ray cluster answers at {cluster.address}: {str(error).splitlines()[0][:200]}",
+                "name its head as `--cluster HOST:6379`, or start Ray here: `--cluster local`",
+            ) from error
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
