@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import which
 from typing import NamedTuple
 
 import pytest
@@ -24,6 +25,7 @@ ORDER = (
     ("tinyv_cli.app",),
     ("tinyv_cli.commands",),
     ("tinyv_cli.options",),
+    ("tinyv_cli.harness",),
     ("weights.training",),
     ("weights.training.learning", "weights.training.network"),
     ("weights.training.recipe",),
@@ -70,13 +72,15 @@ ORDER = (
 DOORS = {"tinyv_cli", "weights"}  # packages whose own file imports nothing
 MOST_AT_THE_ROOT, MOST_IN_A_ROOM = 10, 12  # files
 HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "safetensors", "bitsandbytes"}
-HEAVY |= {"ray", "pyarrow", "fsspec"}
+HEAVY |= {"ray", "fsspec"}
 HEAVY_OURS = (
     "tinyv_cli.model",
     "tinyv_cli.backends.cpu",
     "tinyv_cli.backends.cuda",
     "tinyv_cli.batch.cluster",
+    "tinyv_cli.devices.quiet_bitsandbytes",
     "tinyv_cli.devices.torch_probe",
+    "tinyv_cli.harness.lmms_eval_model",
     "quantize",
     "weights",
 )
@@ -232,7 +236,7 @@ def test_only_the_verbs_that_make_fetch_and_remove_know_the_workshop():
         for each in walk_imports(parse(MODULES[module]))
         if module.startswith("tinyv_cli") and is_inside(each.name, ("quantize", "weights"))
     }
-    verbs = ("fetching.pull", "fetching.push", "quantize", "remove")
+    verbs = ("fetching.pull", "fetching.push", "quantize", "variants.remove")
     assert sorted(users) == [f"tinyv_cli.commands.{verb}" for verb in verbs]
 
 
@@ -246,14 +250,14 @@ def test_the_cpus_runtime_is_imported_where_it_is_kept_from_calling_its_maker_an
     assert set(users) == {"tinyv_cli/backends/cpu/quiet_onnxruntime.py"}
 
 
-def test_transformers_is_imported_where_no_setting_of_the_hub_stops_it_and_nowhere_else():
+def test_bitsandbytes_is_imported_where_it_is_kept_quiet_and_fast_and_transformers_nowhere():
     users = {
         module
         for module, path in MODULES.items()
         for each in walk_imports(parse(path))
-        if is_inside(each.name, ("transformers",))
+        if is_inside(each.name, ("bitsandbytes", "transformers"))
     }
-    assert users == {"tinyv_cli.model.transformers_parts"}
+    assert users == {"tinyv_cli.devices.quiet_bitsandbytes"}
 
 
 def test_a_package_imports_nothing_by_itself():
@@ -372,3 +376,15 @@ def test_few_functions_are_helpers_with_one_caller():
     counts = [find_single_callers(parse(path)) for path in FILES]
     n_functions, n_single = sum(n for n, _ in counts), sum(len(found) for _, found in counts)
     assert n_single < MOST_WITH_ONE_CALLER * n_functions, f"{n_single} of {n_functions}"
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists() or not which("git"), reason="no checkout")
+def test_the_top_level_holds_what_its_owner_fixed_and_nothing_else():
+    words = ["git", "-c", "safe.directory=*", "ls-files"]
+    kept = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    if kept.returncode:
+        pytest.skip(f"git does not list the files: {kept.stderr.strip()}")
+    names = {line.partition("/")[0] for line in kept.stdout.splitlines()}
+    folders = {"docs", "quantize", "tests", "tinyv_cli", "weights"}
+    files = {"CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml"}
+    assert {name for name in names if not name.startswith(".")} == folders | files

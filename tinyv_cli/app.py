@@ -17,6 +17,13 @@ from tinyv_cli.options.ask import AskArguments
 from tinyv_cli.options.batch import BatchArguments
 from tinyv_cli.options.chat import ChatArguments
 from tinyv_cli.options.declare import takes
+from tinyv_cli.options.guidance.pages import Verb, measure_page
+from tinyv_cli.options.guidance.usage import (
+    CommandLineError,
+    Verbs,
+    to_own_words,
+    to_usage_error,
+)
 from tinyv_cli.options.pull import PullArguments, PushArguments, RemoveArguments
 from tinyv_cli.options.quantize import QuantizeArguments
 from tinyv_cli.options.report import (
@@ -24,30 +31,15 @@ from tinyv_cli.options.report import (
     DoctorArguments,
     EvalArguments,
     ListArguments,
+    ShowArguments,
 )
 from tinyv_cli.options.serve import ServeArguments
-from tinyv_cli.options.usage import CommandLineError, Verbs, to_usage_error
 
-EXAMPLES = """Examples:
-
-\b
-  tinyv quantize --sources sources/ --bits 4
-  tinyv ask cat.jpg "What is the cat doing?"
-  tinyv ask cat.jpg --task caption --json | jq -r .answer
-  tinyv chat cat.jpg
-  tinyv batch -r photos/ "[caption] describe this image." -o captions.jsonl
-  tinyv serve
-  tinyv pull --ready 4bit
-  tinyv pull
-  tinyv list
-  tinyv eval questions.jsonl -m 4bit --against 8bit
-  tinyv bench -m 4bit --json > before.json
-  tinyv doctor
-
-Each option can be set by a variable too: --max-tokens by TINYV_MAX_TOKENS. A flag wins. TINYV_IMAGE
-separates several pictures as PATH does, or by lines; TINYV_STOP several texts by lines. Variants
-lie in the folder that TINYV_HOME names, or where your system keeps such data. Where there is none
-yet, the miniature that comes with tinyv answers.
+NOTES = """`tinyv VERB --help` shows a verb's options. Each can be set by a variable too:
+--max-tokens by TINYV_MAX_TOKENS. A flag wins. TINYV_IMAGE separates several pictures as PATH does,
+or by lines; TINYV_STOP several texts by lines. Variants lie in the folder that TINYV_HOME names, or
+where your system keeps such data. Where there is none yet, the miniature that comes with tinyv
+answers.
 
 Exit codes: 0 ok, 1 a bug, 2 usage, 3 picture or question, 4 weights, 5 device or memory, 6 a batch
 with failures, 130 Ctrl-C.
@@ -56,12 +48,16 @@ with failures, 130 Ctrl-C.
 SOURCES = """The folder of sources holds:
 
 \b
-  phi-2/                          config.json, tokenizer files, weights
-                                  (hub: microsoft/phi-2, or susnato/phi-2)
-  eva_vit_g.pth                   the picture encoder (LAVIS)
-  blip2_pretrained_flant5xxl.pth  the Q-Former (LAVIS)
-  TinyGPT-V_for_Stage4.pth        or of stage 1, 2 or 3
-                                  (hub: Tyrannosaurus/TinyGPT-V)
+  phi-2/
+    config, tokenizer, weights; hub:
+    microsoft/phi-2, susnato/phi-2
+  eva_vit_g.pth
+    the picture encoder (LAVIS)
+  blip2_pretrained_flant5xxl.pth
+    the Q-Former (LAVIS)
+  TinyGPT-V_for_Stage4.pth
+    or of stage 1, 2, 3; hub:
+    Tyrannosaurus/TinyGPT-V
 
 `tinyv pull` fetches them. Without --sources: those in sources/ where tinyv keeps its files
 (TINYV_HOME), and where none are there, those of the miniature that comes with tinyv.
@@ -69,9 +65,11 @@ SOURCES = """The folder of sources holds:
 
 _COMPLETE = "_TINYV_COMPLETE"  # as the scripts of `--install-completion` set it
 
+_ASKING, _VARIANTS, _MEASURING = "Ask", "Variants", "Measure"
+
 app = typer.Typer(
     cls=Verbs,
-    epilog=EXAMPLES,
+    epilog=NOTES,
     invoke_without_command=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -120,7 +118,9 @@ def _run(words: list[str]) -> int:
         app(prog_name="tinyv")  # a shell asks how a line may go on; ends the process
     command = typer.main.get_command(app)
     try:
-        with command.make_context("tinyv", words) as context:
+        with command.make_context(
+            "tinyv", to_own_words(words), terminal_width=measure_page()
+        ) as context:
             command.invoke(context)
     except CommandLineError as complaint:
         raise to_usage_error(complaint, words) from complaint
@@ -132,7 +132,9 @@ def _run(words: list[str]) -> int:
 @app.callback()
 def start(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    version: Annotated[
+        bool, typer.Option("-V", "--version", help="Show the version and exit.")
+    ] = False,
 ) -> None:
     """Ask a picture a question: TinyGPT-V on this computer, without a network."""
     if version:
@@ -150,7 +152,7 @@ def start(
         raise typer.Exit(ExitCode.USAGE)
 
 
-@app.command()
+@app.command(cls=Verb, rich_help_panel=_ASKING)
 @takes(AskArguments)
 def ask(arguments: AskArguments) -> None:
     """Answer a question about a picture.
@@ -164,7 +166,7 @@ def ask(arguments: AskArguments) -> None:
     answer_question(arguments)
 
 
-@app.command()
+@app.command(cls=Verb, rich_help_panel=_ASKING)
 @takes(ChatArguments)
 def chat(arguments: ChatArguments) -> None:
     """Talk about a picture, question after question.
@@ -177,7 +179,7 @@ def chat(arguments: ChatArguments) -> None:
     hold_conversation(arguments)
 
 
-@app.command()
+@app.command(cls=Verb, rich_help_panel=_ASKING)
 @takes(BatchArguments)
 def batch(arguments: BatchArguments) -> None:
     """Ask the same about many pictures, and write a JSON line for each.
@@ -189,7 +191,7 @@ def batch(arguments: BatchArguments) -> None:
     answer_batch(arguments)
 
 
-@app.command()
+@app.command(cls=Verb, rich_help_panel=_ASKING)
 @takes(ServeArguments)
 def serve(arguments: ServeArguments) -> None:
     """Answer programs over HTTP, in OpenAI's and Ollama's words, and on a page.
@@ -201,7 +203,25 @@ def serve(arguments: ServeArguments) -> None:
     serve_questions(arguments)
 
 
-@app.command()
+@app.command("list", cls=Verb, rich_help_panel=_VARIANTS)
+@takes(ListArguments)
+def list_(arguments: ListArguments) -> None:
+    """List the variants there are, and which one answers; damaged ones with the reason."""
+    from tinyv_cli.commands.variants.list import print_variants
+
+    print_variants(arguments)
+
+
+@app.command(cls=Verb, rich_help_panel=_VARIANTS)
+@takes(ShowArguments)
+def show(arguments: ShowArguments) -> None:
+    """Show what a variant is: sizes, bits, template, measured errors, sources."""
+    from tinyv_cli.commands.variants.show import show_variant
+
+    show_variant(arguments)
+
+
+@app.command(cls=Verb, rich_help_panel=_VARIANTS)
 @takes(PullArguments)
 def pull(arguments: PullArguments) -> None:
     """Fetch a variant that is ready, or the public weights, and check every byte.
@@ -216,7 +236,7 @@ def pull(arguments: PullArguments) -> None:
     pull_weights(arguments)
 
 
-@app.command()
+@app.command(cls=Verb, rich_help_panel=_VARIANTS)
 @takes(PushArguments)
 def push(arguments: PushArguments) -> None:
     """Copy a variant into a folder that others can pull it from, and check every byte.
@@ -229,16 +249,7 @@ def push(arguments: PushArguments) -> None:
     push_variant(arguments)
 
 
-@app.command("rm")
-@takes(RemoveArguments)
-def remove(arguments: RemoveArguments) -> None:
-    """Remove variants, and with --sources the public weights, after asking."""
-    from tinyv_cli.commands.remove import remove_files
-
-    remove_files(arguments)
-
-
-@app.command(epilog=SOURCES)
+@app.command(cls=Verb, rich_help_panel=_VARIANTS, epilog=SOURCES)
 @takes(QuantizeArguments)
 def quantize(arguments: QuantizeArguments) -> None:
     """Make a variant, the files that `ask` runs, from the public weights.
@@ -250,20 +261,35 @@ def quantize(arguments: QuantizeArguments) -> None:
     quantize_sources(arguments)
 
 
-@app.command("eval")
+@app.command("rm", cls=Verb, rich_help_panel=_VARIANTS)
+@takes(RemoveArguments)
+def remove(arguments: RemoveArguments) -> None:
+    """Remove variants, and with --sources the public weights, after asking."""
+    from tinyv_cli.commands.variants.remove import remove_files
+
+    remove_files(arguments)
+
+
+@app.command("eval", cls=Verb, rich_help_panel=_MEASURING)
 @takes(EvalArguments)
 def eval_(arguments: EvalArguments) -> None:
     """Measure how many questions a variant answers rightly, and how far it is from another.
 
-    QUESTIONS is a file with a JSON object a line: picture, task, question, answer. Answers are kept
-    beside it as they come; the same command goes on where it was stopped.
+    QUESTIONS is a file with a JSON object a line: picture, task, question, answer. With --benchmark
+    it is the folder, the TSV or the parquet file of one of the paper's benchmarks, as published.
+    Answers are kept beside it as they come; the same command goes on where it was stopped.
     """
-    from tinyv_cli.commands.eval import evaluate_variant
+    if arguments.benchmark is not None:
+        from tinyv_cli.commands.eval.benchmark import evaluate_benchmark
 
-    evaluate_variant(arguments)
+        evaluate_benchmark(arguments, arguments.benchmark)
+    else:
+        from tinyv_cli.commands.eval.questions import evaluate_variant
+
+        evaluate_variant(arguments)
 
 
-@app.command()
+@app.command(cls=Verb, rich_help_panel=_MEASURING)
 @takes(BenchArguments)
 def bench(arguments: BenchArguments) -> None:
     """Measure how fast a variant answers on this machine.
@@ -276,16 +302,7 @@ def bench(arguments: BenchArguments) -> None:
     measure_variant(arguments)
 
 
-@app.command("list")
-@takes(ListArguments)
-def list_(arguments: ListArguments) -> None:
-    """List the variants there are, damaged ones with the reason."""
-    from tinyv_cli.commands.list import print_variants
-
-    print_variants(arguments)
-
-
-@app.command()
+@app.command(cls=Verb, rich_help_panel=_MEASURING)
 @takes(DoctorArguments)
 def doctor(arguments: DoctorArguments) -> None:
     """Report what this computer can compute on: processor, graphics card, libraries, variants.

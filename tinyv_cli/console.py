@@ -7,7 +7,9 @@ ignored on stderr.
 
 import json
 import os
+import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import TextIO
@@ -15,12 +17,16 @@ from typing import TextIO
 from tinyv_cli.errors import DeviceError, TinyvError, describe_os_error
 from tinyv_cli.progress import Bar, LineBar, SilentBar, TerminalBar, Unit
 
+_GLUE = "\0"  # stands for a blank that no line is broken at
+_NARROW, _USUAL = 60, 80  # columns
+ENDLESS = 1_000_000  # columns; no line has so many
+
 
 class Console:
     """Writes for one command.
 
     Attributes:
-        quiet: keeps notes, reports and progress back; errors are written all the same.
+        quiet: keeps notes, reports and progress back; warnings and errors are written all the same.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -59,6 +65,10 @@ class Console:
         if not self.quiet:
             _write_stderr("note:", _to_printable(text))
 
+    def write_warning(self, text: str) -> None:
+        """Writes one line to stderr that is wanted with `--quiet` too: an answer may be wrong."""
+        _write_stderr("warning:", _to_printable(text))
+
     def write_report(self, text: str, *, is_asked: bool = False) -> None:
         """Writes a table or another text of several lines to stderr, as it is.
 
@@ -85,14 +95,40 @@ class Console:
         return LineBar(label, total, lambda line: _write_stderr("", line), unit)
 
 
-def to_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lines up cells in columns: the first to the left, the others to the right.
+def measure_columns(stream: TextIO | None) -> int:
+    """Returns the columns of a terminal; of anything else, more than any line has.
+
+    `COLUMNS` wins. `shutil.get_terminal_size` asks stdout alone, which may be piped.
+    """
+    if stream is None or not is_terminal(stream):
+        return ENDLESS
+    chosen = os.environ.get("COLUMNS", "")
+    with suppress(OSError, ValueError):
+        return int(chosen or 0) or os.get_terminal_size(stream.fileno()).columns or _USUAL
+    return _USUAL
+
+
+def to_table(header: Sequence[str], rows: Sequence[Sequence[str]], n_columns: int = ENDLESS) -> str:
+    """Lines up cells: the first of a row to the left, the others to the right.
+
+    Args:
+        header: a name for each cell of a row.
+        rows: of as many cells.
+        n_columns: of the terminal. Where a line would be longer, each row becomes a block instead,
+            with its cells below each other.
 
     Returns:
-        One line for the header and one a row, without spaces or a newline at the end.
+        Lines without spaces or a newline at the end.
     """
     lines = [header, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    widths = [max(len(line[cell]) for line in lines) for cell in range(len(header))]
+    if sum(widths) + 2 * len(widths) - 2 > n_columns:
+        label = max(map(len, header[1:]))
+        return "\n".join(
+            "\n".join([row[0], *(f"  {name:<{label}}  {cell}".rstrip() for name, cell in rest)])
+            for row in rows
+            for rest in [list(zip(header[1:], row[1:], strict=True))]
+        )
     return "\n".join(
         "  ".join(
             cell.rjust(width) if column else cell.ljust(width)
@@ -160,13 +196,38 @@ def _write_stderr(label: str, text: str) -> None:
             from rich.console import Console as RichConsole  # it keeps `NO_COLOR`, dumb terminals
             from rich.text import Text
 
-            style = "bold red" if label == "error:" else "bold"
-            line = Text.assemble((label, style), " ", text)
+            style = {"error:": "bold red", "warning:": "bold yellow"}.get(label, "bold")
+            whole = wrap_words(f"{label} {text}", measure_columns(sys.stderr))
+            line = Text.assemble((label, style), whole[len(label) :])
             RichConsole(file=sys.stderr).print(line, soft_wrap=True, highlight=False)
         else:
             _write(sys.stderr, f"{label} {text}\n" if label else f"{text}\n")
     except OSError:
         _abandon(sys.stderr)
+
+
+def wrap_words(text: str, n_columns: int) -> str:
+    """Breaks one line at words; what stands in backticks stays whole, to be copied.
+
+    Lines after the first stand below the words behind the label, on a narrow terminal further left.
+
+    Args:
+        text: begins with a label, as in `note: a text`.
+        n_columns: that a line has at most, but for a longer command.
+    """
+    whole = re.sub(r"`[^`]*`", lambda found: found[0].replace(" ", _GLUE), text)
+    label = re.match(r"\S*\s*", text)
+    indent = " " * (label.end() if label and n_columns > _NARROW else 2)
+    lines = textwrap.wrap(
+        whole,
+        n_columns,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+        drop_whitespace=True,
+    )
+    return "\n".join(lines).replace(_GLUE, " ")
 
 
 def _to_printable(text: str) -> str:

@@ -20,7 +20,7 @@ from tinyv_cli.variants.hashes import check_hashes
 from tinyv_cli.variants.home import count_variants, list_newer, resolve_variant
 from tinyv_cli.variants.manifest import MAKE_AGAIN, Variant
 from tinyv_cli.variants.memory import CUDA_CONTEXT_BYTES, MemoryPlan, Room, plan_memory
-from tinyv_cli.variants.miniature import is_miniature_folder, note_miniature, to_damage
+from tinyv_cli.variants.miniature import is_miniature, is_miniature_folder, make_note, to_damage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,11 +61,13 @@ class FoundVariant:
         template: of its prompts.
         notes: what the user is to know of the choice, in lines; said when the engine is planned, so
             that nothing stands before a mistake in the words.
+        is_toy: whether it is the miniature, or was made from it.
     """
 
     variant: Variant
     template: Template
     notes: tuple[str, ...] = field(default=(), kw_only=True)
+    is_toy: bool = field(default=False, kw_only=True)
 
     @property
     def image_px(self) -> int:
@@ -223,8 +225,9 @@ class OpenEngine:
         """Variant, template and device, as reports name them."""
         from tinyv_cli.answers.report import Origin
 
-        names = self.engine.variant.name, self.engine.template.name
-        return Origin(*names, self.backend.device, self.backend.load_s)
+        engine, backend = self.engine, self.backend
+        names = engine.variant.name, engine.template.name
+        return Origin(*names, backend.device, backend.load_s, engine.is_toy)
 
 
 def find_variant(model: str | None, template: str | None = None) -> FoundVariant:
@@ -256,8 +259,10 @@ def find_variant(model: str | None, template: str | None = None) -> FoundVariant
         notes.append(f"{variant.name} answers; {passed_over}")
     elif is_newest and count_variants() > 1:
         notes.append(f"{variant.name} answers, the newest variant; `-m NAME` takes another")
-    note_miniature(variant, notes.append)
-    return FoundVariant(variant, TEMPLATES[name], notes=tuple(notes))
+    is_toy = is_miniature(variant)
+    if is_toy:
+        notes.append(make_note(variant))
+    return FoundVariant(variant, TEMPLATES[name], notes=tuple(notes), is_toy=is_toy)
 
 
 def plan_engine(
@@ -315,7 +320,7 @@ def plan_engine(
         n_slots=memory.n_slots,
         notify=notify,
     )
-    return Engine(variant, found.template, options, memory, notify)
+    return Engine(variant, found.template, options, memory, notify, is_toy=found.is_toy)
 
 
 def _plan_memory(

@@ -72,6 +72,12 @@ class DeviceError(TinyvError):
     exit_code = ExitCode.DEVICE
 
 
+class PartlyFailedError(TinyvError):
+    """Many things were asked to their end, but some of them have no answer."""
+
+    exit_code = ExitCode.BATCH
+
+
 def describe_os_error(error: OSError) -> str:
     """Returns the system's reason in lower case, as messages quote it."""
     return (error.strerror or str(error)).lower()

@@ -49,6 +49,7 @@ class AnswerOptions:
         stop: texts that end the answer, besides ``###``.
         grammar: what the answer may be; None lets everything through.
         n_reserved: positions that old turns make room for; None for the longest answer.
+        ends_at_mark: whether ``###`` ends the answer too; published scripts go on behind it.
 
     Raises:
         UsageError: a value is out of its range.
@@ -59,6 +60,7 @@ class AnswerOptions:
     stop: tuple[str, ...] = ()
     grammar: Grammar | None = None
     n_reserved: int | None = None
+    ends_at_mark: bool = True
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -173,7 +175,8 @@ class Session:
                 prompt needs more positions than the context has.
         """
         # What a grammar asks for may hold the mark, as a JSON document's text can.
-        marks = () if options.grammar else (STOP_MARK, *options.stop)
+        marks = (STOP_MARK, *options.stop) if options.ends_at_mark else options.stop
+        marks = () if options.grammar else marks
         rules = Rules(
             Sampler(options.sampling),
             self._stop_ids,

@@ -19,7 +19,7 @@ _CHUNK_BLOCKS = 1 << 12
 _TWO_ONES = 0xFF  # two codes of level 1 in a byte
 
 if TYPE_CHECKING:
-    from tinyv_cli.backends.cuda.quiet_bitsandbytes import QuantState
+    from tinyv_cli.devices.quiet_bitsandbytes import QuantState
 
 
 class AffineGrid:
@@ -80,8 +80,8 @@ class Nf4Grid:
     """
 
     def __init__(self, matrix: Tensor, weights: Tensor) -> None:
-        from tinyv_cli.backends.cuda.quiet_bitsandbytes import quantize_4bit
         from tinyv_cli.backends.cuda.torch_modules import read_nf4
+        from tinyv_cli.devices.quiet_bitsandbytes import quantize_4bit
 
         self.shape = matrix.shape
         n_weights, n_columns = matrix.numel(), matrix.shape[1]

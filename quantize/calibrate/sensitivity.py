@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from quantize.calibrate.layer import MATRICES, Sequences, read_block
 from quantize.groupwise import round_matrix
 from quantize.recipe import HEAD, INT4
+from tinyv_cli.model.phi import PhiBlock
 from tinyv_cli.spec import LanguageSpec
 from weights.reading.checkpoint import ReadTensor
 
@@ -40,30 +41,20 @@ def measure_losses(
 
     Source: arXiv 2306.07629, section 4.1, has the same metric for single weights.
     """
-    entering, leaving = _run_through(spec, read, sequences)
-    gradients = _draw_gradients(spec, read, leaving, sequences.filled)
+    entering: list[Tensor] = []  # states (B, T, D) before each layer
+    passed = sequences
+    with torch.no_grad():
+        for layer in range(spec.n_layers):
+            entering.append(passed.states)
+            block, _ = read_block(spec, read, layer)
+            passed = replace(sequences, states=passed.run(block))
+    gradients = _draw_gradients(spec, read, passed.states, sequences.filled)
     losses: dict[str, float] = {}
     for layer in reversed(range(spec.n_layers)):
         block, _ = read_block(spec, read, layer)
         block.requires_grad_(requires_grad=False)
         states = entering.pop().requires_grad_()
-        passed = replace(sequences, states=states)
-        inputs: dict[str, Tensor] = {}
-        outputs: dict[str, Tensor] = {}
-
-        def keep(
-            name: str,
-            module: nn.Module,
-            entered: tuple[Tensor, ...],
-            left: Tensor,
-            inputs: dict[str, Tensor] = inputs,
-            outputs: dict[str, Tensor] = outputs,
-        ) -> None:
-            inputs[name], outputs[name] = entered[0].detach(), left
-
-        for name in MATRICES:
-            block.get_submodule(name).register_forward_hook(partial(keep, name))
-        out = passed.run(block)
+        out, inputs, outputs = _watch(block, replace(sequences, states=states))
         errors: dict[str, Tensor] = {}
         for name in MATRICES:
             matrix = block.get_submodule(name).get_parameter("weight")
@@ -86,18 +77,19 @@ def measure_losses(
     return losses
 
 
-@torch.no_grad()
-def _run_through(
-    spec: LanguageSpec, read: ReadTensor, sequences: Sequences
-) -> tuple[list[Tensor], Tensor]:
-    """Returns the states (B, T, D) before each layer, and those behind the last one."""
-    entering: list[Tensor] = []
-    states = sequences.states
-    for layer in range(spec.n_layers):
-        entering.append(states)
-        block, _ = read_block(spec, read, layer)
-        states = replace(sequences, states=states).run(block)
-    return entering, states
+def _watch(
+    block: PhiBlock, sequences: Sequences
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """Returns a block's output (B, T, D), and its matrices' inputs and outputs by their names."""
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str, module: nn.Module, entered: tuple[Tensor, ...], left: Tensor) -> None:
+        inputs[name], outputs[name] = entered[0].detach(), left
+
+    for name in MATRICES:
+        block.get_submodule(name).register_forward_hook(partial(keep, name))
+    return sequences.run(block), inputs, outputs
 
 
 def _draw_gradients(

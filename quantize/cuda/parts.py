@@ -105,7 +105,7 @@ def to_arrays(name: str, tensor: torch.Tensor, kind: StorageKind) -> Mapping[str
                 "make a variant for the CPU: `tinyv quantize --target cpu`",
             )
     elif kind is StorageKind.NF4:
-        from tinyv_cli.backends.cuda.quiet_bitsandbytes import quantize_4bit
+        from tinyv_cli.devices.quiet_bitsandbytes import quantize_4bit
 
         codes, state = quantize_4bit(
             tensor, blocksize=NF4_BLOCK, quant_type="nf4", compress_statistics=DOUBLE_QUANTISATION
@@ -137,8 +137,8 @@ class StoredTensors:
         """Returns a tensor in float32, in its own shape."""
         stored: torch.Tensor = self._file.get_tensor(name)
         if f"{name}.absmax" in self._names:
-            from tinyv_cli.backends.cuda.quiet_bitsandbytes import QuantState
             from tinyv_cli.backends.cuda.torch_modules import read_nf4
+            from tinyv_cli.devices.quiet_bitsandbytes import QuantState
 
             beside = [each for each in self._names if each.startswith(f"{name}.")]
             parts = {each[len(name) + 1 :]: self._file.get_tensor(each) for each in beside}

@@ -70,12 +70,6 @@ def compute_image_tokens(
     Returns:
         (B, Q, D) float32.
     """
-
-    def call_layer(layer: nn.Module, queries: Tensor, features: Tensor) -> Tensor:
-        # As transformers' model calls it: every position is a query.
-        out: Tensor = layer(queries, None, features, query_length=queries.shape[1])
-        return out
-
     stream = _Stream(spec, read, watch)
     states: list[Tensor] = stream.run(
         "vision.embeddings", [torch.tensor(each)[None] for each in pixels]
@@ -86,7 +80,7 @@ def compute_image_tokens(
     states = stream.run("qformer.bert.layernorm", [read("qformer.query_tokens")] * len(features))
     for layer in range(spec.qformer.n_layers):
         part = f"qformer.bert.encoder.layer.{layer}"
-        states = stream.run(part, states, features, call=call_layer)
+        states = stream.run(part, states, features)
     states = stream.run("projection.first", states)
     states = stream.run("projection.second", states)
     image_tokens: np.ndarray = torch.cat(states).numpy()

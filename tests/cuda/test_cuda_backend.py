@@ -104,7 +104,6 @@ def test_a_recorded_step_gives_what_the_same_step_gives_unrecorded(bits, make_fi
         OneSlot(language, 600, device, use_graphs=use_graphs, first_span=64)
         for use_graphs in (True, False)
     ]
-    decoders[0].prepare()
     prompt, ids = make_ids(50, 3), make_ids(100, 4)  # over the end of the first two spans
     for decoder in decoders:
         decoder.extend([prompt])

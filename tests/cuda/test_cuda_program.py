@@ -34,6 +34,7 @@ def test_doctor_finds_the_gpu_usable_and_computes_a_product_on_it(home, capsys):
     found = json.loads(capsys.readouterr().out)["cuda"]
     assert found["is_usable"]
     assert found["product_error"] < 1e-3
+    assert found["row_errors"]["nf4"] < 0.01
     assert found["free_bytes"] > 0
     assert len(found["cards"]) >= 1
 

@@ -67,6 +67,7 @@ VERBS = {
     "bench": ["bench", "--repeats", "1", "--json"],
     "doctor": ["doctor"],
     "list": ["list"],
+    "show": ["show"],
     "rm": ["rm", "toy", "--yes"],
     "pull a variant": ["pull", str(DEMO / "variant"), "--to", "mine"],
     "push": ["push", "miniature", "pushed"],

@@ -79,7 +79,7 @@ def test_a_name_that_a_user_chose_is_not_taken_for_a_reason(monkeypatch, capsys)
 @pytest.mark.parametrize("limit_bytes", [400_000_000, 870_000_000, 1_060_000_000])
 def test_quantize_finds_a_small_limit_before_libraries_fail_in_it(tmp_path, limit_bytes):
     write_sources(tmp_path / "sources", stages=(4,))
-    for name in ("torch", "transformers", "onnx", "safetensors"):
+    for name in ("torch", "onnx", "safetensors"):
         (tmp_path / "packages" / name).mkdir(parents=True)
         (tmp_path / "packages" / name / "__init__.py").write_text("raise RuntimeError", "utf-8")
     code = (

@@ -111,7 +111,8 @@ def golden_variant(variants_home: Path) -> Callable[[str, int], Variant]:
     def make(case: str, bits: int) -> Variant:
         folder = variants_home / "variants" / f"{case}-{bits}"
         if not folder.exists():
-            make_variant(QuantizeOptions(GOLDEN / case, folder, bits, threads=1), show_nothing)
+            options = QuantizeOptions(GOLDEN / case, folder, bits, threads=1, quick=True)
+            make_variant(options, show_nothing)
         return read_variant(folder)
 
     return make

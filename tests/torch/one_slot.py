@@ -17,6 +17,3 @@ class OneSlot(SlotView):
     def __init__(self, *arguments, **options):
         self.steps = make_steps(*arguments, **options)
         super().__init__(self.steps)
-
-    def prepare(self):
-        self.steps.prepare()

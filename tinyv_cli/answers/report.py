@@ -9,6 +9,10 @@ from tinyv_cli.prompts.boxes import boxes_to_json, read_boxes
 from tinyv_cli.variants.memory import read_peak_rss_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+
     from tinyv_cli.answers.reply import Answer
 
 
@@ -21,16 +25,26 @@ class Origin:
         template: name of its prompts' template.
         device: where it ran.
         load_s: how long opening the variant took, in seconds.
+        is_toy: whether it is the miniature, or was made from it.
     """
 
     model: str
     template: str
     device: str
     load_s: float
+    is_toy: bool = False
 
 
-def make_document(answer: "Answer", origin: Origin) -> dict[str, Any]:
-    """Makes the document that `--json` prints; times in seconds, `total` is without `load`."""
+def make_document(
+    answer: "Answer", origin: Origin, pixels: "Sequence[np.ndarray]" = ()
+) -> dict[str, Any]:
+    """Makes the document that `--json` prints; times in seconds, `total` is without `load`.
+
+    Args:
+        answer: that is told.
+        origin: what made it.
+        pixels: (1, 3, S, S) of each picture that it is about.
+    """
     timings = answer.timings
     return {
         "answer": answer.text,
@@ -39,6 +53,7 @@ def make_document(answer: "Answer", origin: Origin) -> dict[str, Any]:
         "prompt": answer.prompt,
         "template": origin.template,
         "model": origin.model,
+        **describe_toy(origin.is_toy, pixels),
         "device": origin.device,
         "usage": asdict(answer.usage),
         "timings": {
@@ -50,6 +65,20 @@ def make_document(answer: "Answer", origin: Origin) -> dict[str, Any]:
             "total": timings.total_s,
         },
     }
+
+
+def describe_toy(is_toy: bool, pixels: "Sequence[np.ndarray]") -> dict[str, bool]:
+    """Tells a toy's answer: `toy`, and for one `drawing`, false where it is surely made up.
+
+    Args:
+        is_toy: whether the miniature answers.
+        pixels: (1, 3, S, S) of each picture that is asked about.
+    """
+    if not is_toy:
+        return {"toy": False}
+    from tinyv_cli.pictures.drawn import is_drawing
+
+    return {"toy": True, "drawing": all(map(is_drawing, pixels))}
 
 
 def describe_boxes(text: str, size: tuple[int, int]) -> list[dict[str, Any]]:

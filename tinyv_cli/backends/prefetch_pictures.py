@@ -76,6 +76,7 @@ class PicturePrefetcher:
         read: opens a picture by its name, in a thread, or raises a `TinyvError`.
         image_px: S, the side of the square that the vision tower sees.
         n_ahead: how many are made ready at most while one is answered; 0 makes each when wanted.
+        look: is given each picture's name and pixels, (1, 3, S, S), in the reading thread.
 
     Attributes:
         is_cancelled: whether what is under way is no longer wanted.
@@ -88,10 +89,12 @@ class PicturePrefetcher:
         read: Callable[[Path], Image.Image],
         image_px: int,
         n_ahead: int = N_AHEAD,
+        look: Callable[[Path, np.ndarray], None] = lambda *_: None,
     ) -> None:
         self._encoder = encoder
         self._image_px = image_px
         self._open = read
+        self._look = look
         self._paths = iter(paths)
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read")
         self._encoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
@@ -166,6 +169,7 @@ class PicturePrefetcher:
         except TinyvError as error:
             return Unreadable(path, error)
         pixels = to_pixels(picture, self._image_px)
+        self._look(path, pixels)
         return _Read(path, picture.width, picture.height, perf_counter() - started, pixels)
 
     def _encode(self, read: "Future[_Read | Unreadable]") -> Encoded | Unreadable:

@@ -1,15 +1,17 @@
 """Pictures and one prompt become lines: several are answered at once, the next ones made ready."""
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from tinyv_cli.addresses import is_data_url
 from tinyv_cli.answers.generate import ImageEncoder
 from tinyv_cli.answers.reply import Answer, Reply
+from tinyv_cli.answers.report import describe_toy
 from tinyv_cli.answers.scheduler import Request, Scheduler
 from tinyv_cli.backends.prefetch_pictures import N_AHEAD, Encoded, PicturePrefetcher, Unreadable
 from tinyv_cli.batch.finding import is_url, make_url_error
@@ -35,8 +37,7 @@ def answer_pictures(
 
     Args:
         engine: that answers.
-        words: that open the pictures, by the names of their lines and in their order. Where the
-            vision side is offloaded, all of them are encoded before the first is answered.
+        words: that open the pictures, by their lines' names; if offloaded, all are encoded first.
         question: asked about each; a box that lies beside a picture is that picture's error.
         options: how answers are made.
         caches_images: whether image tokens are taken from the cache and kept there.
@@ -45,62 +46,102 @@ def answer_pictures(
         InputError: the prompt does not fit the context, whatever the picture.
         TinyvError: the variant cannot be opened, or a picture not encoded.
     """
-    n_ahead = len(words) if engine.is_offloaded else N_AHEAD
     begun: list[PicturePrefetcher] = []
+    asking = Asking(engine, question, options)
 
     def prefetch(encoder: ImageEncoder) -> PicturePrefetcher:
-
         def read(path: Path) -> Image.Image:
-            if is_pipe(path):
-                picture = _read_pipe(path, lambda: not any(each.is_cancelled for each in begun))
-            else:
-                picture = open_listed(words[path], path, engine.notify)
-            question.about(*picture.size)
-            return picture
+            return _open(words[path], path, engine, begun)
 
-        begun.append(PicturePrefetcher(encoder, words, read, engine.image_px, n_ahead))
+        n_ahead = len(words) if engine.is_offloaded else N_AHEAD
+        begun.append(asking.prefetch(encoder, words, read, n_ahead))
         return begun[0]
 
     with engine.open(prefetch, caches_images=caches_images) as opened:
-        yield from answer_ready(opened, begun[0], question, options)
+        yield from asking.answer(opened, begun[0])
 
 
-def answer_ready(
-    opened: OpenEngine, pictures: PicturePrefetcher, question: Question, options: AnswerOptions
-) -> Generator[dict[str, Any]]:
-    """Asks an open variant the same about pictures as they become ready; yields their lines.
+class Asking:
+    """One question about pictures: what is done to each before and while it is answered.
 
     Args:
-        opened: that answers, several at once.
-        pictures: in their order; lines come in the order in which answers end.
-        question: asked about each.
+        engine: that answers.
+        question: asked about each; a box that lies beside a picture is that picture's error.
         options: how answers are made.
-
-    Raises:
-        InputError: the prompt does not fit the context, whatever the picture.
-        TinyvError: a picture cannot be encoded.
     """
-    sessions = [opened.start_session(slot) for slot in range(len(opened.slots.decoders))]
-    scheduler: Scheduler[Encoded | Unreadable] = Scheduler(opened.slots)
 
-    def begin(picture: Encoded | Unreadable, slot: int) -> Reply:
-        if isinstance(picture, Unreadable):
-            raise picture.error
-        sessions[slot].show_images(picture.image)
-        return sessions[slot].ask(question.about(picture.width, picture.height), options)
+    def __init__(self, engine: Engine, question: Question, options: AnswerOptions) -> None:
+        self._engine, self._question, self._options = engine, question, options
+        self._toys: dict[Path, dict[str, bool]] = {}
 
-    def list_requests() -> Iterator[Request[Encoded | Unreadable] | None]:
-        for picture in pictures.as_ready(lambda: scheduler.is_idle):
-            yield None if picture is None else Request(picture, partial(begin, picture))
+    def prefetch(
+        self,
+        encoder: ImageEncoder,
+        paths: Iterable[Path],
+        read: Callable[[Path], Image.Image],
+        n_ahead: int = N_AHEAD,
+    ) -> PicturePrefetcher:
+        """Begins to make pictures ready.
 
-    for each in scheduler.run(list_requests()):
-        if each.answer is not None and isinstance(each.identity, Encoded):
-            yield _to_line(each.identity, each.answer)
-        elif each.error is not None:
-            if isinstance(each.identity, Encoded):
+        Args:
+            encoder: as in `PicturePrefetcher`.
+            paths: that name the pictures, each another.
+            read: opens a picture by its name, or raises a `TinyvError`.
+            n_ahead: as in `PicturePrefetcher`.
+        """
+
+        def read_asked(path: Path) -> Image.Image:
+            picture = read(path)
+            self._question.about(*picture.size)
+            return picture
+
+        def look(path: Path, pixels: np.ndarray) -> None:
+            self._toys[path] = describe_toy(self._engine.is_toy, [pixels])
+
+        return PicturePrefetcher(encoder, paths, read_asked, self._engine.image_px, n_ahead, look)
+
+    def answer(self, opened: OpenEngine, pictures: PicturePrefetcher) -> Generator[dict[str, Any]]:
+        """Asks about pictures as they become ready; yields their lines as answers end.
+
+        Args:
+            opened: the engine, which answers several at once.
+            pictures: as `prefetch` returned them.
+
+        Raises:
+            InputError: the prompt does not fit the context, whatever the picture.
+            TinyvError: a picture cannot be encoded.
+        """
+        about = {"model": self._engine.variant.name, "toy": self._engine.is_toy}
+        sessions = [opened.start_session(slot) for slot in range(len(opened.slots.decoders))]
+        scheduler: Scheduler[Encoded | Unreadable] = Scheduler(opened.slots)
+
+        def begin(picture: Encoded | Unreadable, slot: int) -> Reply:
+            if isinstance(picture, Unreadable):
+                raise picture.error
+            sessions[slot].show_images(picture.image)
+            asked = self._question.about(picture.width, picture.height)
+            return sessions[slot].ask(asked, self._options)
+
+        def list_requests() -> Iterator[Request[Encoded | Unreadable] | None]:
+            for picture in pictures.as_ready(lambda: scheduler.is_idle):
+                yield None if picture is None else Request(picture, partial(begin, picture))
+
+        for each in scheduler.run(list_requests()):
+            path = each.identity.path
+            if isinstance(each.identity, Unreadable):
+                error = {"problem": each.identity.error.problem, "hint": each.identity.error.hint}
+                yield {"path": str(path), "error": error} | about
+            elif each.answer is not None:
+                yield _to_line(each.identity, each.answer) | about | self._toys.pop(path)
+            elif each.error is not None:
                 raise each.error
-            problem = {"problem": each.error.problem, "hint": each.error.hint}
-            yield {"path": str(each.identity.path), "error": problem}
+
+
+def _open(word: str, path: Path, engine: Engine, begun: Sequence[PicturePrefetcher]) -> Image.Image:
+    """Opens a picture, from a pipe for as long as nothing that was begun is cancelled."""
+    if is_pipe(path):
+        return _read_pipe(path, lambda: not any(each.is_cancelled for each in begun))
+    return open_listed(word, path, engine.notify)
 
 
 def open_listed(word: str, path: Path, note: Callable[[str], None]) -> Image.Image:

@@ -32,6 +32,7 @@ from tinyv_cli.pictures.image import say_nothing
 from tinyv_cli.progress import Progress
 from tinyv_cli.prompts.boxes import FULL_SCALE, Box, split_boxes
 from tinyv_cli.prompts.tasks import DEFAULT_WORDS
+from tinyv_cli.variants.miniature import IN_SHORT
 
 _STYLE = Path(__file__).with_name("sheet.css")
 _MARK = b'<!doctype html>\n<meta name="generator" content="tinyv batch">\n'
@@ -136,7 +137,8 @@ def _make_head(settings: Settings, lines: list[dict[str, Any]]) -> Iterator[str]
     asked = settings.prompt or DEFAULT_WORDS.get(settings.task or "", "What is in the box?")
     n_failed = sum("error" in line for line in lines)
     n_boxed = sum(bool(line.get("boxes")) for line in lines)
-    about = [("answered by", settings.model)]
+    is_toy = any(line.get("toy") for line in lines)
+    about = [("answered by", f"{settings.model}, {IN_SHORT}" if is_toy else settings.model)]
     about += [("task", settings.task)] if settings.task else []
     about += [("box", settings.at)] if settings.at else []
     about += [("one of", settings.choices)] if settings.choices else []

@@ -7,12 +7,13 @@ pictures. Only then are gigabytes opened.
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinyv_cli.addresses import is_address, is_malformed, to_shown
-from tinyv_cli.answers.report import describe_boxes, make_document, make_stats
+from tinyv_cli.answers.report import describe_boxes, describe_toy, make_document, make_stats
 from tinyv_cli.console import Console, is_terminal
 from tinyv_cli.disk.paths import exists
 from tinyv_cli.engine import Demand, Notify, OpenEngine, find_variant, plan_engine
@@ -24,6 +25,7 @@ from tinyv_cli.prompts.box_words import tell_pieces
 from tinyv_cli.prompts.boxes import read_boxes
 from tinyv_cli.prompts.prompt import check_question, make_prompt
 from tinyv_cli.prompts.tasks import Corners, Question, read_corners
+from tinyv_cli.variants.miniature import make_doubt
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,7 +107,8 @@ def answer_question(arguments: AskArguments) -> None:
         for each, *others in [[each] for each in asked] if several else [asked]:
             session.show_pixels(each.pixels, *(other.pixels for other in others))
             reply = session.ask(each.question, options)
-            _write_answer(console, reply, each, opened, arguments, names_picture=several)
+            shown = [each, *others]
+            _write_answer(console, reply, shown, opened, arguments, names_picture=several)
             if arguments.draw is not None or screen is not None:
                 _draw(console, each, reply.answer, arguments, screen)
 
@@ -205,7 +208,7 @@ def _may_be_picture(word: str) -> bool:
 def _write_answer(
     console: Console,
     reply: "Reply",
-    asked: Asked,
+    shown: Sequence[Asked],
     opened: OpenEngine,
     arguments: AskArguments,
     *,
@@ -213,10 +216,16 @@ def _write_answer(
 ) -> None:
     """Writes an answer while it is made, or as a document; then that it was cut, and its times.
 
+    What a toy makes up about is warned of before.
+
     Ctrl-C leaves what was said until then: a line that is ended, or a document. What a grammar
     allows is written when it is whole, so that nothing else is ever seen.
     """
+    asked, origin = shown[0], opened.origin
     is_bound = arguments.choices is not None or arguments.schema is not None
+    for each in shown if origin.is_toy else ():
+        if not describe_toy(True, [each.pixels])["drawing"]:
+            console.write_warning(make_doubt(each.name))
     if arguments.json:
         try:
             reply.finish()
@@ -224,7 +233,7 @@ def _write_answer(
             reply.close()
             if not isinstance(sys.exception(), Exception):
                 document = {"picture": asked.name} if names_picture else {}
-                document |= make_document(reply.answer, opened.origin)
+                document |= make_document(reply.answer, origin, [each.pixels for each in shown])
                 boxes = describe_boxes(reply.answer.text, asked.picture.size)
                 console.write_json({**document, "boxes": boxes})
     else:
@@ -252,7 +261,7 @@ def _write_answer(
         verb = "brought to an end" if is_bound else "cut"
         console.write_note(f"the answer was {verb} after {n} tokens; {way_out}")
     if arguments.stats or arguments.verbose:
-        stats = make_stats(answer, opened.origin, opened.engine.needed_bytes)
+        stats = make_stats(answer, origin, opened.engine.needed_bytes)
         console.write_report(stats, is_asked=True)
 
 

@@ -20,7 +20,7 @@ from tinyv_cli.commands.clustered import answer_on_cluster, check_cluster
 from tinyv_cli.console import Console
 from tinyv_cli.disk.paths import exists, is_file
 from tinyv_cli.engine import Demand, Engine, find_variant, plan_engine
-from tinyv_cli.errors import ExitCode, TinyvError, UsageError
+from tinyv_cli.errors import PartlyFailedError, UsageError
 from tinyv_cli.options.ask import check_asking, to_grammar
 from tinyv_cli.options.batch import BatchArguments, to_settings
 from tinyv_cli.options.shared import to_answer_options, to_backend_options
@@ -59,12 +59,6 @@ class Job:
     caches_images: bool
 
 
-class PicturesFailedError(TinyvError):
-    """A batch came to its end, but some of its pictures have no answer."""
-
-    exit_code = ExitCode.BATCH
-
-
 def answer_batch(arguments: BatchArguments) -> None:
     """Runs `tinyv batch`.
 
@@ -73,7 +67,7 @@ def answer_batch(arguments: BatchArguments) -> None:
         InputError: there are no pictures, or the prompt cannot be used.
         WeightsError: there is no variant, or it is damaged.
         DeviceError: the device cannot run it, or the output cannot be written.
-        PicturesFailedError: at the end, when some pictures have no answer.
+        PartlyFailedError: at the end, when some pictures have no answer.
         KeyboardInterrupt: Ctrl-C; whole lines are kept.
     """
     console = Console(quiet=arguments.quiet)
@@ -96,7 +90,7 @@ def answer_batch(arguments: BatchArguments) -> None:
             hint = f"see why: `{show}`; when that is put right, `--retry` asks again"
         elif arguments.output != STDOUT:
             hint = "their rows hold an `error`; when that is put right, `--retry` asks again"
-        raise PicturesFailedError(f"{n_failed} of {len(answers)} pictures have no answer", hint)
+        raise PartlyFailedError(f"{n_failed} of {len(answers)} pictures have no answer", hint)
 
 
 def _answer_here(
@@ -161,7 +155,10 @@ def _read_words(arguments: BatchArguments) -> tuple[Sequence[str], Question]:
     corners = None if arguments.at is None else read_corners(arguments.at)
     words = arguments.words or []
     if not words:
-        raise UsageError("missing argument 'PATHS'", "`tinyv batch --help` shows what can be typed")
+        raise UsageError(
+            "the pictures and the prompt are missing",
+            'name both: `tinyv batch FOLDER "what is it?" -o FILE.jsonl`',
+        )
     [*paths, last] = words
     if arguments.task is not None or arguments.at is not None:
         # A `-` alone is the list of pictures; behind them, the prompt.
@@ -237,6 +234,5 @@ def _answer(
                     if has_sidecars and answer is not None:
                         write_sidecar(path, answer)
                     tally.count(line)
-    for note in tally.describe(job.options):
-        console.write_note(note)
+    tally.tell(console, job.options)
     return answers

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from tinyv_cli.addresses import to_shown
 from tinyv_cli.console import Console, is_terminal
 from tinyv_cli.engine import Demand, Engine, find_variant, plan_engine
 from tinyv_cli.errors import UsageError
 from tinyv_cli.options.chat import ChatArguments
 from tinyv_cli.options.shared import to_answer_options, to_backend_options
+from tinyv_cli.variants.miniature import make_doubt
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +43,7 @@ def hold_conversation(arguments: ChatArguments) -> None:
     from tinyv_cli.backends.prefetch import PrefetchingEncoder
     from tinyv_cli.chat.conversation import Conversation, ShownPicture
     from tinyv_cli.chat.prefetch import SessionPrefetcher
+    from tinyv_cli.pictures.drawn import is_drawing
     from tinyv_cli.pictures.image import to_pixels
     from tinyv_cli.pictures.opening import STDIN, Access, open_picture
 
@@ -56,7 +59,10 @@ def hold_conversation(arguments: ChatArguments) -> None:
                 "name the picture's file: `tinyv chat PICTURE`",
             )
         image = open_picture(name, access)
-        return ShownPicture(name, image, to_pixels(image, found.image_px))
+        pixels = to_pixels(image, found.image_px)
+        if found.is_toy and not is_drawing(pixels):
+            console.write_warning(make_doubt(to_shown(name)))
+        return ShownPicture(name, image, pixels)
 
     picture = open_shown(arguments.picture) if arguments.picture else None
     engine = plan_engine(
@@ -107,7 +113,8 @@ def _hold(
         shown = conversation.picture
         boxes = describe_boxes(answer.text, shown.image.size) if shown else []
         turn = {"turn": len(conversation.turns), "question": question}
-        return {**turn, **make_document(answer, opened.origin), "boxes": boxes}
+        pixels = [shown.pixels] if shown else []
+        return {**turn, **make_document(answer, opened.origin, pixels), "boxes": boxes}
 
     if arguments.json or not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
         stream = sys.stdin.buffer if sys.stdin is not None else None

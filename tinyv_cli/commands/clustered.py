@@ -210,8 +210,7 @@ def _run(
                 see()
                 if take(line):
                     tally.count(line)
-    for note in tally.describe(captioner[2].answer):
-        console.write_note(note)
+    tally.tell(console, captioner[2].answer)
 
 
 @contextmanager

@@ -20,17 +20,9 @@ from tinyv_cli.errors import DeviceError
 from tinyv_cli.options.report import DoctorArguments
 from tinyv_cli.variants.home import HOW_TO_MAKE_ONE, DamagedVariant, list_named_variants
 from tinyv_cli.variants.manifest import Variant
-from tinyv_cli.variants.memory import Room, plan_memory
+from tinyv_cli.variants.memory import GpuMemory, Room, plan_memory
 
-PACKAGES = (
-    "tinyv",
-    "onnxruntime",
-    "numpy",
-    "tokenizers",
-    "torch",
-    "bitsandbytes",
-    "transformers",
-)
+PACKAGES = ("tinyv", "onnxruntime", "numpy", "tokenizers", "torch", "bitsandbytes")
 _USE_CPU = "or use `--device cpu`"
 
 
@@ -67,7 +59,7 @@ def describe_computer(findings: Findings | None) -> tuple[dict[str, Any], Device
     from tinyv_cli.benchmark.machine import read_processor_name
 
     cuda, problem = describe_cuda(findings) if findings else (None, None)
-    gpu_free_bytes = findings.torch.free_bytes if findings and problem is None else None
+    gpu = findings.torch.gpu_memory if findings and problem is None else None
     memory, home = psutil.virtual_memory(), home_dir()
     existing = next(each for each in (home, *home.parents) if each.exists())
     document = {
@@ -86,7 +78,7 @@ def describe_computer(findings: Findings | None) -> tuple[dict[str, Any], Device
             **{name: read_version(name) for name in PACKAGES},
         },
         "home": {"folder": str(home), "free_bytes": shutil.disk_usage(existing).free},
-        "variants": [describe_variant(each, gpu_free_bytes) for each in list_named_variants()],
+        "variants": [describe_variant(each, gpu) for each in list_named_variants()],
     }
     return document, problem
 
@@ -120,6 +112,8 @@ def describe_cuda(findings: Findings) -> tuple[dict[str, Any], DeviceProblem | N
         "torch_architectures": list(torch.architectures),
         "free_bytes": torch.free_bytes or None,
         "product_error": product_error,
+        "bitsandbytes_told": list(torch.bitsandbytes_told),
+        "row_errors": findings.kernels.errors if findings.kernels else {},
     }
     return document, problem
 
@@ -144,14 +138,12 @@ def try_product(device: str) -> tuple[float | None, DeviceProblem | None]:
     return told, DeviceProblem(f"the GPU multiplies wrongly: an error of {error:.3g}", hint)
 
 
-def describe_variant(
-    variant: Variant | DamagedVariant, gpu_free_bytes: int | None
-) -> dict[str, Any]:
+def describe_variant(variant: Variant | DamagedVariant, gpu: GpuMemory | None) -> dict[str, Any]:
     """Describes a variant and whether it fits each device's memory with its whole context.
 
     Args:
         variant: or why it cannot be read.
-        gpu_free_bytes: None where no GPU can be used.
+        gpu: None where no GPU can be used.
 
     Returns:
         A document; `damaged` is null for a sound variant. Of each device `fits`, null where it is
@@ -166,13 +158,13 @@ def describe_variant(
     devices: dict[str, dict[str, Any]] = {}
     for device in variant.devices:
         fit: dict[str, Any] = dict.fromkeys(("fits", "needed_bytes", "takes_turns", "problem"))
-        free_bytes = gpu_free_bytes if device == "cuda" else None
         try:
-            if device == "cuda" and free_bytes is None:
+            if device == "cuda" and gpu is None:
                 fit["problem"] = "no GPU can be used here"
             else:
                 room = Room(manifest.spec.language.context_length)
-                plan = plan_memory(variant, room, None, encodes=True, cuda_free_bytes=free_bytes)
+                memory = gpu if device == "cuda" else None
+                plan = plan_memory(variant, room, None, encodes=True, gpu=memory)
                 fit |= {"fits": True, "needed_bytes": plan.needed_bytes}
                 fit["takes_turns"] = plan.is_offloaded
         except DeviceError as error:
@@ -202,9 +194,13 @@ def format_report(document: dict[str, Any]) -> str:
         if cuda["torch_cuda"]:
             kernels = ", ".join(cuda["torch_architectures"]) or "an unknown architecture"
             about.append(f"torch is built with CUDA {cuda['torch_cuda']}, for {kernels}")
+        about += [f"bitsandbytes: {line}" for line in cuda["bitsandbytes_told"]]
         if cuda["product_error"] is not None:
             error = f"relative error {cuda['product_error']:.1e}"
             about.append(f"one product computed on {device}, {error}")
+        if cuda["row_errors"]:
+            errors = ", ".join(f"{name} {each:.1e}" for name, each in cuda["row_errors"].items())
+            about.append(f"one row multiplied with each kind of matrix, relative errors {errors}")
         if cuda["is_usable"]:
             about.append(f"{device} is usable, {to_size(cuda['free_bytes'])} free")
         else:

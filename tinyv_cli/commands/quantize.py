@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinyv_cli.commands.list import to_error_cells
+from tinyv_cli.commands.variants.list import to_error_cells
 from tinyv_cli.console import Console, to_size, to_table
 from tinyv_cli.devices.driver import read_driver
 from tinyv_cli.disk.places import sources_dir
@@ -17,7 +17,7 @@ from tinyv_cli.variants.miniature import NAME, find_sources, is_miniature_folder
 if TYPE_CHECKING:
     from quantize.plan import VariantPlan
 
-PACKAGES = ("torch", "transformers", "onnx", "safetensors")
+PACKAGES = ("torch", "onnx", "safetensors")
 
 
 def quantize_sources(arguments: QuantizeArguments) -> None:

@@ -6,7 +6,7 @@ takes seconds, and answering on a CPU needs none of it.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
@@ -14,13 +14,22 @@ from tinyv_cli.console import to_size
 from tinyv_cli.devices import driver
 from tinyv_cli.devices.driver import DeviceProblem
 from tinyv_cli.devices.findings import Findings, TorchFindings
+from tinyv_cli.devices.kernels import examine_kernels
 from tinyv_cli.devices.names import find_cuda_number, read_device, to_cuda_name
 from tinyv_cli.errors import DeviceError
 from tinyv_cli.variants.manifest import Variant
-from tinyv_cli.variants.memory import MemoryPlan, Room, plan_memory
+from tinyv_cli.variants.memory import GpuMemory, MemoryPlan, Room, plan_memory
 
 _MAKE_CPU_FILES = "make a variant for the CPU: `tinyv quantize --target cpu`"
-_OTHER_TORCH = "https://pytorch.org/get-started shows how to install the build for a driver"
+# What pip takes by itself is built without CUDA on Windows, on Linux for CUDA 13: driver 580,
+# Turing and newer. The build for 12.6 runs with older drivers, and on Maxwell to Volta, too.
+_OTHER_TORCH = (
+    "install the build for CUDA 12.6: `pip install --force-reinstall 'torch<2.14' "
+    "--index-url https://download.pytorch.org/whl/cu126`"
+)
+_NEWEST_FOR_12_6 = (9, 0)
+_NEWER_TORCH = "take a newer torch: `pip install --upgrade torch`"
+_UNMEASURED_BITS = 8  # nine small kernels a matrix; to stay until within 1.8 × 4 bits a token
 _ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)(a?)")
 
 
@@ -67,19 +76,20 @@ def choose_device(
         if _has_cuda_only(variant):
             raise DeviceError(f"{variant.name} has files for CUDA only", _MAKE_CPU_FILES)
         return Choice("cpu")
-    if asked == "auto" and "cuda" not in variant.devices:
+    problem = None if asked != "auto" else _explain_turning_away(variant)
+    if problem:
         if not driver.has_gpu():
             return Choice("cpu")  # nothing is said where there was nothing to choose
-        return _turn_to_cpu(variant, _explain_missing_files(variant))
+        return _turn_to_cpu(variant, problem)
     wanted = room or Room(variant.manifest.spec.language.context_length)
 
-    def plan(free_bytes: int) -> MemoryPlan:
+    def plan(gpu: GpuMemory) -> MemoryPlan:
         return plan_memory(
             variant,
             wanted,
             budget_bytes,
             encodes=encodes(),
-            cuda_free_bytes=free_bytes,
+            gpu=gpu,
             may_offload=may_offload,
         )
 
@@ -91,13 +101,18 @@ def look(asked: str, variant: Variant | None = None) -> Findings:
 
     Args:
         asked: which GPU; `auto` means the first.
-        variant: that is to answer; None looks as if it had files for CUDA.
+        variant: that is to answer; None looks as if it had files for CUDA, and tries what is
+            remembered else.
     """
     number = find_cuda_number(asked) or 0
     found = driver.read_driver()
     if number >= len(found.gpus) or (variant and "cuda" not in variant.devices):
         return Findings(found, number=number)
-    return Findings(found, read_torch(number), number)
+    findings = Findings(found, read_torch(number), number)
+    if find_problem(findings):
+        return findings
+    kernels = examine_kernels(findings, read_version("bitsandbytes"), again=variant is None)
+    return replace(findings, kernels=kernels)
 
 
 def read_torch(number: int) -> TorchFindings:
@@ -122,7 +137,7 @@ def read_version(package: str) -> str | None:
 
 
 def decide(
-    variant: Variant, asked: str, findings: Findings, plan: Callable[[int], MemoryPlan]
+    variant: Variant, asked: str, findings: Findings, plan: Callable[[GpuMemory], MemoryPlan]
 ) -> Choice:
     """Chooses between GPU and CPU.
 
@@ -130,7 +145,7 @@ def decide(
         variant: that is to answer.
         asked: `auto` or a GPU.
         findings: of this computer and that GPU.
-        plan: plans the memory of a GPU with so many bytes free, or raises a `DeviceError`.
+        plan: plans the memory of a GPU, or raises a `DeviceError`.
 
     Raises:
         DeviceError: CUDA was asked for and is not usable, or nothing is.
@@ -138,7 +153,7 @@ def decide(
     problem = find_problem(findings, variant)
     if problem is None:
         try:
-            memory = plan(findings.torch.free_bytes)
+            memory = plan(findings.torch.gpu_memory)
         except DeviceError as error:
             problem = DeviceProblem(error.problem, error.hint)
         else:
@@ -183,14 +198,30 @@ def find_problem(findings: Findings, variant: Variant | None = None) -> DevicePr
     if torch.refusal:
         problem = f"{name}, built with CUDA {torch.cuda}, cannot use the driver, "
         problem += f"which runs CUDA {there.cuda}: {torch.refusal}"
-        return DeviceProblem(problem, f"update the driver, or take an older torch: {_OTHER_TORCH}")
+        return DeviceProblem(problem, f"update the driver, or {_OTHER_TORCH}")
     if not has_kernels(torch.capability, torch.architectures):
         own, others = to_architecture(torch.capability), ", ".join(torch.architectures) or "none"
         problem = f"{name} has no kernels for {torch.gpu_name} ({own}), only for {others}"
-        return DeviceProblem(problem, f"take a torch that has them: {_OTHER_TORCH}")
+        is_newer = torch.capability > _NEWEST_FOR_12_6
+        return DeviceProblem(problem, _NEWER_TORCH if is_newer else _OTHER_TORCH)
     if torch.bitsandbytes_problem:
         hint = "install it: `pip install --force-reinstall bitsandbytes`"
         return DeviceProblem(torch.bitsandbytes_problem, hint)
+    if findings.kernels and findings.kernels.problem:
+        hint = (
+            "update the driver or `pip install --upgrade bitsandbytes`; `tinyv doctor` looks anew"
+        )
+        return DeviceProblem(findings.kernels.problem, hint)
+    return None
+
+
+def _explain_turning_away(variant: Variant) -> DeviceProblem | None:
+    """Returns why `auto` leaves a GPU alone without looking at it; None where it does not."""
+    if "cuda" not in variant.devices:
+        return _explain_missing_files(variant)
+    if variant.manifest.bits == _UNMEASURED_BITS and not _has_cuda_only(variant):
+        problem = f"{_UNMEASURED_BITS} bits were not measured on a GPU yet"
+        return DeviceProblem(problem, "`--device cuda` computes there, 4 bits do by themselves")
     return None
 
 

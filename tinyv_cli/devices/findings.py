@@ -1,8 +1,26 @@
 """Plain values for the answers of driver and torch about this computer's GPUs; asks neither."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tinyv_cli.devices.driver import Driver
+from tinyv_cli.variants.memory import GpuMemory
+
+# The first architecture that multiplies int8, Turing. Source: bitsandbytes' requirements for
+# LLM.int8().
+INT8_CAPABILITY = (7, 5)
+
+
+@dataclass(frozen=True)
+class KernelFindings:
+    """The end of a trial of bitsandbytes' kernels on a GPU.
+
+    Attributes:
+        errors: relative, of a row multiplied with a matrix of each kind, `nf4` and `int8`.
+        problem: why they cannot be used; None where they can.
+    """
+
+    errors: dict[str, float] = field(default_factory=dict)
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -19,6 +37,7 @@ class TorchFindings:
         capability: the GPU's architecture, (8, 6) is `sm_86`.
         free_bytes: of the GPU's memory, beside the context that asking has made.
         bitsandbytes_problem: why its kernels are missing; None where they are not.
+        bitsandbytes_told: what it logged when it looked for its CUDA library.
     """
 
     version: str | None
@@ -30,6 +49,12 @@ class TorchFindings:
     capability: tuple[int, int] = (0, 0)
     free_bytes: int = 0
     bitsandbytes_problem: str | None = None
+    bitsandbytes_told: tuple[str, ...] = ()
+
+    @property
+    def gpu_memory(self) -> GpuMemory:
+        """Returns what a plan of the GPU's memory depends on."""
+        return GpuMemory(self.free_bytes, self.capability >= INT8_CAPABILITY)
 
 
 @dataclass(frozen=True)
@@ -40,8 +65,10 @@ class Findings:
         driver: as it answers without torch.
         torch: as of a torch that is not installed, where it was not asked.
         number: of the GPU that was looked at, as CUDA counts.
+        kernels: tried on it; None where something else stands in the way.
     """
 
     driver: Driver
     torch: TorchFindings = TorchFindings(None)
     number: int = 0
+    kernels: KernelFindings | None = None

@@ -1,7 +1,6 @@
 """torch is asked about a GPU, and multiplies two small matrices there; opens no variant."""
 
 import warnings
-from importlib import import_module
 from importlib.util import find_spec
 
 import torch
@@ -23,10 +22,10 @@ def probe_torch(number: int) -> TorchFindings:
     version, cuda = torch.__version__, torch.version.cuda
     if cuda is None:
         return TorchFindings(version)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         if not torch.cuda.is_available():
-            reason = _to_line(told[0].message) if told else "it finds no GPU"
+            reason = _to_line(warned[0].message) if warned else "it finds no GPU"
             return TorchFindings(version, cuda, refusal=reason)
         if number >= torch.cuda.device_count():
             return TorchFindings(version, cuda, refusal=f"it finds no GPU {number}")
@@ -35,6 +34,7 @@ def probe_torch(number: int) -> TorchFindings:
             free_bytes, _ = torch.cuda.mem_get_info(number)
         except RuntimeError as error:
             return TorchFindings(version, cuda, refusal=_to_line(error))
+    problem, told = _examine_bitsandbytes()
     return TorchFindings(
         version=version,
         cuda=cuda,
@@ -42,22 +42,24 @@ def probe_torch(number: int) -> TorchFindings:
         gpu_name=torch.cuda.get_device_name(number),
         capability=capability,
         free_bytes=free_bytes,
-        bitsandbytes_problem=_find_bitsandbytes_problem(),
+        bitsandbytes_problem=problem,
+        bitsandbytes_told=told,
     )
 
 
-def _find_bitsandbytes_problem() -> str | None:
-    """Returns why bitsandbytes cannot compute on a GPU; None where it can."""
+def _examine_bitsandbytes() -> tuple[str | None, tuple[str, ...]]:
+    """Returns why bitsandbytes cannot compute on a GPU, None where it can; and what it logged."""
     if find_spec("bitsandbytes") is None:
-        return "bitsandbytes is not installed"
+        return "bitsandbytes is not installed", ()
     # It imports without its CUDA library too, and would fail only at the first product.
     try:
-        native = import_module("bitsandbytes.cextension").lib
+        from tinyv_cli.devices.quiet_bitsandbytes import lib, told
     except (ImportError, OSError, RuntimeError) as error:
-        return f"bitsandbytes cannot be imported: {_to_line(error)}"
-    if not getattr(native, "compiled_with_cuda", False):
-        return "bitsandbytes found none of its CUDA libraries that fits this torch"
-    return None
+        return f"bitsandbytes cannot be imported: {_to_line(error)}", ()
+    lines = tuple(map(_to_line, told))
+    if not getattr(lib, "compiled_with_cuda", False):
+        return "bitsandbytes found none of its CUDA libraries that fits this torch", lines
+    return None, lines
 
 
 def measure_product_error(device: str) -> float:

@@ -36,6 +36,16 @@ def stamps_dir() -> Path:
     return home_dir() / "stamps"
 
 
+def kernels_path() -> Path:
+    """Where it is kept how a GPU's kernels did when they were tried."""
+    return home_dir() / "gpu-kernels.json"
+
+
+def told_path() -> Path:
+    """The file that is there once the miniature's note has been said in full."""
+    return home_dir() / "told" / "miniature"
+
+
 def locks_dir() -> Path:
     """Where the files lie by which processes take turns."""
     return home_dir() / "locks"

@@ -42,7 +42,24 @@ class Compared:
     n_same: int
 
 
-E = TypeVar("E", bound=Answered | Compared)
+@dataclass(frozen=True)
+class Uncut:
+    """What was said to one record of a benchmark, as far as any rule may look.
+
+    Attributes:
+        index: which record.
+        question: of the record, there for people to read.
+        answer: the text, not ended at `###`; None where texts were ranked.
+        losses: of texts, in nats a token, by text; None where none were ranked.
+    """
+
+    index: int
+    question: str
+    answer: str | None = None
+    losses: dict[str, float] | None = None
+
+
+E = TypeVar("E", bound=Answered | Compared | Uncut)
 
 
 class Ledger(JsonLines[int, E]):

@@ -1,7 +1,7 @@
 """Embeddings become logits: Phi-2 with TinyGPT-V's three added norms.
 
 transformers' Phi is another network: it has no norm on the attention branch and keeps q, k and v
-apart. Of it, the MLP is used.
+apart.
 
 Source: arXiv 2312.16862 and the implementation published with it.
 """
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from tinyv_cli.model.cache import Cache
-from tinyv_cli.model.transformers_parts import PhiConfig, PhiMLP
+from tinyv_cli.model.mlp import Mlp
 from tinyv_cli.spec import LanguageSpec
 
 Rotary = tuple[Tensor, Tensor]  # cosines and signed sines, each (1 or B, 1, T, d)
@@ -116,16 +116,6 @@ class PhiAttention(nn.Module):
         return torch.addcmul(heads * cosines, torch.cat(partners, dim=-1), sines)
 
 
-def make_phi_config(spec: LanguageSpec) -> PhiConfig:
-    """Translates the MLP's numbers to transformers' config; GELU in its tanh form, fused."""
-    return PhiConfig(
-        hidden_size=spec.width,
-        intermediate_size=spec.mlp_width,
-        num_attention_heads=spec.n_heads,
-        hidden_act="gelu_pytorch_tanh",
-    )
-
-
 class PhiBlock(nn.Module):
     """Adds an attention branch, normed by itself, and an MLP branch, both of one normed input.
 
@@ -138,7 +128,7 @@ class PhiBlock(nn.Module):
         self.input_layernorm = nn.LayerNorm(spec.width, eps=spec.eps)
         self.attention = PhiAttention(spec, layer)
         self.post_layernorm = nn.RMSNorm(spec.width, eps=spec.post_norm_eps)
-        self.mlp = PhiMLP(make_phi_config(spec))
+        self.mlp = Mlp(spec.width, spec.mlp_width, approximate="tanh")
 
     def forward(
         self,

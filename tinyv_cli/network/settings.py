@@ -4,8 +4,6 @@ The libraries that read them raise what each happens to raise, some of it while 
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
@@ -22,40 +20,17 @@ def check_hub_settings() -> None:
     Raises:
         UsageError: one cannot be used.
     """
-    for name in _list_unusable():
-        value = os.environ[name]
-        if name.endswith("_TIMEOUT"):
-            problem, example = f"{name}={value} is not a whole number of seconds", "30"
-        else:
-            problem, example = f"{name}={to_shown(value)} is not a URL", "https://host"
-        raise UsageError(problem, f"unset it, `unset {name}`, or set it: `export {name}={example}`")
-
-
-@contextmanager
-def without_unusable_hub_settings() -> Iterator[None]:
-    """Hides unusable variables while a library is imported that brings huggingface_hub along.
-
-    What works without a network must not fail for want of a good setting of it.
-    """
-    hidden = {name: os.environ.pop(name) for name in _list_unusable()}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
-
-
-def _list_unusable() -> list[str]:
-    """Lists the variables that huggingface_hub stumbles over when it is imported or used."""
-    found = []
     for name, value in os.environ.items():
         try:
             if name.startswith("HF_") and name.endswith("_TIMEOUT"):
+                problem, example = f"{name}={value} is not a whole number of seconds", "30"
                 int(value)
             elif name == "HF_ENDPOINT":
+                problem, example = f"{name}={to_shown(value)} is not a URL", "https://host"
                 _check_address(value, ("http", "https"))
-        except ValueError:
-            found.append(name)
-    return found
+        except ValueError as error:
+            hint = f"unset it, `unset {name}`, or set it: `export {name}={example}`"
+            raise UsageError(problem, hint) from error
 
 
 def check_proxies() -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tinyv_cli.errors import UsageError
-from tinyv_cli.options.declare import option, split_paths
+from tinyv_cli.options.declare import ASK, OUTPUT, option, split_paths
+from tinyv_cli.options.guidance.completion import list_tasks
 from tinyv_cli.options.shared import (
     AllowPrivate,
     AnswerArguments,
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
 
 Words = Annotated[
     list[str] | None,
-    typer.Argument(metavar="PICTURE... PROMPT", help="Pictures, and the question last; - is stdin"),
+    typer.Argument(
+        metavar="PICTURE... PROMPT",
+        help="Pictures, and last what is asked; - is stdin, read too where one is missing",
+        rich_help_panel=ASK,
+    ),
 ]
 
 Images = Annotated[
@@ -32,61 +37,90 @@ Images = Annotated[
         "-i",
         "--image",
         metavar="PICTURE",
-        help="A picture; may stand again",
+        help="A picture: file, URL, page.pdf#2, film.mp4@12.5; may stand again",
+        panel=ASK,
         splits=split_paths,
     ),
 ]
 
 Prompt = Annotated[
-    str | None, option("-p", "--prompt", metavar="TEXT", help="The question, not as last word")
+    str | None,
+    option("-p", "--prompt", metavar="TEXT", help="What is asked, not as last word", panel=ASK),
 ]
 
 PromptFile = Annotated[
-    Path | None, option("--prompt-file", metavar="FILE", help="The question is in this file")
+    Path | None,
+    option("--prompt-file", metavar="FILE", help="What is asked is in this file", panel=ASK),
 ]
 
-Stdin = Annotated[bool, option("--stdin", help="Put the text on stdin before the question")]
+Stdin = Annotated[
+    bool, option("--stdin", help="Put the text on stdin before what is asked", panel=ASK)
+]
 
 Task = Annotated[
     str | None,
     option(
         "--task",
         metavar="NAME",
-        help="vqa, caption, refer, identify, grounding or detection",
+        help="caption, refer, grounding, detection, identify or vqa",
+        panel=ASK,
+        completes=list_tasks,
     ),
 ]
 
 At = Annotated[
     str | None,
-    option("--at", metavar="X1,Y1,X2,Y2", help="What is in this box? Shares 0-1 or pixels"),
+    option(
+        "--at",
+        metavar="BOX",
+        help="What is in this box? LEFT,TOP,RIGHT,BOTTOM in shares of 0-1 or in pixels",
+        panel=ASK,
+    ),
 ]
 
 Choices = Annotated[
-    str | None, option("--choices", metavar="A,B,C", help="The answer is one of these")
+    str | None,
+    option("--choices", metavar="A,B,C", help="The answer is one of these", panel=ASK),
 ]
 
 Schema = Annotated[
     str | None,
-    option("--schema", metavar="FILE|JSON", help="The answer is JSON that this schema allows"),
+    option(
+        "--schema",
+        metavar="FILE",
+        help="The answer is JSON as this schema allows; a file, or the JSON itself",
+        panel=ASK,
+    ),
 ]
 
 System = Annotated[
-    str | None, option("--system", metavar="TEXT", help="Refused: the model has no such prompt")
+    str | None, option("--system", metavar="TEXT", help="The model has no such prompt", panel="")
 ]
 
-Together = Annotated[bool, option("--together", help="Ask once about all pictures")]
+Together = Annotated[bool, option("--together", help="Ask once about all pictures", panel=ASK)]
 
-Draw = Annotated[Path | None, option("--draw", metavar="FILE.png", help="Draw the answer's boxes")]
+Draw = Annotated[
+    Path | None,
+    option("--draw", metavar="FILE.png", help="Draw the answer's boxes", panel=OUTPUT),
+]
 
-Overwrite = Annotated[bool, option("--force", help="Let --draw replace a file that is there")]
+Overwrite = Annotated[
+    bool, option("--force", help="Let --draw replace a file that is there", panel=OUTPUT)
+]
 
-Show = Annotated[bool, option("--show", help="Show them in the terminal, where it can")]
+Show = Annotated[
+    bool, option("--show", help="Show the boxes in the terminal, where it can", panel=OUTPUT)
+]
 
-ShowPrompt = Annotated[bool, option("--show-prompt", help="The exact prompt on stderr")]
+ShowPrompt = Annotated[
+    bool, option("--show-prompt", help="The exact prompt on stderr", panel=OUTPUT)
+]
 
-Stats = Annotated[bool, option("--stats", help="Times and counts on stderr")]
+Stats = Annotated[bool, option("--stats", help="Times and counts on stderr", panel=OUTPUT)]
 
-Verbose = Annotated[bool, option("-v", "--verbose", help="Prompt, times and counts on stderr")]
+Verbose = Annotated[
+    bool, option("-v", "--verbose", help="Prompt, times and counts on stderr", panel=OUTPUT)
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,39 +128,39 @@ class QuestionArguments(AnswerArguments):
     """What is put around a question, and what its answer may be; `batch` has them too."""
 
     task: Task = None
-    at: At = None
     choices: Choices = None
     schema: Schema = None
+    at: At = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawingArguments(QuestionArguments):
-    """Where the boxes of an answer are drawn."""
+class AskOutputArguments(QuestionArguments):
+    """Where an answer goes, and what is told of it."""
 
+    json: Json = False
     draw: Draw = None
-    force: Overwrite = False
     show: Show = False
+    force: Overwrite = False
+    stats: Stats = False
+    show_prompt: ShowPrompt = False
+    verbose: Verbose = False
+    quiet: Quiet = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskArguments(DrawingArguments):
+class AskArguments(AskOutputArguments):
     """The words and flags of `tinyv ask`."""
 
     words: Words = None
     images: Images = None
+    together: Together = False
     prompt: Prompt = None
     prompt_file: PromptFile = None
     stdin: Stdin = False
-    stop: Stop = None
     system: System = None
-    together: Together = False
-    allow_private: AllowPrivate = False
+    stop: Stop = None
     offline: Offline = False
-    json: Json = False
-    show_prompt: ShowPrompt = False
-    stats: Stats = False
-    quiet: Quiet = False
-    verbose: Verbose = False
+    allow_private: AllowPrivate = False
 
 
 def check_asking(arguments: QuestionArguments) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tinyv_cli.options.ask import QuestionArguments
-from tinyv_cli.options.declare import option, whole
+from tinyv_cli.options.declare import ASK, MACHINE, OUTPUT, option, whole
 from tinyv_cli.options.shared import DEFAULT_PARALLEL, Parallel, Quiet
 
 if TYPE_CHECKING:
@@ -20,24 +20,35 @@ BatchWords = Annotated[
     typer.Argument(
         metavar="PATHS... PROMPT",
         help="Pictures, folders, patterns, or - for a list of paths; last what each is asked",
+        rich_help_panel=ASK,
     ),
 ]
 
 LinesFile = Annotated[
     str,
-    option("-o", "--output", metavar="FILE.jsonl", help="A JSON line a picture; - is stdout"),
+    option(
+        "-o",
+        "--output",
+        metavar="FILE.jsonl",
+        help="A JSON line a picture; - is stdout",
+        panel=OUTPUT,
+    ),
 ]
 
-Recursive = Annotated[bool, option("-r", "--recursive", help="Sub-folders too")]
+Recursive = Annotated[bool, option("-r", "--recursive", help="Sub-folders too", panel=ASK)]
 
 Sidecar = Annotated[
-    bool, option("--sidecar", help="Also write each answer to a .txt beside its picture")
+    bool,
+    option("--sidecar", help="Also write each answer to a .txt beside its picture", panel=OUTPUT),
 ]
 
-Retry = Annotated[bool, option("--retry", help="Ask again about pictures that failed")]
+Retry = Annotated[
+    bool, option("--retry", help="Ask again about pictures that failed", panel=OUTPUT)
+]
 
 FreshOutput = Annotated[
-    bool, option("--fresh", help="Start again, replacing the output and .txt files")
+    bool,
+    option("--fresh", help="Start again, replacing the output and .txt files", panel=OUTPUT),
 ]
 
 Sheet = Annotated[
@@ -46,6 +57,7 @@ Sheet = Annotated[
         "--sheet",
         metavar="FILE.html",
         help="At the end, a page of all pictures with their answers; replaces an earlier one",
+        panel=OUTPUT,
     ),
 ]
 
@@ -55,6 +67,7 @@ ClusterAddress = Annotated[
         "--cluster",
         metavar="local|ADDRESS",
         help="By Ray's workers, started here or at HOST:PORT; also s3://, parquet, .jsonl",
+        panel=MACHINE,
     ),
 ]
 
@@ -64,6 +77,7 @@ Workers = Annotated[
         "--workers",
         metavar="N",
         help="With --cluster: processes with the model, -t threads each",
+        panel=MACHINE,
         reads=whole("--workers", 1),
     ),
 ]
@@ -74,16 +88,23 @@ VariantFrom = Annotated[
         "--variant-from",
         metavar="URL|DIR",
         help="With --cluster: copy the variant from there, once a machine",
+        panel=MACHINE,
     ),
 ]
 
 PictureColumn = Annotated[
     str | None,
-    option("--column", metavar="NAME", help="With --cluster: bytes, paths or URLs of a table"),
+    option(
+        "--column",
+        metavar="NAME",
+        help="With --cluster: bytes, paths or URLs of a table",
+        panel=ASK,
+    ),
 ]
 
 IdColumn = Annotated[
-    str | None, option("--id", metavar="NAME", help="With --cluster: tells a table's rows apart")
+    str | None,
+    option("--id", metavar="NAME", help="With --cluster: tells a table's rows apart", panel=ASK),
 ]
 
 

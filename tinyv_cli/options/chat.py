@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from tinyv_cli.options.declare import ASK
 from tinyv_cli.options.shared import (
     AllowPrivate,
     AnswerArguments,
@@ -15,7 +16,10 @@ from tinyv_cli.options.shared import (
 )
 
 FirstPictureName = Annotated[
-    str | None, typer.Argument(metavar="[PICTURE]", help="A picture; /image shows another")
+    str | None,
+    typer.Argument(
+        metavar="[PICTURE]", help="A picture; /image shows another", rich_help_panel=ASK
+    ),
 ]
 
 

@@ -20,6 +20,16 @@ from tinyv_cli.errors import UsageError
 _TOO_MANY_BYTES = 2**63  # no memory has
 _LEAST_BARE_BYTES = 1_000_000  # of a size without a unit: below, the unit was forgotten
 
+# The groups that a verb's help shows its options in, in this order.
+ASK, TASK, ANSWERS, OUTPUT, MACHINE, OTHER = PANELS = (
+    "What to ask",
+    "What to do",
+    "Answers",
+    "Output",
+    "Machine",
+    "Options",
+)
+
 T = TypeVar("T")
 N = TypeVar("N", int, float)
 
@@ -44,19 +54,23 @@ def takes(arguments: Callable[..., T]) -> Callable[[Callable[[T], None]], Callab
 def option(
     *flags: str,
     help: str,
+    panel: str = TASK,
     metavar: str | None = None,
     reads: Callable[[str], object] | None = None,
     splits: Callable[[str], list[str]] | None = None,
+    completes: Callable[[str], list[str]] | None = None,
 ) -> object:
     """Declares an option, with a variable that is called after its last flag, the long one.
 
     Args:
         flags: as they are typed.
         help: of one line.
+        panel: the group of `PANELS` that the help shows it in; an empty one hides it.
         metavar: what stands for its value in the help.
         reads: makes the value of a text, and raises where it is none.
         splits: makes the values of an option that may stand again of its variable; typer would
             split that at each blank.
+        completes: lists the values that a shell may offer for what was begun.
     """
 
     def split_variable(
@@ -71,6 +85,9 @@ def option(
         *flags,
         help=help,
         metavar=metavar,
+        rich_help_panel=panel,
+        autocompletion=completes,
+        hidden=not panel,
         parser=reads,
         callback=None if splits is None else split_variable,
         envvar=to_variable(flags[-1]),

@@ -5,13 +5,15 @@ from typing import Annotated
 
 import typer
 
-from tinyv_cli.options.declare import option, whole
+from tinyv_cli.options.declare import TASK, option, whole
+from tinyv_cli.options.guidance.completion import list_models
 from tinyv_cli.options.shared import DryRun, Force, Offline, Quiet
 
 VariantOrigin = Annotated[
     str | None,
     typer.Argument(
-        metavar="[REPO|URL|DIR]", help="A finished variant; else the public weights are fetched"
+        metavar="[VARIANT]",
+        help="A finished variant: hub repository, URL or folder; else the public weights",
     ),
 ]
 
@@ -22,17 +24,21 @@ Ready = Annotated[
 
 SourceStage = Annotated[
     int,
-    option("--stage", metavar="N", help="Training stage, 1 to 4", reads=whole("--stage", 1)),
+    option("--stage", metavar="NUMBER", help="Training stage, 1 to 4", reads=whole("--stage", 1)),
 ]
 
 PullTarget = Annotated[
     str | None,
-    option("--to", metavar="DIR", help="Folder of sources; of a variant, its name or folder"),
+    option("--to", metavar="FOLDER", help="Folder of sources; of a variant, its name or folder"),
 ]
 
 PullFrom = Annotated[
     str | None,
-    option("--from", metavar="DIR|URL|hub", help="Take the files from there and nowhere else"),
+    option(
+        "--from",
+        metavar="PLACE",
+        help="Take the files from this folder, URL or `hub`, nowhere else",
+    ),
 ]
 
 Verify = Annotated[bool, option("--verify", help="Hash what is there, fetch nothing")]
@@ -46,12 +52,15 @@ PushTarget = Annotated[
 ]
 
 VariantNames = Annotated[
-    list[str] | None, typer.Argument(metavar="[NAME]...", help="Variants, as `tinyv list` has them")
+    list[str] | None,
+    typer.Argument(
+        metavar="[NAME]...", help="Variants, as `tinyv list` has them", autocompletion=list_models
+    ),
 ]
 
 RemoveSources = Annotated[bool, option("--sources", help="The folder of public weights too")]
 
-Yes = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask")]
+Yes = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask first", rich_help_panel=TASK)]
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,26 @@ from typing import Annotated
 from tinyv_cli.options.declare import option, real, split_lines, whole
 from tinyv_cli.options.shared import EngineArguments, Parallel, Quiet
 
-Host = Annotated[str, option("--host", metavar="ADDRESS", help="Of this computer to answer on")]
+Host = Annotated[
+    str, option("--host", metavar="ADDRESS", help="Address of this computer to answer on")
+]
 
-Port = Annotated[int, option("--port", metavar="N", help="To answer on", reads=whole("--port", 0))]
+Port = Annotated[
+    int, option("--port", metavar="NUMBER", help="Port to answer on", reads=whole("--port", 0))
+]
 
 Queue = Annotated[
     int,
-    option("--queue", metavar="N", help="Questions that may wait", reads=whole("--queue", 1)),
+    option("--queue", metavar="COUNT", help="Questions that may wait", reads=whole("--queue", 1)),
 ]
 
 KeepAlive = Annotated[
     str,
-    option("--keep-alive", metavar="TIME", help="Unused models stay so long; 0 not, -1 for ever"),
+    option(
+        "--keep-alive",
+        metavar="TIME",
+        help="How long an unused model stays: 5m, 0 not at all, -1 for ever",
+    ),
 ]
 
 ApiKeyFile = Annotated[
@@ -53,8 +61,8 @@ MaxImages = Annotated[
     int | None,
     option(
         "--max-images",
-        metavar="N",
-        help="Of more pictures in a question, N evenly spread",
+        metavar="COUNT",
+        help="Of more pictures in a question, so many evenly spread",
         reads=whole("--max-images", 1),
     ),
 ]
@@ -64,7 +72,7 @@ Grace = Annotated[
     option(
         "--grace",
         metavar="SECONDS",
-        help="For answers under way at the end",
+        help="Time for answers that are under way at the end",
         reads=real("--grace", 0),
     ),
 ]

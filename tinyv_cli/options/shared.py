@@ -6,61 +6,134 @@ from typing import TYPE_CHECKING, Annotated
 
 from tinyv_cli.devices.names import read_device
 from tinyv_cli.errors import UsageError
-from tinyv_cli.options.declare import option, real, size, split_lines, to_variable, whole
+from tinyv_cli.options.declare import (
+    ANSWERS,
+    MACHINE,
+    OUTPUT,
+    option,
+    real,
+    size,
+    split_lines,
+    to_variable,
+    whole,
+)
+from tinyv_cli.options.guidance.completion import list_devices, list_models, list_templates
 
 if TYPE_CHECKING:
     from tinyv_cli.backends.backend import BackendOptions
     from tinyv_cli.session import AnswerOptions
 
 Model = Annotated[
-    str | None, option("-m", "--model", metavar="NAME|DIR", help="Variant; else the newest one")
+    str | None,
+    option(
+        "-m",
+        "--model",
+        metavar="NAME",
+        help="The variant that answers, or its folder; else the newest",
+        panel=ANSWERS,
+        completes=list_models,
+    ),
 ]
 
 TemplateName = Annotated[
-    str | None, option("--template", metavar="NAME", help="Prompt template; else the variant's")
+    str | None,
+    option(
+        "--template",
+        metavar="NAME",
+        help="How the prompt is laid out; else as the variant says",
+        panel=ANSWERS,
+        completes=list_templates,
+    ),
 ]
 
 MaxTokens = Annotated[
     int,
     option(
-        "-n", "--max-tokens", metavar="N", help="Longest answer", reads=whole("--max-tokens", 1)
+        "-n",
+        "--max-tokens",
+        metavar="COUNT",
+        help="Longest answer, in tokens",
+        panel=ANSWERS,
+        reads=whole("--max-tokens", 1),
     ),
 ]
 
 Temperature = Annotated[
-    float, option("--temp", metavar="X", help="0 takes the best token", reads=real("--temp"))
+    float,
+    option(
+        "--temp",
+        metavar="NUMBER",
+        help="Above 0: vary; 0 always takes the best token",
+        panel=ANSWERS,
+        reads=real("--temp"),
+    ),
 ]
 
 TopP = Annotated[
-    float, option("--top-p", metavar="P", help="Keep this probability", reads=real("--top-p"))
+    float,
+    option(
+        "--top-p",
+        metavar="SHARE",
+        help="Keep the best tokens up to this probability",
+        panel=ANSWERS,
+        reads=real("--top-p"),
+    ),
 ]
 
 TopK = Annotated[
-    int, option("--top-k", metavar="N", help="Keep N tokens, 0 all", reads=whole("--top-k"))
+    int,
+    option(
+        "--top-k",
+        metavar="COUNT",
+        help="Keep so many of the best tokens; 0 all",
+        panel=ANSWERS,
+        reads=whole("--top-k"),
+    ),
 ]
 
 MinP = Annotated[
-    float, option("--min-p", metavar="P", help="Drop below P times the best", reads=real("--min-p"))
+    float,
+    option(
+        "--min-p",
+        metavar="SHARE",
+        help="Drop tokens less likely than this share of the best",
+        panel=ANSWERS,
+        reads=real("--min-p"),
+    ),
 ]
 
 RepeatPenalty = Annotated[
     float,
     option(
         "--repeat-penalty",
-        metavar="X",
-        help="Above 1: repeats less",
+        metavar="NUMBER",
+        help="Above 1: repeat less",
+        panel=ANSWERS,
         reads=real("--repeat-penalty"),
     ),
 ]
 
 Seed = Annotated[
     int | None,
-    option("--seed", metavar="N", help="Makes sampling repeatable", reads=whole("--seed")),
+    option(
+        "--seed",
+        metavar="NUMBER",
+        help="Vary in the same way each time",
+        panel=ANSWERS,
+        reads=whole("--seed"),
+    ),
 ]
 
 Device = Annotated[
     str,
-    option("--device", metavar="auto|cpu|cuda|cuda:N", help="Where to compute", reads=read_device),
+    option(
+        "--device",
+        metavar="NAME",
+        help="Where to compute: auto, cpu, cuda, or cuda:1 for the second GPU",
+        panel=MACHINE,
+        reads=read_device,
+        completes=list_devices,
+    ),
 ]
 
 Threads = Annotated[
@@ -68,8 +141,9 @@ Threads = Annotated[
     option(
         "-t",
         "--threads",
-        metavar="N",
-        help="Else the physical cores",
+        metavar="COUNT",
+        help="Threads on the CPU; else one a physical core",
+        panel=MACHINE,
         reads=whole("--threads", 1),
     ),
 ]
@@ -79,8 +153,9 @@ CtxSize = Annotated[
     option(
         "-c",
         "--ctx-size",
-        metavar="N",
-        help="Tokens of prompt and answer; else what the model knows",
+        metavar="COUNT",
+        help="Tokens of prompt and answer; else as many as the model knows",
+        panel=MACHINE,
         reads=whole("--ctx-size", 1),
     ),
 ]
@@ -90,19 +165,23 @@ MemoryBudget = Annotated[
     option(
         "--memory-budget",
         metavar="SIZE",
-        help="Memory to do with, as 6GB; else what is free",
+        help="Memory to do with, such as 6GB; else what is free",
+        panel=MACHINE,
         reads=size("--memory-budget"),
     ),
 ]
 
-NoCache = Annotated[bool, option("--no-cache", help="Encode the picture anew, keep nothing")]
+NoCache = Annotated[
+    bool, option("--no-cache", help="Encode the picture anew, keep nothing", panel=MACHINE)
+]
 
 Parallel = Annotated[
     int,
     option(
         "--parallel",
-        metavar="N",
-        help="Answers at once, fewer where memory is short",
+        metavar="COUNT",
+        help="Answers at once; fewer where memory is short",
+        panel=MACHINE,
         reads=whole("--parallel", 1),
     ),
 ]
@@ -113,23 +192,38 @@ DEFAULT_PARALLEL = 8
 
 Stop = Annotated[
     list[str] | None,
-    option("--stop", metavar="TEXT", help="Ends the answer; may stand again", splits=split_lines),
+    option(
+        "--stop",
+        metavar="TEXT",
+        help="End the answer before this text; may stand again",
+        panel=ANSWERS,
+        splits=split_lines,
+    ),
 ]
 
 AllowPrivate = Annotated[
-    bool, option("--allow-private", help="URLs of this computer and its network too")
+    bool,
+    option("--allow-private", help="Take URLs of this computer and its network too", panel=MACHINE),
 ]
 
-Offline = Annotated[bool, option("--offline", help="Fetch nothing")]
+Offline = Annotated[bool, option("--offline", help="Fetch nothing", panel=MACHINE)]
 
-Force = Annotated[bool, option("--force", help="Replace a variant that is there")]
+Force = Annotated[bool, option("--force", help="Replace a variant that is there", panel=OUTPUT)]
 
-DryRun = Annotated[bool, option("--dry-run", help="Show what would be made, make nothing")]
+DryRun = Annotated[
+    bool, option("--dry-run", help="Show what would be made, make nothing", panel=OUTPUT)
+]
 
-Json = Annotated[bool, option("--json", help="One JSON document on stdout")]
+Json = Annotated[bool, option("--json", help="One JSON document on stdout", panel=OUTPUT)]
 
 Quiet = Annotated[
-    bool, option("-q", "--quiet", help="Only errors on stderr, and what is asked for")
+    bool,
+    option(
+        "-q",
+        "--quiet",
+        help="No notes: only warnings, errors and what is asked for on stderr",
+        panel=OUTPUT,
+    ),
 ]
 
 

@@ -24,7 +24,7 @@ from PIL import Image, UnidentifiedImageError
 from tinyv_cli.disk.reading import read_bytes
 from tinyv_cli.errors import DeviceError, InputError, describe_os_error
 from tinyv_cli.pictures.decoding.formats import NotReadError
-from tinyv_cli.pictures.decoding.rgb import decode
+from tinyv_cli.pictures.decoding.rgb import decode, decode_plainly
 from tinyv_cli.pictures.names import hint_at_name
 
 # Source: CLIP's `preprocess`, as arXiv 2312.16862's code uses it.
@@ -47,15 +47,19 @@ class Reading:
     Attributes:
         uses_profiles: whether colours are converted to sRGB by the profile in the file. Published
             figures were measured without.
+        is_plain: whether Pillow's own conversion to RGB is all that is done: no turn that EXIF
+            asks for, no white behind what is transparent. Published scripts read so.
         note: takes what the user is to know of a picture, in one line.
     """
 
     uses_profiles: bool = True
+    is_plain: bool = False
     note: Callable[[str], None] = say_nothing
 
 
 AS_SHOWN = Reading()
 AS_PUBLISHED = Reading(uses_profiles=False)
+PLAINLY = Reading(uses_profiles=False, is_plain=True)
 
 # Pillow's size limit and Python's warning filters belong to the process: one picture at a time.
 _ONE_AT_A_TIME = threading.Lock()
@@ -69,7 +73,7 @@ def read_picture(source: Path | bytes, reading: Reading = AS_SHOWN) -> Image.Ima
         reading: how, and where notes go.
 
     Returns:
-        A picture of mode RGB that holds no open file.
+        A picture of mode RGB that holds no open file; read plainly, neither upright nor in sRGB.
 
     Raises:
         InputError: there is no such file, it cannot be read, it is not a picture or a damaged
@@ -83,6 +87,8 @@ def read_picture(source: Path | bytes, reading: Reading = AS_SHOWN) -> Image.Ima
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS
         try:
+            if reading.is_plain:
+                return decode_plainly(stream).convert("RGB")
             picture, notes = decode(stream, MAX_PIXELS, uses_profiles=reading.uses_profiles)
         except NotReadError as error:
             hint = error.hint or _hint_to_convert(source)

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator
 
 from tinyv_cli.prompts.boxes import FULL_SCALE, JOINT, Box, split_boxes
 
-# What may still become a mark when more is written: a phrase, a box, a joint.
+# What may still become a mark when more is written: a phrase, a joint, a run of numbers, of which
+# four are a box.
 _BEGUN = re.compile(
-    r"(?:<p>[^<{]*(?:</?p?)?|</?p?|<d[elim]*|(?:\{\s*|(?=<))(?:<\s*-?\d{0,9}\s*(?:>\s*)?){0,4})$"
+    r"(?:<p>[^<{]*(?:</?p?)?|</?p?|<d[elim]*|(?:\{\s*|(?=<))(?:<\s*-?\d{0,9}\s*(?:>\s*)?)*)$"
 )
 _NEARLY_ALL = 0.8  # of width and of height, from where on a box is nowhere in particular
 _COLUMNS, _ROWS = ("left", "", "right"), ("upper", "", "lower")
@@ -39,7 +40,7 @@ class BoxTeller:
         begun = None if is_last else _BEGUN.search(text)
         self._held = text[begun.start() :] if begun else ""
         told = ""
-        for part in split_boxes(text.removesuffix(self._held)):
+        for part in split_boxes(text.removesuffix(self._held), is_all=is_last):
             if isinstance(part, Box):
                 place = describe_place(part)
                 if self._has_words:
@@ -48,7 +49,7 @@ class BoxTeller:
                 self._ends_in_space = False
             else:
                 told += part
-                self._has_words = self._has_words or bool(part.strip(JOINT))
+                self._has_words = self._has_words or bool(part.strip().strip(JOINT))
                 self._ends_in_space = part[-1:].isspace()
         return told
 

@@ -13,13 +13,16 @@ FULL_SCALE = 100  # the number that stands for the whole width or height
 JOINT = ", "  # what `<delim>` between two boxes means
 
 _NUMBER = r"<\s*(-?\d{1,9})\s*"
-_MARKS = re.compile(
-    rf"""
-      <p>\s*(?P<phrase>[^<{{]*)(?:</p>)?                      # up to a box where </p> is missing
-    | \{{?\s*{_NUMBER}>\s*{_NUMBER}>\s*{_NUMBER}>\s*{_NUMBER}(?:>\s*\}}?|\}}|$)
-    | (?P<joint><delim>)
-    """,
-    re.VERBOSE,
+_MARKS, _MARKS_BEFORE_MORE = (
+    re.compile(
+        rf"""
+          <p>\s*(?P<phrase>[^<{{]*)(?:</p>)?                  # up to a box where </p> is missing
+        | (?:\{{\s*)?{_NUMBER}>\s*{_NUMBER}>\s*{_NUMBER}>\s*{_NUMBER}(?:>\s*\}}?|\}}{end})
+        | (?P<joint><delim>)
+        """,
+        re.VERBOSE,
+    )
+    for end in ("|$", "")  # the last bracket may be missing where nothing follows
 )
 
 
@@ -68,14 +71,18 @@ def read_boxes(text: str) -> tuple[Box, ...]:
     return tuple(each for each in split_boxes(text) if isinstance(each, Box))
 
 
-def split_boxes(text: str) -> list[str | Box]:
+def split_boxes(text: str, *, is_all: bool = True) -> list[str | Box]:
     """Splits a text into words and boxes, in their order; a joint between boxes is `JOINT`.
 
     The marks around a phrase are dropped, its words stay. Boxes are those of `read_boxes`.
+
+    Args:
+        text: an answer, or its beginning.
+        is_all: whether nothing follows on it.
     """
     parts: list[str | Box] = []
     label, end = "", 0
-    for mark in _MARKS.finditer(text):
+    for mark in (_MARKS if is_all else _MARKS_BEFORE_MORE).finditer(text):
         between = text[end : mark.start()]
         # Words between two boxes part the second from the phrase of the first.
         if between.strip():

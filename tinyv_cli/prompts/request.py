@@ -12,8 +12,6 @@ from tinyv_cli.errors import InputError, UsageError, describe_os_error
 from tinyv_cli.pictures.names import drop_page, has_picture_suffix, names_picture
 from tinyv_cli.pictures.opening import STDIN, is_piped, read_stdin
 
-_HELP = "`tinyv ask --help` shows what can be typed"
-
 
 @dataclass(frozen=True)
 class Words:
@@ -52,6 +50,8 @@ class AskRequest:
 def read_request(words: Words, read: Callable[[], bytes] = read_stdin) -> AskRequest:
     """Separates pictures and question, and reads the question from its file or stdin.
 
+    Where one of the two is missing and something is piped, that is taken for it.
+
     Args:
         words: as typed.
         read: returns the content of stdin.
@@ -86,10 +86,12 @@ def read_request(words: Words, read: Callable[[], bytes] = read_stdin) -> AskReq
         if names_picture(question) and (words.images or loose[1:] or names_picture(loose[0])):
             raise _make_picture_error([*words.images, *loose], question)
     pictures = (*words.images, *loose)
+    given = question
+    if question is None or not pictures:
+        pictures, question = _fill_in(pictures, question, words)
     if not pictures:
-        raise UsageError("missing argument 'PICTURE'", _HELP)
-    if question is None and not words.asks_by_itself:
-        raise _make_half_error(pictures)
+        missing = "picture is" if question or words.asks_by_itself else "picture and question are"
+        raise UsageError(f"the {missing} missing", 'name them: `tinyv ask PICTURE "what is it?"`')
     n_from_stdin = [*pictures, question].count(STDIN) + words.takes_stdin
     if n_from_stdin > 1:
         raise UsageError(
@@ -98,6 +100,8 @@ def read_request(words: Words, read: Callable[[], bytes] = read_stdin) -> AskReq
         )
     if question == STDIN:
         question = to_text(read(), "the question on stdin")
+        if given is None and not question.strip():  # an empty pipe stands for no word
+            raise _make_half_error(pictures)
     elif words.takes_stdin:
         text = to_text(read(), "the text on stdin")
         question = text if question is None else f"{text}\n{question}"
@@ -111,6 +115,33 @@ def describe_picture(word: str) -> str:
     return f"the {'file' if is_other else 'picture'} {to_shown(word)}"
 
 
+def _fill_in(
+    pictures: tuple[str, ...], question: str | None, words: Words
+) -> tuple[tuple[str, ...], str | None]:
+    """Lets what is piped stand for the word that is missing: the picture, or the question.
+
+    Raises:
+        UsageError: nothing is piped in place of one word.
+    """
+    pipes = is_piped() and not words.takes_stdin and question != STDIN
+    if not pictures:
+        can_ask = question is not None or words.asks_by_itself
+        return ((STDIN,) if pipes and can_ask else ()), question
+    if pipes and not words.images and _may_be_question(pictures):
+        return (STDIN,), pictures[0]
+    if words.asks_by_itself:
+        return pictures, question
+    if pipes and STDIN not in pictures:
+        return pictures, STDIN
+    raise _make_half_error(pictures)
+
+
+def _may_be_question(words: Sequence[str]) -> bool:
+    """Checks for a single word that names no picture."""
+    [first, *others] = words
+    return not (others or first == STDIN or paths.exists(first) or names_picture(first))
+
+
 def _make_half_error(pictures: Sequence[str]) -> UsageError:
     """Makes the error of a question without a picture, or of pictures without a question.
 
@@ -118,15 +149,12 @@ def _make_half_error(pictures: Sequence[str]) -> UsageError:
         pictures: what was given; where it is one word, it may be the question.
     """
     shown = " ".join(shlex.quote(to_shown(each)) for each in pictures[:3])
-    [first, *others] = pictures
-    if not others and first != STDIN and not paths.exists(first) and not names_picture(first):
+    if _may_be_question(pictures):
         return UsageError(
             f"the picture is missing: {shown} is no file",
             f"name it before the question: `tinyv ask PICTURE {shown}`",
         )
     hint = f'ask something: `tinyv ask {shown} "what is it?"`'
-    if STDIN not in pictures and is_piped():
-        hint += f"; if it is in the pipe: `tinyv ask {shown} -`"
     return UsageError("the question is missing, which comes last", hint)
 
 

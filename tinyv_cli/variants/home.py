@@ -117,6 +117,17 @@ def list_variants() -> list[Variant | DamagedVariant]:
     return found
 
 
+def list_names() -> list[str]:
+    """Lists the names that `-m` takes, without reading what they name.
+
+    Raises:
+        WeightsError: the folder of variants itself cannot be read.
+    """
+    own = [each.name for each in _list_folders()]
+    is_ready = miniature.find_ready_variant() is not None
+    return own if miniature.NAME in own or not is_ready else [*own, miniature.NAME]
+
+
 def count_variants() -> int:
     """Counts the variants of the user's own, without reading any.
 

@@ -31,6 +31,9 @@ CUDA_BUDGET_BYTES = 8 << 30  # of a GPU, without `--memory-budget`
 # cuBLAS's workspaces, 8 or 32 MB each for up to three streams, and half empty segments.
 CUDA_CONTEXT_BYTES = 400_000_000
 CUDA_BASE_BYTES = CUDA_CONTEXT_BYTES + 150_000_000
+# Of what is free, left to what takes a GPU's memory past torch: kernels that are loaded when they
+# first run, cuBLASLt, recorded steps. Assumed, too.
+CUDA_OUTSIDE_BYTES = 300_000_000
 _HALF_BYTES = 2
 
 
@@ -60,6 +63,20 @@ class Room:
 
     n_positions: int
     n_slots: int | None = None
+
+
+@dataclass(frozen=True)
+class GpuMemory:
+    """A GPU, as far as a plan depends on it.
+
+    Attributes:
+        free_bytes: beside the CUDA context of this process.
+        has_int8_products: whether it multiplies matrices in int8; else the output head, the widest
+            of them, is read back to float16.
+    """
+
+    free_bytes: int
+    has_int8_products: bool = True
 
 
 @dataclass(frozen=True)
@@ -131,19 +148,25 @@ def estimate_cuda_encoder_bytes(spec: ModelSpec, file_bytes: int) -> int:
 
 
 def estimate_cuda_decoder_bytes(
-    spec: ModelSpec, file_bytes: int, n_positions: int, n_slots: int = 1
+    spec: ModelSpec,
+    file_bytes: int,
+    n_positions: int,
+    n_slots: int = 1,
+    *,
+    has_int8_products: bool = True,
 ) -> int:
     """Estimates the decoder on a GPU: weights, keys and values in float16, and working memory.
 
     Token embeddings stay outside. Keys and values are there for the whole context from the
     beginning. At worst a prompt is as long as that: its embeddings are there in float32, and a
     chunk at a time is computed, with hidden states in float32; meanwhile one matrix is unpacked
-    to float16, of which the widest counts.
+    to float16, of which the widest counts: the head's only where int8 is not multiplied.
     """
     language = spec.language
     n_chunk = min(n_positions, CUDA_CHUNK_POSITIONS)
     halves = n_chunk * (2 * language.mlp_width + 6 * language.width)
-    halves += language.width * language.mlp_width
+    n_rows = language.mlp_width if has_int8_products else language.vocab_size
+    halves += language.width * n_rows
     floats = (n_positions + 3 * n_chunk) * language.width + 2 * language.vocab_size
     keys_and_values = n_slots * cache_bytes(language, n_positions) * _HALF_BYTES // _FLOAT_BYTES
     working = _HALF_BYTES * halves + _FLOAT_BYTES * floats
@@ -161,7 +184,7 @@ def plan_memory(
     budget_bytes: int | None,
     *,
     encodes: bool,
-    cuda_free_bytes: int | None = None,
+    gpu: GpuMemory | None = None,
     may_offload: bool = True,
 ) -> MemoryPlan:
     """Finds out how answers fit, and refuses what will not, before anything is loaded.
@@ -173,15 +196,14 @@ def plan_memory(
         budget_bytes: that may be taken; None for what the machine has free, on a GPU 8 GiB of it
             at most.
         encodes: whether a picture must be encoded.
-        cuda_free_bytes: free on the GPU that answers, beside the CUDA context of this process;
-            None where the CPU answers.
+        gpu: that answers; None where the CPU does.
         may_offload: whether the vision side may be given back before the decoder is opened.
 
     Raises:
         DeviceError: not even one fits, with offloading where that is allowed.
     """
     spec, count_bytes = variant.manifest.spec, variant.manifest.count_bytes
-    if cuda_free_bytes is None:
+    if gpu is None:
         n_graphs = len(variant.graphs("decoder"))
         sizes = PartSizes(count_bytes("vision-data"), count_bytes("decoder-data"), n_graphs)
         encoder = estimate_encoder_bytes(spec, sizes)
@@ -193,10 +215,15 @@ def plan_memory(
         encoder = estimate_cuda_encoder_bytes(spec, count_bytes("cuda-vision"))
         always, left_behind = CUDA_BASE_BYTES, 0  # freed memory goes back to the driver
         budget = CUDA_BUDGET_BYTES if budget_bytes is None else budget_bytes
-        limit = min(cuda_free_bytes + CUDA_CONTEXT_BYTES, budget)
-        is_budget = limit < cuda_free_bytes + CUDA_CONTEXT_BYTES
-        file_bytes = count_bytes("cuda-language")
-        estimate = partial(estimate_cuda_decoder_bytes, spec, file_bytes, room.n_positions)
+        usable = gpu.free_bytes + CUDA_CONTEXT_BYTES - CUDA_OUTSIDE_BYTES
+        limit, is_budget = min(usable, budget), budget < usable
+        estimate = partial(
+            estimate_cuda_decoder_bytes,
+            spec,
+            count_bytes("cuda-language"),
+            room.n_positions,
+            has_int8_products=gpu.has_int8_products,
+        )
     if not encodes:
         encoder = left_behind = 0
     needed = 0
@@ -208,7 +235,7 @@ def plan_memory(
                 needed = always + max(encoder, decoder + left_behind)
             if needed <= limit:
                 return MemoryPlan(needed, may_part, limit, n if room.n_slots else None)
-    raise _make_refusal(variant.name, needed, limit, is_budget, is_cuda=cuda_free_bytes is not None)
+    raise _make_refusal(variant.name, needed, limit, is_budget, is_cuda=gpu is not None)
 
 
 def _make_refusal(

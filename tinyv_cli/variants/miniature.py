@@ -5,19 +5,22 @@ missing. It is found by its place, so that no package has to be loaded for it an
 called `weights` is taken for it. Nothing is ever written there.
 """
 
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from tinyv_cli.disk import paths
+from tinyv_cli.disk.places import told_path
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.variants.manifest import MANIFEST_NAME, Manifest, Variant, read_variant
 
 NAME = "miniature"
 INSTALL_AGAIN = "install tinyv again, or take a variant of your own with `-m`"
-CAN = (
-    "it knows drawings of 64 kinds of everyday things such as cat, car or apple, in colours, up "
-    "to four in a picture; for the real one, `tinyv pull && tinyv quantize --bits 4`"
+_FIRST = (
+    "a toy that comes with tinyv and knows drawings of 64 kinds of things (`tinyv list -v`); "
+    "photographs get made-up answers; the real model: `tinyv pull && tinyv quantize --bits 4`"
 )
+IN_SHORT = "a toy for drawings: photographs get made-up answers"
 
 
 def miniature_dir() -> Path:
@@ -35,6 +38,12 @@ def find_ready_variant() -> Path | None:
     """Returns the folder of the miniature's variant; None where tinyv came without it."""
     folder = miniature_dir() / "variant"
     return folder if (folder / MANIFEST_NAME).exists() else None
+
+
+def read_kinds() -> list[str]:
+    """Reads the kinds of things that it knows drawings of; none where tinyv came without it."""
+    path = miniature_dir() / "kinds.txt"
+    return path.read_text("utf-8").splitlines() if path.is_file() else []
 
 
 def read_miniature() -> Variant | None:
@@ -79,17 +88,31 @@ def is_miniature(variant: Variant) -> bool:
     )
 
 
-def note_miniature(variant: Variant, notify: Callable[[str], None]) -> None:
-    """Notes in one line that the miniature answers, what it can do and how to get the real one.
+def make_note(variant: Variant) -> str:
+    """Makes the line that says what the miniature is: in full once on a computer, then short.
 
     Args:
-        variant: the one that answers; without a note if it is not the miniature.
-        notify: takes the line.
+        variant: the miniature, or one that was made from it.
     """
-    if is_miniature_folder(variant.folder):
-        notify(f"the miniature that comes with tinyv answers: {CAN}")
-    elif is_miniature(variant):
-        notify(f"{variant.name} answers, made from the miniature that comes with tinyv: {CAN}")
+    is_itself = is_miniature_folder(variant.folder)
+    who = "the miniature answers" if is_itself else f"{variant.name} answers, made of the miniature"
+    told = told_path()
+    if paths.exists(told):
+        return f"{who}, {IN_SHORT}"
+    with suppress(OSError):  # where nothing can be kept, it is said in full each time
+        told.parent.mkdir(parents=True, exist_ok=True)
+        told.touch()
+    return f"{who}, {_FIRST}"
+
+
+def make_doubt(name: str) -> str:
+    """Makes the warning about a picture that is none of the drawings which the miniature knows."""
+    return f"{name} is no drawing: the answer about it is made up"
+
+
+def make_doubts(n_doubtful: int, n_pictures: int) -> str:
+    """Makes the same of several pictures."""
+    return f"{n_doubtful} of {n_pictures} pictures are no drawings: those answers are made up"
 
 
 def _list_checkpoints(manifest: Manifest) -> set[str]:

@@ -32,7 +32,7 @@ _ROUNDING = 0.05  # how far a rounded size may be from the exact one
 _PHI_ONLY = ("lm_head.bias", "lm_head.linear.bias")  # other networks' heads have none
 _PHI_KINDS = ("phi", "phi-msft")
 _WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
-_TENSOR_READERS = ("torch", "safetensors", "transformers")
+_TENSOR_READERS = ("torch", "safetensors")
 
 
 class LocalFiles:

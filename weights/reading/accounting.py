@@ -59,8 +59,8 @@ def expected_shapes(spec: ModelSpec) -> Shapes:
         Ordered vision, Q-Former, projection, language, and in these as a picture meets them.
     """
     shapes = {name: tuple(each.shape) for name, each in make_empty_model(spec).state_dict().items()}
-    # transformers registers a vision layer's modules in another order than it runs them in. Files
-    # for a GPU are written in the order given here, so their bytes must not depend on that.
+    # A vision layer registers its modules in another order than it runs them in: by it, training
+    # draws its first weights. Files for a GPU are written in the order given here.
     names = list(shapes)
     layers = [name for name in names if name.startswith(_VISION_LAYERS)]
     first = names.index(layers[0])

@@ -15,6 +15,7 @@ from tests.light.batch.test_batch import echo, run, say  # noqa: F401 - a fixtur
 from tinyv_cli.app import main
 from tinyv_cli.batch.sheet import make_thumbnail
 from tinyv_cli.errors import ExitCode
+from tinyv_cli.variants.miniature import IN_SHORT
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -164,3 +165,10 @@ def test_a_thumbnail_is_small_whatever_the_picture(size):
     assert 300 * 4 / 3 * len(thumbnail) < 10_000_000
     with Image.open(io.BytesIO(thumbnail)) as shown:
         assert max(shown.size) == min(384, max(size))
+
+
+@pytest.mark.parametrize("is_toy", [False, True])
+def test_a_page_says_that_a_toy_answered(capsys, monkeypatch, is_toy):
+    monkeypatch.setattr("tinyv_cli.engine.is_miniature", lambda variant: is_toy)
+    run(capsys, "cat.png", *WORDS)
+    assert (IN_SHORT in Path("sheet.html").read_text("utf-8")) == is_toy

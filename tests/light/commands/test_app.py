@@ -87,7 +87,7 @@ def test_help_names_every_verb_and_shows_examples(capsys, flag):
     out, err = capsys.readouterr()
     for verb in ("ask", "quantize", "list"):
         assert f"\n  {verb} " in out
-        assert f"\n    tinyv {verb}" in out
+        assert f"\n  tinyv {verb}" in out
     assert err == ""
 
 
@@ -120,7 +120,7 @@ def test_no_verb_shows_the_help_on_stderr_and_is_a_usage_error(capsys):
             "did you mean --template?",
         ),
         (["ask", "a", "b", "-x"], "there is no option -x", "`tinyv ask --help` lists the options"),
-        (["ask"], "missing argument 'PICTURE'", "`tinyv ask --help` shows what can be typed"),
+        (["ask"], "the picture and question are missing", "name them: `tinyv ask PICTURE"),
         (["ask", "a"], "the picture is missing: a is no file", "name it before the question"),
         (["quantize", "a"], "got unexpected extra argument", "`tinyv quantize --help` shows"),
         (["ask", "a", "b", "-n"], "option '-n' requires an argument", "`tinyv ask --help` shows"),

@@ -295,4 +295,4 @@ def test_help_names_the_verb_with_an_example(capsys):
     assert main(["--help"]) == ExitCode.OK
     out = capsys.readouterr().out
     assert "\n  eval " in out
-    assert "\n    tinyv eval" in out
+    assert "\n  tinyv eval" in out

@@ -23,7 +23,7 @@ def toy():
     return write_variant(places.variants_dir() / "toy")
 
 
-@pytest.mark.parametrize("package", ["torch", "transformers", "onnx", "safetensors"])
+@pytest.mark.parametrize("package", ["torch", "onnx", "safetensors"])
 def test_quantising_without_its_packages_says_how_to_install_them(capsys, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["quantize", "--sources", "."]) == ExitCode.USAGE

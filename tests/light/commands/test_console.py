@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tinyv_cli import progress as progress_module
-from tinyv_cli.console import Console, to_size, to_table
+from tinyv_cli.console import Console, to_size, to_table, wrap_words
 from tinyv_cli.errors import InputError
 from tinyv_cli.progress import LineBar, SilentBar, WholeProgress
 
@@ -257,7 +257,7 @@ WRITE_ERROR = "Console().write_error(TinyvError('[b]x[/b] is wrong', 'do [this]'
 
 
 def test_an_error_on_a_terminal_has_colour_and_keeps_its_brackets_and_its_line():
-    out, shown = run_on_terminal(WRITE_ERROR, COLUMNS="10")
+    out, shown = run_on_terminal(WRITE_ERROR, COLUMNS="30")
     assert out == ""
     assert "\x1b[1;31merror:" in shown
     assert "[b]x[/b] is wrong" in shown
@@ -308,3 +308,26 @@ def test_steps_shown_as_one_move_it_by_their_shares_and_reach_its_end():
     with progress("rounding", 4) as bar:  # a second time it takes none
         bar.advance()
     assert sum(moved) == 1000
+
+
+@pytest.mark.parametrize("n_columns", [30, 40, 80])
+def test_a_note_is_broken_at_words_and_a_command_in_it_not_at_all(n_columns):
+    text = "note: there is no variant here at all; make one: `tinyv quantize --bits 4`, or take it"
+    lines = wrap_words(text, n_columns).split("\n")
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= n_columns
+    assert " ".join(line.strip() for line in lines) == text
+    assert sum("`tinyv quantize --bits 4`" in line for line in lines) == 1
+
+
+def test_a_command_longer_than_a_line_is_kept_to_be_copied():
+    command = "`tinyv quantize --sources /a/very/long/path --bits 4`"
+    assert command in wrap_words(f"hint:  make one: {command}", 40)
+
+
+def test_a_table_too_wide_for_the_terminal_becomes_blocks():
+    header, rows = ["name", "size", "bits"], [["a long name", "1 MB", "4"], ["b", "2 MB", "8"]]
+    assert to_table(header, rows, 23).count("\n") == 2
+    assert to_table(header, rows, 20) == (
+        "a long name\n  size  1 MB\n  bits  4\nb\n  size  2 MB\n  bits  8"
+    )

@@ -12,6 +12,7 @@ from tests.light.devices.test_choice import PROBLEMS
 from tests.light.devices.toy_cuda import (
     DRIVER,
     NO_DRIVER,
+    ROW_ERRORS,
     SMALLER,
     TORCH,
     TWO_GPUS,
@@ -86,14 +87,15 @@ def test_a_computer_without_a_gpu_is_reported_and_fine(computer, capsys):
     assert isinstance(cpu["fast_8bit_products_are_exact"], bool)
     assert (cuda["is_usable"], cuda["driver_cuda"], cuda["cards"]) == (False, None, [])
     assert (cuda["problem"], cuda["hint"]) == ("there is no NVIDIA driver", "install one")
-    assert set(document["versions"]) == VERSIONS | {"transformers"}
+    assert set(document["versions"]) == VERSIONS
     assert document["versions"]["tinyv"] == "0.1.0"
     assert document["home"]["folder"] == str(places.home_dir())
     assert document["home"]["free_bytes"] > 0
 
 
-def test_a_gpu_is_reported_with_what_torch_makes_of_it(computer, capsys):
-    computer(DRIVER)
+def test_a_gpu_is_reported_with_what_torch_and_bitsandbytes_make_of_it(computer, capsys):
+    told = "No prebuilt binary for CUDA 12.7, loading CUDA 12.6 instead."
+    computer(DRIVER, replace(TORCH, bitsandbytes_told=(told,)))
     document, err = examine(capsys, "--device", "cuda")
     assert err == ""
     assert document["cuda"] == {
@@ -107,6 +109,8 @@ def test_a_gpu_is_reported_with_what_torch_makes_of_it(computer, capsys):
         "torch_architectures": ["sm_80", "sm_86", "sm_90"],
         "free_bytes": 7 << 30,
         "product_error": 2e-4,
+        "bitsandbytes_told": [told],
+        "row_errors": ROW_ERRORS,
     }
     out, err = report(capsys)
     assert err == ""
@@ -114,9 +118,11 @@ def test_a_gpu_is_reported_with_what_torch_makes_of_it(computer, capsys):
         "cuda:0 NVIDIA Toy 8G (sm_86), 8.6 GB",
         "runs CUDA 12.4",
         "for sm_80, sm_86, sm_90",
+        f"bitsandbytes: {told}",
     ):
         assert part in out
     assert "one product computed on cuda, relative error 2.0e-04" in out
+    assert "each kind of matrix, relative errors nf4 2.0e-04, int8 3.0e-04" in out
     assert "cuda is usable, 7.5 GB free" in out
     assert "not usable" not in out
 
@@ -211,7 +217,7 @@ def test_a_variant_too_large_is_told(computer, capsys, monkeypatch):
     memory = psutil.virtual_memory()._replace(available=1_000_000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     found = {each["name"]: each for each in examine(capsys)[0]["variants"]}
-    for device, figure in (("cpu", "1.00 MB are free"), ("cuda", "401 MB are free")):
+    for device, figure in (("cpu", "1.00 MB are free"), ("cuda", "101 MB are free")):
         fit = found["both"]["devices"][device]
         assert fit["fits"] is False
         assert figure in fit["problem"]

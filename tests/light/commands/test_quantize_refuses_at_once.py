@@ -57,7 +57,7 @@ def place(tmp_path_factory):
     (place / "file").touch()
     (place / "full" / "letter.txt").touch()
     # A package that is found and never read: whether quantising is installed does not matter here.
-    for name in ("torch", "transformers", "onnx", "safetensors", "bitsandbytes"):
+    for name in ("torch", "onnx", "safetensors", "bitsandbytes"):
         (place / "packages" / name).mkdir(parents=True)
         (place / "packages" / name / "__init__.py").write_text(
             "raise RuntimeError(__file__)", "utf-8"

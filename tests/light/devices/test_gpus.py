@@ -29,7 +29,7 @@ from tinyv_cli.devices.choice import choose_device
 from tinyv_cli.disk import places
 from tinyv_cli.errors import DeviceError, ExitCode
 from tinyv_cli.variants import home
-from tinyv_cli.variants.memory import CUDA_CONTEXT_BYTES
+from tinyv_cli.variants.memory import CUDA_CONTEXT_BYTES, CUDA_OUTSIDE_BYTES
 
 
 @pytest.fixture
@@ -66,7 +66,9 @@ def opened(monkeypatch):
 def test_the_gpu_asked_for_is_looked_at_and_planned_for(asked, name, number, gpus, both):
     choice = choose_device(both, asked)
     assert choice.device == name
-    assert choice.memory.limit_bytes == (TORCH, SMALLER)[number].free_bytes + CUDA_CONTEXT_BYTES
+    assert choice.memory.limit_bytes == (
+        (TORCH, SMALLER)[number].free_bytes + CUDA_CONTEXT_BYTES - CUDA_OUTSIDE_BYTES
+    )
     assert (choice.reason is not None) is (asked == "auto")
     assert gpus == [number]
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from tests.light.toy_variant import make_entry, make_manifest, write_files
 from tinyv_cli.devices.driver import DeviceProblem, Driver, Gpu
-from tinyv_cli.devices.findings import TorchFindings
+from tinyv_cli.devices.findings import KernelFindings, TorchFindings
 
 NO_DRIVER = Driver(None, (), DeviceProblem("there is no NVIDIA driver", "install one"))
 DRIVER = Driver("12.4", (Gpu("NVIDIA Toy 8G", 8 << 30, (8, 6)),), None)
@@ -24,6 +24,7 @@ SMALLER = replace(
     capability=(7, 5),
     free_bytes=5 << 30,
 )
+ROW_ERRORS = {"nf4": 2e-4, "int8": 3e-4}
 CUDA_ROLES = ("cuda-language", "cuda-vision")
 
 
@@ -34,12 +35,19 @@ def put_driver(monkeypatch, driver=NO_DRIVER):
 
 
 def put_gpus(monkeypatch, driver, *torches):
-    """Puts a driver and torch's words on each GPU in place; returns the numbers it is asked of."""
+    """Puts a driver and torch's words on each GPU in place, whose kernels compute right.
+
+    Returns:
+        The numbers that torch is asked of.
+    """
     asked = []
     put_driver(monkeypatch, driver)
     monkeypatch.setattr(
         "tinyv_cli.devices.choice.read_torch",
         lambda number: asked.append(number) or torches[number],
+    )
+    monkeypatch.setattr(
+        "tinyv_cli.devices.choice.examine_kernels", lambda *_, again: KernelFindings(ROW_ERRORS)
     )
     return asked
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from tests.faults import KINDS, Disk, watched
-from tests.light.chat.toy_chat import BOX
 from tests.light.evaluation.toy_evaluation import LINES
 from tinyv_cli.app import main
 from tinyv_cli.chat import plain_terminal
@@ -111,7 +110,7 @@ def test_chat_tells_each_refusal_and_goes_on(place, tmp_path_factory, capsys, mo
         return code, disk.asked, *capsys.readouterr()
 
     code, asked, out, err = run()
-    answers = f"{BOX}\n2:still there?\n"
+    answers = "a cat (left: 10-50 % across, 20-60 % down)\n2:still there?\n"
     assert (code, out, err) == (ExitCode.OK, answers, "")
     told = 0
     for number, (what, where) in enumerate(asked):

@@ -82,8 +82,8 @@ def test_a_flag_wins_over_the_variable_and_is_never_split(asked, monkeypatch):
 
 
 def test_the_help_says_how_several_values_are_separated():
-    assert "TINYV_IMAGE" in app_module.EXAMPLES
-    assert "TINYV_STOP" in app_module.EXAMPLES
+    assert "TINYV_IMAGE" in app_module.NOTES
+    assert "TINYV_STOP" in app_module.NOTES
 
 
 @pytest.mark.parametrize("value", ["2", "8", "900", "0.5", " 16 "])

@@ -23,6 +23,9 @@ from tinyv_cli.prompts.boxes import Box, read_boxes
         ),
         ("<p>cars</p> {<40><40><60><60>", "cars (middle: 40-60 % across, 40-60 % down)"),
         ("<p>cut {<4", "cut {<4"),
+        ("<5><5><6><6><", "upper left: 5-6 % across, 5-6 % down<"),
+        ("\t<5><5><6><6>", "\tupper left: 5-6 % across, 5-6 % down"),
+        ("<5><5> <3><7{", "<5><5> <3><7{"),
         ("", ""),
     ],
 )
@@ -60,6 +63,8 @@ PIECES = st.sampled_from(
         "<delim>",
         "{<1><2><30><40>}",
         "7",
+        "-",
+        "\t",
     ]
 )
 

@@ -3,6 +3,7 @@
 import pytest
 
 from tinyv_cli.errors import InputError, UsageError
+from tinyv_cli.prompts import request
 from tinyv_cli.prompts.request import AskRequest, Words, read_request
 
 
@@ -44,12 +45,12 @@ def test_with_a_task_a_last_word_that_is_a_file_is_a_picture(tmp_path):
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (Words([]), "missing argument 'PICTURE'"),
-        (Words([], prompt="what?"), "missing argument 'PICTURE'"),
+        (Words([]), "the picture and question are missing"),
+        (Words([], prompt="what?"), "the picture is missing"),
         (Words(["a.png"]), "the question is missing"),
         (Words([], images=["a.png"]), "the question is missing"),
         (Words(["what is this?"]), "the picture is missing: 'what is this[?]' is no file"),
-        (Words([], asks_by_itself=True), "missing argument 'PICTURE'"),
+        (Words([], asks_by_itself=True), "the picture is missing"),
         (Words(["-", "-"]), "cannot both come from stdin"),
         (Words(["-", "what?"], takes_stdin=True), "cannot both come from stdin"),
         (Words(["a.png", "-"], takes_stdin=True), "cannot both come from stdin"),
@@ -86,3 +87,40 @@ def test_a_question_that_cannot_be_read_is_told_with_its_file(tmp_path, content)
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"q\.txt"):
         read_request(Words(["a.png"], prompt_file=path), never)
+
+
+@pytest.mark.parametrize(
+    ("words", "piped", "pictures", "question"),
+    [
+        (Words(["what is this?"]), None, ["-"], "what is this?"),
+        (Words([], prompt="what?"), None, ["-"], "what?"),
+        (Words([], asks_by_itself=True), None, ["-"], None),
+        (Words(["the cat"], asks_by_itself=True), None, ["-"], "the cat"),
+        (Words(["a.png"], asks_by_itself=True), None, ["a.png"], None),
+        (Words(["a.png"]), b"what is this?\n", ["a.png"], "what is this?"),
+        (Words([], images=["a.png", "b.png"]), b"which?", ["a.png", "b.png"], "which?"),
+        (Words(["a.png", "what?"]), None, ["a.png"], "what?"),
+    ],
+)
+def test_what_is_piped_stands_for_the_word_that_is_missing(
+    monkeypatch, words, piped, pictures, question
+):
+    monkeypatch.setattr(request, "is_piped", lambda: True)
+    read = never if piped is None else lambda: piped
+    assert read_request(words, read) == AskRequest(tuple(pictures), question)
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (Words([]), "the picture and question are missing"),
+        (Words(["a.png"]), "the question is missing"),
+        (Words(["-"]), "the question is missing"),
+        (Words([], prompt="-"), "the picture is missing"),
+        (Words(["what?"], takes_stdin=True), "the picture is missing"),
+    ],
+)
+def test_an_empty_pipe_and_one_that_is_taken_stand_for_nothing(monkeypatch, words, problem):
+    monkeypatch.setattr(request, "is_piped", lambda: True)
+    with pytest.raises(UsageError, match=problem):
+        read_request(words, lambda: b"\n")

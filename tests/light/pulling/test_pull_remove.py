@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from tests.light.toy_variant import write_variant
-from tinyv_cli.commands.remove import remove_files
+from tinyv_cli.commands.variants.remove import remove_files
 from tinyv_cli.disk import places
 from tinyv_cli.errors import UsageError, WeightsError
 from tinyv_cli.options.declare import takes

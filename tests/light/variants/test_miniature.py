@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 import quantize
-from tests.light.toy_variant import make_open_backend, make_script, write_picture, write_variant
+from tests.light.toy_variant import make_open_backend, make_script, write_variant
 from tests.light.variants.miniature_sources import (
     CHECKPOINT,
     make_sources,
@@ -36,11 +36,11 @@ from tinyv_cli.variants.miniature import (
 
 ROOT = Path(__file__).resolve().parents[3]
 REALLY_DEMO_DIR = ROOT / "weights" / "demo"
-CAN = (
-    "it knows drawings of 64 kinds of everyday things such as cat, car or apple, in colours, up "
-    "to four in a picture; for the real one, `tinyv pull && tinyv quantize --bits 4`"
+FIRST = (
+    "a toy that comes with tinyv and knows drawings of 64 kinds of things (`tinyv list -v`); "
+    "photographs get made-up answers; the real model: `tinyv pull && tinyv quantize --bits 4`"
 )
-NOTE = f"note: the miniature that comes with tinyv answers: {CAN}\n"
+NOTE = f"note: the miniature answers, {FIRST}\n"
 
 
 def list_files(folder):
@@ -71,7 +71,7 @@ def say(monkeypatch):
     """A runtime that says yes; what it was asked to open."""
     seen = {}
     monkeypatch.setattr(backends, "open_backend", make_open_backend(make_script("yes"), seen))
-    write_picture(Path("cat.png"))
+    shutil.copy(REALLY_DEMO_DIR / "examples" / "cat.png", "cat.png")
     return seen
 
 
@@ -204,7 +204,7 @@ def test_the_line_is_there_when_it_was_named_and_beside_a_document(demo, say, ca
 def test_the_line_is_there_for_a_variant_of_its_sources_under_another_name(demo, say, capsys):
     add("mine", sources=make_sources(), bits=8)
     assert run_ask() == ExitCode.OK
-    note = f"note: mine answers, made from the miniature that comes with tinyv: {CAN}\n"
+    note = f"note: mine answers, made of the miniature, {FIRST}\n"
     assert capsys.readouterr() == ("yes\n", note)
 
 
@@ -264,6 +264,7 @@ def test_eval_takes_the_miniature_too_and_says_so_once(demo, say, capsys):
     out, err = capsys.readouterr()
     document = json.loads(out)
     assert (document["model"], document["all"]["accuracy"]) == ("miniature", 1)
+    assert document["toy"] is True
     assert err.count(NOTE) == 1
     assert list_files(demo) == before
     assert main(["eval", "questions.jsonl", "-q"]) == ExitCode.OK

@@ -18,7 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tinyv_cli.backends.cuda.torch_device import TorchDevice
-from tinyv_cli.backends.cuda.torch_modules import Int8Embedding, Int8Linear, Nf4Linear
+from tinyv_cli.backends.cuda.torch_modules import (
+    Int8Embedding,
+    Int8Linear,
+    Int8WeightLinear,
+    Nf4Linear,
+)
 from tinyv_cli.backends.cuda.torch_weights import NF4_BLOCK, finish_language, make_empty_language
 from tinyv_cli.model.phi import PhiLanguage
 from tinyv_cli.spec import LanguageSpec
@@ -32,13 +37,18 @@ class MetaGpu(TorchDevice):
         self.dtype = torch.float16
 
 
-def make_language(spec: LanguageSpec, bits: int, gpu: MetaGpu) -> PhiLanguage:
+def make_language(
+    spec: LanguageSpec, bits: int, gpu: MetaGpu, *, has_int8_products: bool = True
+) -> PhiLanguage:
     """The language model as a variant of 4 or 8 bits is loaded; its embeddings are zeros."""
     language = make_empty_language(spec)
     for name, module in list(language.named_modules()):
         if isinstance(module, nn.Linear):
             own_bits = 8 if name == "lm_head" else bits
-            language.set_submodule(name, make_linear(module, own_bits, gpu))
+            new = make_linear(module, own_bits, gpu)
+            if own_bits == 8 and not has_int8_products:
+                new = Int8WeightLinear(new.codes, new.scales, module.bias.to(gpu.dtype))
+            language.set_submodule(name, new)
     table = torch.zeros(language.embed_tokens.weight.shape, dtype=torch.int8)
     language.set_submodule("embed_tokens", Int8Embedding(table, torch.zeros(len(table))))
     return finish_language(language, language.state_dict(), gpu.dtype)
@@ -122,9 +132,11 @@ class Started(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
+        self.names: set[str] = set()
 
     def __torch_dispatch__(self, function, _types, args=(), kwargs=None) -> Any:
         out = function(*args, **(kwargs or {}))
+        self.names.add(str(function))
         given = {storage._cdata for storage in list_storages((args, kwargs))}
         is_view = not function._schema.is_mutable and all(
             storage._cdata in given for storage in list_storages(out)

@@ -25,10 +25,10 @@ UNPACKED_BYTES = {4: 2 * SPEC.language.width * SPEC.language.mlp_width, 8: 0}
 EVERY_BITS = pytest.mark.parametrize("bits", [4, 8])
 
 
-def open_decoder(bits: int) -> tuple[OneSlot, int]:
+def open_decoder(bits: int, *, has_int8_products: bool = True) -> tuple[OneSlot, int]:
     """The decoder on the meta device, and the bytes that it took beside its weights."""
     gpu = MetaGpu()
-    language = make_language(SPEC.language, bits, gpu)
+    language = make_language(SPEC.language, bits, gpu, has_int8_products=has_int8_products)
     with trace_peak() as peak:
         decoder = OneSlot(language, CONTEXT, gpu, use_graphs=False)
     return decoder, peak.now_bytes
@@ -68,10 +68,27 @@ def test_what_a_prompt_works_in_is_what_is_planned_for_it(bits):
     assert planned_bytes - taken_bytes <= 1.3 * (traced_bytes - taken_bytes)
 
 
+@EVERY_BITS
+def test_before_turing_the_head_read_back_is_planned(bits):
+    table_bytes = cuda_table_bytes(SPEC.language)
+    decoder, taken_bytes = open_decoder(bits, has_int8_products=False)
+    traced_bytes = taken_bytes + trace_prompt(decoder, 512)
+    planned_bytes = estimate_cuda_decoder_bytes(SPEC, table_bytes, CONTEXT, has_int8_products=False)
+    assert traced_bytes <= planned_bytes <= 1.1 * traced_bytes
+    assert estimate_cuda_decoder_bytes(SPEC, table_bytes, CONTEXT) < traced_bytes
+
+
 def test_a_long_prompt_takes_little_more_than_a_chunk_of_it():
     decoder, _ = open_decoder(4)
     embeddings_bytes = 4 * CONTEXT * SPEC.language.width
     assert trace_prompt(decoder, CONTEXT) <= trace_prompt(decoder, 512) + 1.1 * embeddings_bytes
+
+
+def test_a_picture_takes_no_convolution_for_which_a_gpu_would_load_a_library():
+    with count_started() as started:
+        trace_picture()
+    assert started.names
+    assert not [name for name in started.names if "conv" in name]
 
 
 @pytest.mark.parametrize("bits", [8, 16])

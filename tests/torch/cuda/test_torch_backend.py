@@ -26,6 +26,7 @@ from tinyv_cli.backends.cuda.torch_weights import load_language
 from tinyv_cli.errors import DeviceError, UsageError
 from tinyv_cli.model.decoder import TorchDecoder
 from tinyv_cli.model.tinygptv import load_model
+from tinyv_cli.model.vision import PatchEmbedding
 from tinyv_cli.progress import show_nothing
 from tinyv_cli.prompts.prompt import TEMPLATES
 from tinyv_cli.session import AnswerOptions, Session
@@ -298,8 +299,7 @@ def test_memory_that_runs_out_is_told_with_what_was_done(cuda_variant, monkeypat
     backend = open_on_cpu(cuda_variant(CASES[1], 4))
     golden = read_golden_case(CASES[1])
     with monkeypatch.context() as patch:
-        patch.setattr(torch.nn.functional, "conv2d", run_out_of_memory)
-        patch.setattr(torch.nn.Conv2d, "forward", run_out_of_memory)
+        patch.setattr(PatchEmbedding, "forward", run_out_of_memory)
         with pytest.raises(DeviceError, match="while encoding the picture"):
             backend.encoder.encode(golden.tensors["pixel_values"])
     backend.decoder.extend([(1, 2, 3)])
@@ -359,7 +359,7 @@ def test_a_picture_is_encoded_in_a_thread_while_the_decoder_opens(cuda_variant):
 def test_an_encoder_of_a_decoder_that_fails_to_open_is_closed(cuda_variant, monkeypatch):
     closed = []
     monkeypatch.setattr(TorchEncoder, "close", lambda self: closed.append(self))
-    monkeypatch.setattr(StepDecoder, "prepare", run_out_of_memory)
+    monkeypatch.setattr(StepDecoder, "__init__", run_out_of_memory)
     with pytest.raises(DeviceError):
         open_on_cpu(cuda_variant(CASES[1], 4))
     assert len(closed) == 1

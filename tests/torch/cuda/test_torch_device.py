@@ -1,10 +1,13 @@
 """A GPU's limit and its figures, through torch's own functions over a driver of two GPUs."""
 
+from contextlib import contextmanager
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+from tinyv_cli.backends.cuda.torch_cuda import TorchEncoder
 from tinyv_cli.backends.cuda.torch_device import TorchDevice, has_int8_products
 from tinyv_cli.errors import DeviceError
 
@@ -54,11 +57,12 @@ def test_the_budget_is_set_as_a_share_of_that_gpu(name, number, limits):
 
 @EVERY_GPU
 @pytest.mark.parametrize("budget_bytes", [None, 50 * GB])
-def test_a_gpu_without_a_budget_or_smaller_than_it_is_taken_whole(
+def test_without_a_budget_or_with_a_larger_one_300_mb_of_what_is_free_are_left(
     name, number, budget_bytes, limits
 ):
     TorchDevice(name, budget_bytes).limit_memory()
-    assert limits == [(1.0, number)]
+    total_bytes = (number + 1) * 10 * GB
+    assert limits == [((total_bytes / 2 - 300_000_000) / total_bytes, number)]
 
 
 @EVERY_GPU
@@ -78,19 +82,75 @@ def test_gpus_before_turing_multiply_no_int8(limits):
     assert list(map(has_int8_products, devices)) == [False, False, True, True]
 
 
-def test_memory_that_cublas_did_not_find_is_told_alike_and_other_errors_are_not(limits):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: out of memory\nCUDA kernel errors might be reported asynchronously",
+        "CUDA driver error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasLtCreate(&handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    ],
+)
+def test_memory_that_something_beside_torchs_allocator_did_not_find_is_told_alike(text, limits):
     device = TorchDevice("cuda")
-    problem = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
     with (
         pytest.raises(DeviceError, match="ran out"),
         device.translate_errors("reading the prompt"),
     ):
-        raise RuntimeError(problem)
+        raise RuntimeError(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: an illegal memory access was encountered",
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`",
+    ],
+)
+def test_errors_that_are_not_about_memory_stay_what_they_are(text, limits):
     with (
-        pytest.raises(RuntimeError, match="illegal"),
-        device.translate_errors("reading the prompt"),
+        pytest.raises(RuntimeError, match=text),
+        TorchDevice("cuda").translate_errors("reading the prompt"),
     ):
-        raise RuntimeError("an illegal memory access was encountered")
+        raise RuntimeError(text)
+
+
+def test_a_picture_is_loaded_and_encoded_on_a_stream_of_its_own(limits, monkeypatch):
+    current: list[object] = ["default stream"]
+
+    class Stream:
+        def __init__(self, number):
+            self.number = number
+
+    @contextmanager
+    def use(stream):
+        current.append(stream)
+        yield
+        current.pop()
+
+    def load():
+        seen.append(current[-1])
+        return ToyModel()
+
+    class ToyModel:
+        projection = SimpleNamespace(second=SimpleNamespace(weight=torch.zeros(1)))
+
+        def encode(self, pixels):
+            seen.append(current[-1])
+            return pixels
+
+    seen: list[object] = []
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", use)
+    encoders = [TorchEncoder(load, TorchDevice("cuda:1")) for _ in range(2)]
+    for encoder in encoders:
+        encoder.encode(np.zeros(1, np.float32))
+    assert all(isinstance(stream, Stream) and stream.number == 1 for stream in seen)
+    assert seen[0] is seen[1]
+    assert seen[2] is not seen[1]
+    assert current == ["default stream"]
 
 
 def test_the_cpu_has_no_limit_and_no_figures(limits):

@@ -1,5 +1,6 @@
 """What torch says of CUDA, asked of the real torch where it answers and of a GPU made up."""
 
+import logging
 import sys
 import warnings
 from dataclasses import replace
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from tinyv_cli.commands.doctor import try_product
-from tinyv_cli.devices import torch_probe
+from tinyv_cli.devices import quiet_bitsandbytes, torch_probe
 from tinyv_cli.devices.findings import TorchFindings
 from tinyv_cli.devices.torch_probe import LARGEST_PRODUCT_ERROR, measure_product_error, probe_torch
 
@@ -32,9 +33,9 @@ def gpu(monkeypatch):
     return monkeypatch
 
 
-def put_bitsandbytes(monkeypatch, **native):
-    module = SimpleNamespace(lib=SimpleNamespace(**native))
-    monkeypatch.setitem(sys.modules, "bitsandbytes.cextension", module)
+def put_bitsandbytes(monkeypatch, told=(), **native):
+    module = SimpleNamespace(lib=SimpleNamespace(**native), told=told)
+    monkeypatch.setitem(sys.modules, "tinyv_cli.devices.quiet_bitsandbytes", module)
 
 
 def test_a_build_without_cuda_is_told(monkeypatch):
@@ -83,10 +84,20 @@ def test_a_gpu_that_fails_when_it_is_first_used_is_told(gpu):
 def test_bitsandbytes_without_kernels_for_cuda_is_told(gpu):
     put_bitsandbytes(gpu)
     assert "none of its CUDA libraries" in probe_torch(0).bitsandbytes_problem
-    gpu.setitem(sys.modules, "bitsandbytes.cextension", None)
+    gpu.setitem(sys.modules, "tinyv_cli.devices.quiet_bitsandbytes", None)
     assert "cannot be imported" in probe_torch(0).bitsandbytes_problem
     gpu.setattr("tinyv_cli.devices.torch_probe.find_spec", lambda name: None)
     assert probe_torch(0).bitsandbytes_problem == "bitsandbytes is not installed"
+
+
+def test_what_bitsandbytes_says_of_its_library_is_told_and_nowhere_printed(gpu, capfd):
+    line = "No prebuilt binary for CUDA 13.1, loading CUDA 13.0 instead."
+    logging.getLogger("bitsandbytes.cextension").warning("%s\nmore", line)
+    kept = quiet_bitsandbytes.told.pop()
+    assert capfd.readouterr() == ("", "")
+    put_bitsandbytes(gpu, [kept], compiled_with_cuda=True)
+    assert probe_torch(0).bitsandbytes_told == (line,)
+    assert probe_torch(0).bitsandbytes_problem is None
 
 
 def test_a_product_is_computed_and_compared():

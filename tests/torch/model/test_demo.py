@@ -36,7 +36,7 @@ def test_rounded_to_the_nearest_it_has_the_same_bytes_on_every_processor(tmp_pat
         "vision.data": "d1911f5a21155d97413205ee42b8f1e5f457325d5689d48c4a5df7645e0f0f26",
         "embeddings.npy": "8fe83a2089aabf2759cca341d9e1902ed0a9b828500d616d4443c33091edb6f0",
     }
-    assert main(["quantize", "--bits", "4", "-q"]) == 0
+    assert main(["quantize", "--bits", "4", "--quick", "-q"]) == 0
     made = read_variant(tmp_path / "variants" / "miniature-4bit").manifest
     found = {entry.path: entry.sha256 for entry in made.files}
     assert {name: found[name] for name in hashes} == hashes

@@ -14,7 +14,7 @@ from tinyv_cli.app import main
 from tinyv_cli.disk import places
 from tinyv_cli.variants import miniature
 
-LINE = "note: {} that comes with tinyv"
+LINE = "note: {}, a toy"
 
 
 @pytest.fixture
@@ -26,8 +26,9 @@ def demo(tmp_path, monkeypatch, tiny_sources: Path, tiny_model: Path) -> Path:
     monkeypatch.setattr(miniature, "miniature_dir", lambda: folder)
     monkeypatch.setenv("TINYV_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    pixels = np.random.default_rng(1).integers(0, 256, (60, 80, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save("cat.png")
+    colours = np.random.default_rng(1).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    drawing = Image.fromarray(colours).resize((80, 60), Image.Resampling.NEAREST)
+    drawing.save("cat.png")
     return folder
 
 
@@ -50,7 +51,7 @@ def test_it_answers_as_a_variant_does_and_writes_nothing_beside_itself(
     before = list_files(demo.parent)
     document, err = ask(capsys)
     assert err.count("\n") == 1
-    assert err.startswith(LINE.format("the miniature"))
+    assert err.startswith(LINE.format("the miniature answers"))
     assert document["model"] == "miniature"
     expected, _ = ask(capsys, "-m", str(tiny_model))
     assert document["tokens"] == expected["tokens"]
@@ -69,7 +70,7 @@ def test_it_answers_where_nothing_can_be_written_at_all(demo, tmp_path, capsys):
         for path in (demo, *demo.rglob("*")):
             path.chmod(0o755)
     assert err.count("\n") == 1
-    assert err.startswith(LINE.format("the miniature"))
+    assert err.startswith(LINE.format("the miniature answers"))
 
 
 def test_its_sources_are_quantised_unnamed_into_a_variant_that_is_known_for_what_it_is(
@@ -82,7 +83,7 @@ def test_its_sources_are_quantised_unnamed_into_a_variant_that_is_known_for_what
     document, err = ask(capsys)
     assert document["model"] == "miniature-4bit"
     assert err.count("\n") == 1
-    assert err.startswith(LINE.format("miniature-4bit answers, made from the miniature"))
+    assert err.startswith(LINE.format("miniature-4bit answers, made of the miniature"))
     assert list_files(demo.parent) == before
 
 

@@ -23,8 +23,8 @@ from tests.demo import DEMO
 from tests.golden import CASES, GOLDEN, needs_golden
 from tests.torch.quantize.tiny_sources import read_all
 from tests.torch.weights.random_weights import make_read
-from tinyv_cli.backends.cuda.quiet_bitsandbytes import QuantState, int8_vectorwise_quant
 from tinyv_cli.backends.cuda.torch_modules import read_nf4
+from tinyv_cli.devices.quiet_bitsandbytes import QuantState, int8_vectorwise_quant
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.model.tinygptv import make_empty_model
 from tinyv_cli.progress import show_nothing
@@ -55,7 +55,9 @@ def make_tiny(tiny_sources: Path, tmp_path_factory) -> Callable[[str, int], Vari
     def make(target: str, bits: int) -> Variant:
         if (target, bits) not in made:
             folder = tmp_path_factory.mktemp("cuda") / f"{target}-{bits}"
-            options = QuantizeOptions(tiny_sources, folder, bits, threads=1, target=target)
+            options = QuantizeOptions(
+                tiny_sources, folder, bits, threads=1, target=target, quick=True
+            )
             made[target, bits] = make_variant(options, show_nothing).variant
         return made[target, bits]
 
@@ -304,7 +306,7 @@ def test_eight_bits_are_nearer_than_four(make_tiny):
 def miniature(tmp_path_factory) -> Variant:
     """The miniature at 4 bits; its rows fill blocks, as the published ones do."""
     folder = tmp_path_factory.mktemp("miniature") / "v"
-    options = QuantizeOptions(DEMO / "sources", folder, threads=1, target="cuda")
+    options = QuantizeOptions(DEMO / "sources", folder, threads=1, target="cuda", quick=True)
     return make_variant(options, show_nothing).variant
 
 

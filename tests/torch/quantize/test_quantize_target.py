@@ -111,7 +111,7 @@ def test_without_bitsandbytes_it_is_said_how_to_install_it(
     tiny_sources, tmp_path, monkeypatch, capsys
 ):
     # as in a process that has imported nothing yet
-    monkeypatch.delitem(sys.modules, "tinyv_cli.backends.cuda.quiet_bitsandbytes", raising=False)
+    monkeypatch.delitem(sys.modules, "tinyv_cli.devices.quiet_bitsandbytes", raising=False)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     assert run_quantize(tiny_sources, tmp_path / "v", "--target", "cuda") == ExitCode.USAGE
     assert capsys.readouterr().err == (

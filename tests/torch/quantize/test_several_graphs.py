@@ -26,7 +26,7 @@ def cut_variant(tmp_path_factory: pytest.TempPathFactory):
         folder = tmp_path_factory.mktemp("cut") / f"{case}-{bits}"
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(plan_module, "_LEAST_GRAPH_BYTES", 1)
-            options = QuantizeOptions(GOLDEN / case, folder, bits, threads=2)
+            options = QuantizeOptions(GOLDEN / case, folder, bits, threads=2, quick=True)
             return make_variant(options, show_nothing).variant
 
     return make

@@ -10,6 +10,9 @@ import sys
 
 import pytest
 
+from quantize import language_side
+from quantize.measure import compare
+from quantize.measure.probes import PROBES
 from tests.faults import KINDS, Disk, watched
 from tinyv_cli.app import main
 from tinyv_cli.errors import ExitCode
@@ -20,6 +23,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="open files are 
 @pytest.fixture
 def quantize(tiny_sources, tmp_path, monkeypatch):
     monkeypatch.setenv("TINYV_HOME", str(tmp_path / "home"))
+    # So little is measured and calibrated that a variant takes a second; every file is written.
+    monkeypatch.setattr(compare, "PROBES", PROBES[:3])
+    monkeypatch.setattr(language_side, "_POSITIONS_A_COLUMN", 1)
     words = ["quantize", "--sources", str(tiny_sources), "-o", str(tmp_path / "made"), "-q"]
 
     def run(*flags, **refusal):

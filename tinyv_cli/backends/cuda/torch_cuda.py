@@ -4,6 +4,7 @@ On `cpu` the same code runs with bitsandbytes' kernels for it, in float32 and wi
 is how it is tested.
 """
 
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +20,8 @@ from tinyv_cli.model.cache import KeyValueCache
 from tinyv_cli.model.tinygptv import TinyGptV
 from tinyv_cli.variants.manifest import Variant
 
+_GRAPHS = "TINYV_CUDA_GRAPHS"  # 0: no steps are recorded, for a driver that records them badly
+
 
 class TorchEncoder:
     """Pixels → image tokens; its weights are loaded when the first picture comes.
@@ -31,6 +34,7 @@ class TorchEncoder:
     def __init__(self, load: Callable[[], TinyGptV], device: TorchDevice) -> None:
         self._load = load
         self._device = device
+        self._stream = device.make_stream()  # else kernels would wait for a decoder's weights
         self._model: TinyGptV | None = None
 
     @torch.no_grad()
@@ -47,7 +51,11 @@ class TorchEncoder:
             DeviceError: the device's memory does not suffice.
             WeightsError: the vision side cannot be loaded.
         """
-        with self._device.lock, self._device.translate_errors("encoding the picture"):
+        with (
+            self._device.lock,
+            self._device.translate_errors("encoding the picture"),
+            self._device.use_stream(self._stream),
+        ):
             model = self._model or self._load()
             self._model = model
             like = model.projection.second.weight
@@ -97,10 +105,9 @@ def open_torch(
                 language,
                 cache,
                 torch_device,
-                use_graphs=torch_device.is_cuda,
+                use_graphs=torch_device.is_cuda and os.environ.get(_GRAPHS, "1") != "0",
                 notify=options.notify,
             )
-            decoder.prepare()
     except BaseException:
         encoder.close()
         raise

@@ -2,11 +2,12 @@
 
 A prompt goes through the network in a few passes. Single tokens take a step whose tensors all
 stay where they are: embeddings and positions are written into one of them, the logits come out of
-another. On a GPU the step is recorded once as a CUDA graph, since starting some thousand small
-kernels takes longer than running them.
+another. On a GPU the step is recorded as a CUDA graph once it has run a few times, since starting
+some thousand small kernels takes longer than running them; a short answer does without.
 """
 
 import gc
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from tinyv_cli.answers.generate import Segment
-from tinyv_cli.backends.cuda.torch_device import TorchDevice
+from tinyv_cli.backends.cuda.torch_device import TorchDevice, ran_out_of_memory, to_line
 from tinyv_cli.model.cache import KeyValueCache, SlotCache, StaticCache
 from tinyv_cli.model.decoder import TorchDecoder
 from tinyv_cli.model.phi import PhiLanguage
@@ -25,7 +26,7 @@ from tinyv_cli.variants.memory import CUDA_CHUNK_POSITIONS
 # are over before they fill the first.
 FIRST_SPAN = 512
 _POSITION_BYTES = 8
-_WARM_UPS = 2  # runs before recording, in which libraries take their workspaces
+_WARM_UPS = 3  # steps before recording, in which libraries load kernels and take workspaces
 
 
 class StepInput:
@@ -95,8 +96,13 @@ class StepDecoder:
         self._use_graphs = use_graphs
         self._first_span = first_span
         self._notify = notify
-        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by the positions they read
-        self._stream: torch.cuda.Stream | None = None  # of all records: they share one memory pool
+        self._n_steps: Counter[int] = Counter()  # by the positions they read
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}  # likewise
+        self._has_failed = False  # to be recorded
+        # Of all steps: records that share a pool of memory are of one stream, on which libraries
+        # have taken their workspaces before.
+        self._stream = device.make_stream()
+        self._pool: torch.cuda._POOL_HANDLE | None = None
 
     @property
     def context_length(self) -> int:
@@ -107,12 +113,6 @@ class StepDecoder:
     def lengths(self) -> Sequence[int]:
         """Returns the number of positions cached, by slot."""
         return self._cache.lengths
-
-    @torch.no_grad()
-    def prepare(self) -> None:
-        """Records the shortest step, before anything is cached; else the first token does it."""
-        if self._use_graphs and not any(self.lengths):
-            self._record(self._choose_span(0))
 
     def extend(self, slot: int, segments: Sequence[Segment]) -> np.ndarray:
         """Appends positions to a slot.
@@ -154,7 +154,7 @@ class StepDecoder:
             (n, V) float32, the logits after each, in the order of `tokens`.
 
         Raises:
-            DeviceError: memory does not suffice.
+            DeviceError: memory does not suffice, or cannot be freed any more.
             ValueError: a slot has no room.
         """
         lengths, slots = self._cache.lengths, list(tokens)
@@ -168,17 +168,16 @@ class StepDecoder:
             self._host_input.positions.copy_(torch.tensor(lengths))
             embeddings = self._readers[0].look_up(list(tokens.values()))
             self._host_input.embeddings[slots] = embeddings[:, None]
-            self._input.whole.copy_(self._host_input.whole, non_blocking=True)
-            span = self._choose_span(max(lengths))
-            if self._use_graphs and span not in self._graphs:
-                self._record(span)
-            if span in self._graphs:
-                self._graphs[span].replay()
-            else:
-                self._run(span)
-            self._host_logits.copy_(self._logits, non_blocking=True)
-            if self._device.is_cuda:
-                torch.cuda.current_stream(self._device.number).synchronize()
+            try:
+                with self._device.use_stream(self._stream):
+                    if self._stream is not None:  # prompts and copies of slots run on another
+                        self._stream.wait_stream(torch.cuda.default_stream(self._device.number))
+                    self._input.whole.copy_(self._host_input.whole, non_blocking=True)
+                    self._compute(self._choose_span(max(lengths)))
+                    self._host_logits.copy_(self._logits, non_blocking=True)
+            finally:  # after Ctrl-C, too: the next step writes where copies may still read
+                if self._stream is not None:
+                    self._stream.synchronize()
             for slot in slots:
                 lengths[slot] += 1
             logits: np.ndarray = self._host_logits[slots].numpy()  # a copy of those rows
@@ -197,41 +196,43 @@ class StepDecoder:
         hidden = self._language.compute_hidden(self._input.embeddings.to(self._like), cache)
         self._logits.copy_(self._language.lm_head(hidden[:, -1]))
 
-    def _record(self, span: int) -> None:
-        """Records the step as a graph; if that fails, steps run unrecorded from then on.
+    def _compute(self, span: int) -> None:
+        """Replays the step, which is recorded when it runs for the fourth time, or runs it."""
+        if self._use_graphs and self._n_steps[span] == _WARM_UPS:
+            self._record(span)
+        self._n_steps[span] += 1
+        if span in self._graphs:
+            self._graphs[span].replay()
+        else:
+            self._run(span)
 
-        The runs before it write keys and values where the step itself will write the same, and
-        recording computes nothing.
+    def _record(self, span: int) -> None:
+        """Records the step as a graph, which computes nothing; if that fails, steps run unrecorded.
+
+        Where memory ran out those of this span do, else all that are not recorded yet.
         """
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
         with self._device.lock, torch.cuda.device(self._device.number):
-            current = torch.cuda.current_stream()
-            stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            self._stream = stream
-            stream.wait_stream(current)
-            with torch.cuda.stream(stream):
-                for _ in range(_WARM_UPS):
-                    self._run(span)
-            current.wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            pool = next((each.pool() for each in self._graphs.values()), None)
             # Other threads may go on copying weights, which the default mode would not let them.
             # What the garbage collector ends meanwhile, as an older record, would spoil this one.
             mode = "thread_local"
             try:
                 with (
                     _pause_collector(),
-                    torch.cuda.graph(graph, pool, stream, capture_error_mode=mode),
+                    torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode=mode),
                 ):
                     self._run(span)
-                self._graphs[span] = graph
-            except torch.OutOfMemoryError:
-                raise
             except RuntimeError as error:  # right and slow, rather than not at all
-                self._use_graphs = False
-                reason = str(error).partition("\n")[0]
-                self._notify(f"the GPU's steps cannot be recorded, answers take longer: {reason}")
-            finally:
-                torch.cuda.set_stream(current)  # a recording that fails leaves its own behind
+                self._use_graphs = ran_out_of_memory(error)
+                reason = to_line(error)
+            else:
+                self._graphs[span] = graph
+                return
+            self._device.leave_recording(graph, self._pool)
+        if not self._has_failed:
+            self._has_failed = True
+            self._notify(f"the GPU's steps cannot be recorded, answers take longer: {reason}")
 
 
 @contextmanager

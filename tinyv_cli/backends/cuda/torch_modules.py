@@ -9,7 +9,7 @@ from copy import copy
 import torch
 from torch import Tensor, nn
 
-from tinyv_cli.backends.cuda.quiet_bitsandbytes import (
+from tinyv_cli.devices.quiet_bitsandbytes import (
     QuantState,
     dequantize_4bit,
     int8_linear_matmul,

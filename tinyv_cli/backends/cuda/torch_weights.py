@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tinyv_cli.backends.cuda.quiet_bitsandbytes import QuantState
 from tinyv_cli.backends.cuda.torch_device import has_int8_products
 from tinyv_cli.backends.cuda.torch_modules import (
     LARGEST_CODE,
@@ -22,6 +21,7 @@ from tinyv_cli.backends.cuda.torch_modules import (
     Nf4Linear,
 )
 from tinyv_cli.backends.cuda.torch_tensors import MAKE_AGAIN, ExpectedTensor, MappedTensors
+from tinyv_cli.devices.quiet_bitsandbytes import QuantState
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.model.phi import PhiLanguage
 from tinyv_cli.model.tinygptv import TinyGptV, make_empty_model

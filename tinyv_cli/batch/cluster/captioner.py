@@ -30,11 +30,10 @@ from PIL import Image
 from tinyv_cli.answers.constrained import make_grammar
 from tinyv_cli.answers.tokenizer import open_tokenizer
 from tinyv_cli.backends.backend import BackendOptions
-from tinyv_cli.backends.prefetch_pictures import PicturePrefetcher
 from tinyv_cli.batch.cluster.lines import to_table
 from tinyv_cli.batch.cluster.storage import Place, is_remote
 from tinyv_cli.batch.cluster.weights_copy import copy_variant
-from tinyv_cli.batch.pipeline import answer_ready, open_listed
+from tinyv_cli.batch.pipeline import Asking, open_listed
 from tinyv_cli.batch.settings import hash_variant
 from tinyv_cli.engine import Demand, Engine, find_variant, plan_engine
 from tinyv_cli.errors import WeightsError
@@ -95,10 +94,10 @@ class Captioner:
     ) -> None:
         if options.folder and Path(options.folder).is_dir():
             os.chdir(options.folder)
-        self._question = Question(question) if isinstance(question, str) else question
+        question = Question(question) if isinstance(question, str) else question
         if options.variant_from is not None:
             model = str(copy_variant(options.variant_from, model))
-        engine = plan_captioner(model, self._question, options)
+        engine = plan_captioner(model, question, options)
         found = hash_variant(engine.variant)
         if options.variant_hash not in (None, found):
             raise WeightsError(
@@ -108,7 +107,7 @@ class Captioner:
             )
         tokenizer = open_tokenizer(engine.variant)
         grammar = make_grammar(tokenizer, options.choices, options.schema)
-        self._options = replace(options.answer, grammar=grammar)
+        self._asking = Asking(engine, question, replace(options.answer, grammar=grammar))
         self._held = ExitStack()  # for as long as the worker lives
         self._opened = self._held.enter_context(engine.open())
 
@@ -133,18 +132,15 @@ class Captioner:
             index = int(str(key))
             name = names[index]
             if contents is not None:
-                picture = read_named(bytes(contents[index] or b""), name, _WAY_OUT)
-            else:
-                picture = open_word(name if words is None else str(words[index]), name)
-            self._question.about(*picture.size)
-            return picture
+                return read_named(bytes(contents[index] or b""), name, _WAY_OUT)
+            return open_word(name if words is None else str(words[index]), name)
 
-        opened, keys = self._opened, [Path(str(index)) for index in range(len(names))]
-        pictures = PicturePrefetcher(opened.encoder, keys, read, opened.engine.image_px)
+        keys = [Path(str(index)) for index in range(len(names))]
+        pictures = self._asking.prefetch(self._opened.encoder, keys, read)
         try:
             waiting: dict[int, dict[str, Any]] = {}
             n_yielded = 0
-            for line in answer_ready(opened, pictures, self._question, self._options):
+            for line in self._asking.answer(self._opened, pictures):
                 index = int(line["path"])
                 waiting[index] = line | {"path": names[index]}
                 while n_yielded in waiting:

@@ -20,6 +20,9 @@ SCHEMA = pa.schema(
         ("finish_reason", _TEXTS),
         ("timings", pa.struct([(name, pa.float64()) for name in _TIMES])),
         ("error", pa.struct([("problem", _TEXTS), ("hint", _TEXTS)])),
+        ("model", _TEXTS),
+        ("toy", pa.bool_()),
+        ("drawing", pa.bool_()),
     ]
 )
 

@@ -163,7 +163,7 @@ def _load(opened: _Opened, stream: BinaryIO) -> tuple[Image.Image, int]:
         stream.seek(0)
         whole = None
         if picture.format in ("JPEG", "MPO"):
-            whole = complete_jpeg(stream.read(), _decode_plainly)
+            whole = complete_jpeg(stream.read(), decode_plainly)
         if whole is None:
             raise
         return whole, 0
@@ -171,7 +171,7 @@ def _load(opened: _Opened, stream: BinaryIO) -> tuple[Image.Image, int]:
         return to_levels(picture, meaning)
     if picture.format == "JPEG2000" and picture.mode in ("LA", "RGB", "RGBA"):
         stream.seek(0)
-        return read_wide_jpeg2000(stream.read(), picture, _decode_plainly), 0
+        return read_wide_jpeg2000(stream.read(), picture, decode_plainly), 0
     if picture.format in _ALPHA_MAY_BE_EMPTY and picture.mode in ("LA", "RGBA"):
         stream.seek(0)
         says_none = picture.format == "TGA" and not stream.read(18)[17] & 15
@@ -201,8 +201,10 @@ def _load(opened: _Opened, stream: BinaryIO) -> tuple[Image.Image, int]:
     return merged, n_bits
 
 
-def _decode_plainly(stream: BytesIO) -> Image.Image:
-    """Decodes a file as Pillow does."""
+def decode_plainly(stream: BinaryIO) -> Image.Image:
+    """Decodes a file as Pillow does, in the mode that it has."""
+    load_plugin(stream.read(HEAD_BYTES))
+    stream.seek(0)
     picture = Image.open(stream, formats=list_formats())
     picture.load()
     return picture

@@ -128,7 +128,7 @@ def see(vision: VisionTower, pixels: Tensor) -> Tensor:
 
     Position embeddings are resized as they are when sources are read.
     """
-    patch_px = vision.embeddings.patch_size
+    patch_px = vision.embeddings.patch_embedding.weight.shape[-1]
     n_tokens = 1 + (pixels.shape[-1] // patch_px) ** 2
     positions = resize_positions(vision.get_parameter(_POSITIONS), n_tokens)
     features: Tensor = torch.func.functional_call(vision, {_POSITIONS: positions}, (pixels,))

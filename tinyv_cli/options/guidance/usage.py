@@ -6,10 +6,10 @@ from difflib import get_close_matches
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 from tinyv_cli.addresses import to_shown
 from tinyv_cli.errors import UsageError
+from tinyv_cli.options.guidance.pages import Program
 from tinyv_cli.pictures.names import names_picture
 
 # All complaints derive from the parent of this one, wherever a release of typer keeps it.
@@ -21,12 +21,8 @@ _VERBS_ELSEWHERE = {
     "generate": "did you mean `tinyv ask PICTURE PROMPT`?",
     "caption": "did you mean `tinyv ask PICTURE --task caption`?",
     "describe": "did you mean `tinyv ask PICTURE --task caption`?",
-    "help": "`tinyv --help` lists the commands, `tinyv ask --help` the options of one",
-    "version": "did you mean `tinyv --version`?",
-    "show": "`tinyv list` shows the variants, `tinyv doctor` what fits this computer",
     "ps": "nothing runs between two commands; `tinyv list` shows the variants",
     "stop": "nothing runs between two commands; Ctrl-C ends one that runs",
-    "ls": "did you mean `tinyv list`?",
     "models": "did you mean `tinyv list`?",
     "create": "did you mean `tinyv quantize`?",
     "convert": "did you mean `tinyv quantize`?",
@@ -51,7 +47,37 @@ _OPTIONS_ELSEWHERE = {
 }
 
 
-class Verbs(TyperGroup):
+# What is missing, by the name of the argument or option that typer misses, and how it is given.
+_MISSING = {
+    "output": (
+        "the file for the answers is missing",
+        "name one: `-o answers.jsonl`; `-o -` is stdout",
+    ),
+    "questions": (
+        "the file of questions is missing",
+        "name it: `tinyv eval questions.jsonl`",
+    ),
+}
+
+
+def to_own_words(words: Sequence[str]) -> list[str]:
+    """Replaces a first word that can mean only one thing by what this program calls it.
+
+    What may mean several things, or removes something, is left to be asked about.
+    """
+    match words:
+        case ["ls", *rest]:
+            return ["list", *rest]
+        case ["version"]:
+            return ["--version"]
+        case ["help"]:
+            return ["--help"]
+        case ["help", verb]:
+            return [verb, "--help"]
+    return list(words)
+
+
+class Verbs(Program):
     """The group of all verbs; a word that is none of them gets a suggestion."""
 
     # The types of both are typer's own, and lie elsewhere in each release.
@@ -92,6 +118,10 @@ def to_usage_error(complaint: Exception, words: Sequence[str]) -> UsageError:
         hint = f"did you mean {meant}?" if meant else f"`{help_command}` lists the options"
         return UsageError(f"there is no option {option}", hint)
     parameter = getattr(complaint, "param", None)
+    if context is not None and hasattr(complaint, "param_type") and not option:
+        missing = _MISSING.get(getattr(parameter, "name", ""))
+        if missing:
+            return UsageError(*missing)
     message = " ".join(complaint.format_message().split())  # type: ignore[attr-defined]
     problem = message[:1].lower() + message[1:].rstrip(".")
     variable = getattr(parameter, "envvar", None)

@@ -5,22 +5,16 @@ Answers are kept as they come, so that the same command goes on where it was sto
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tinyv_cli.console import Console, to_table
+from tinyv_cli.commands.eval.planning import IS_KEPT, clear_if_fresh, note_done, plan_positions
+from tinyv_cli.console import Console
 from tinyv_cli.devices.names import to_kind
-from tinyv_cli.engine import Demand, Engine, FoundVariant, find_variant, plan_engine
+from tinyv_cli.engine import Engine, FoundVariant, find_variant
 from tinyv_cli.errors import UsageError
-from tinyv_cli.evaluation.figures import (
-    ALL,
-    Distance,
-    Figure,
-    TaskFigures,
-    make_distance,
-    make_figures,
-)
+from tinyv_cli.evaluation.figures import make_distance, make_figures
 from tinyv_cli.evaluation.ledger import Answered, Compared, E, Ledger, make_key, resolve_ledger
 from tinyv_cli.evaluation.questions import (
     Question,
@@ -28,8 +22,8 @@ from tinyv_cli.evaluation.questions import (
     read_question_file,
     read_questions,
 )
+from tinyv_cli.evaluation.report import describe_figures, to_tables
 from tinyv_cli.options.report import EvalArguments
-from tinyv_cli.options.shared import to_backend_options
 from tinyv_cli.prompts.prompt import make_prompt
 from tinyv_cli.variants.manifest import Variant
 
@@ -38,10 +32,11 @@ if TYPE_CHECKING:
 
 
 def evaluate_variant(arguments: EvalArguments) -> None:
-    """Runs `tinyv eval`.
+    """Runs `tinyv eval QUESTIONS`.
 
     Raises:
-        UsageError: an option's value does not exist, or two variants cannot be compared.
+        UsageError: an option's value does not exist, options do not go together, or two variants
+            cannot be compared.
         InputError: the file of questions or a picture cannot be used.
         WeightsError: there is no such variant, or it is damaged.
         DeviceError: the device cannot run it, or answers can be kept nowhere.
@@ -52,6 +47,11 @@ def evaluate_variant(arguments: EvalArguments) -> None:
 
     started = time.perf_counter()
     console = Console(quiet=arguments.quiet)
+    flags = {"--answers": arguments.answers, "--sample": arguments.sample, "--seed": arguments.seed}
+    for flag, value in {**flags, "--chart": arguments.chart}.items():
+        if value is not None:
+            hint = f"name the benchmark: `tinyv eval PATH --benchmark NAME {flag} …`"
+            raise UsageError(f"{flag} goes with --benchmark", hint)
     content = read_question_file(arguments.questions)
     in_file = read_questions(content, arguments.questions)
     questions = in_file[: arguments.limit]
@@ -60,16 +60,13 @@ def evaluate_variant(arguments: EvalArguments) -> None:
     other = comparison.candidate if comparison else None
     for each in (candidate, other):
         n_done = sum(q.index in each.answers.entries for q in questions) if each else 0
-        if each and n_done:
-            console.write_note(
-                f"{each.name} has answered {n_done} of {len(questions)} questions before; "
-                "`--fresh` starts again"
-            )
+        if each:
+            note_done(each.name, n_done, len(questions), console)
     options = AnswerOptions(max_new_tokens=arguments.max_tokens)
     try:
         evaluate(candidate, comparison, questions, options, console.progress)
     except KeyboardInterrupt:
-        console.write_note("what was answered is kept; the same command goes on from there")
+        console.write_note(IS_KEPT)
         raise
     tasks = make_figures(
         questions, candidate.answers.entries, other.answers.entries if other else None
@@ -77,65 +74,12 @@ def evaluate_variant(arguments: EvalArguments) -> None:
     distance = make_distance(questions, comparison.results.entries) if comparison else None
     if arguments.json:
         names = {"model": candidate.name, "against": other.name if other else None}
-        about = {**names, "questions": str(arguments.questions)}
+        about = {**names, "toy": candidate.engine.is_toy, "questions": str(arguments.questions)}
         seconds = time.perf_counter() - started
         console.write_json({**describe_figures(tasks, distance), **about, "seconds": seconds})
     else:
         console.write_line(to_tables(tasks, distance))
     console.write_note(f"the answers of {candidate.name} are in {candidate.answers.path}")
-
-
-def describe_figures(tasks: Mapping[str, TaskFigures], distance: Distance | None) -> dict[str, Any]:
-    """Describes figures for `--json`; what needs a second variant is null without one."""
-    rows = {
-        name: {
-            "n": figures.n,
-            "accuracy": figures.accuracy.value,
-            "low": figures.accuracy.low,
-            "high": figures.accuracy.high,
-            **_to_keys("agreement", figures.agreement),
-            **_to_keys("same_text", figures.same_text),
-        }
-        for name, figures in tasks.items()
-    }
-    everything = rows.pop(ALL)
-    return {
-        "tasks": rows,
-        "all": everything,
-        **_to_keys("kl_nats", distance.kl_nats if distance else None),
-        **_to_keys("top1_agreement", distance.top1_agreement if distance else None),
-    }
-
-
-def _to_keys(name: str, figure: Figure | None) -> dict[str, float | None]:
-    """Makes the keys of a figure and its interval in a document."""
-    values = (figure.value, figure.low, figure.high) if figure else (None, None, None)
-    return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
-
-
-def to_tables(tasks: Mapping[str, TaskFigures], distance: Distance | None) -> str:
-    """Formats figures for people: a line a task, then the distance of two variants."""
-    header = ["task", "questions", "right", "95 %"]
-    rows = [[name, str(each.n), *_to_share_cells(each.accuracy)] for name, each in tasks.items()]
-    if distance is None:
-        return to_table(header, rows)
-    header += ["same answer", "95 %", "same text"]
-    for row, each in zip(rows, tasks.values(), strict=True):
-        row += [*_to_share_cells(each.agreement), _to_share_cells(each.same_text)[0]]
-    kl = distance.kl_nats
-    measured = [
-        ["logits KL (nats)", f"{kl.value:.4f}", f"{kl.low:.4f}-{kl.high:.4f}"],
-        ["same best token", *_to_share_cells(distance.top1_agreement)],
-    ]
-    tables = to_table(header, rows), to_table(["", "", "95 %"], measured)
-    return "\n\n".join(tables)
-
-
-def _to_share_cells(figure: Figure | None) -> list[str]:
-    """Formats a share and its interval for a table."""
-    if figure is None:
-        return ["-", "-"]
-    return [f"{100 * figure.value:.1f} %", f"{100 * figure.low:.1f}-{100 * figure.high:.1f} %"]
 
 
 def _make_candidates(
@@ -205,10 +149,7 @@ def _plan(
         + max(arguments.max_tokens, len(each.reference.encode()))
         for each in questions
     )
-    n_positions = longest + found.variant.manifest.spec.qformer.n_queries
-    demand = Demand(n_positions, n_slots=arguments.parallel)
-    wanted = to_backend_options(arguments)
-    return plan_engine(found, wanted, demand, console.write_note, console.progress)
+    return plan_positions(arguments, found, longest, console)
 
 
 def _make_answers_key(arguments: EvalArguments, questions_hash: str, engine: Engine) -> str:
@@ -225,7 +166,5 @@ def _make_answers_key(arguments: EvalArguments, questions_hash: str, engine: Eng
 
 def _open_ledger(arguments: EvalArguments, key: str, kind: type[E], n_questions: int) -> Ledger[E]:
     """Opens what was found out before under this key; nothing with `--fresh`."""
-    ledger = Ledger(resolve_ledger(arguments.questions, key), kind, n_questions)
-    if arguments.fresh:
-        ledger.clear()
-    return ledger
+    path = resolve_ledger(arguments.questions, key)
+    return clear_if_fresh(arguments, Ledger(path, kind, n_questions))

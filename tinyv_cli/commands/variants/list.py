@@ -1,15 +1,25 @@
 """The variants on this computer become a table, or one JSON document, without their weights."""
 
+import sys
+import textwrap
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from tinyv_cli.console import Console, to_size, to_table
+from tinyv_cli.console import Console, measure_columns, to_size, to_table
 from tinyv_cli.disk.places import variants_dir
+from tinyv_cli.errors import WeightsError
 from tinyv_cli.options.report import ListArguments
-from tinyv_cli.variants.home import HOW_TO_MAKE_ONE, DamagedVariant, list_named_variants
+from tinyv_cli.variants.home import (
+    HOW_TO_MAKE_ONE,
+    DamagedVariant,
+    list_named_variants,
+    resolve_variant,
+)
 from tinyv_cli.variants.manifest import MeasuredErrors, Variant
+from tinyv_cli.variants.miniature import NAME, is_miniature, read_kinds
 
-HEADER = ("name", "size", "bits", "stage", "logits KL (nats)", "same best token", "image cosine")
+HEADER = ("name", "size", "bits", "divergence", "same token", "answers")
 
 
 def print_variants(arguments: ListArguments) -> None:
@@ -26,19 +36,25 @@ def print_variants(arguments: ListArguments) -> None:
     if not found:
         console.write_note(f"there is no variant in {variants_dir()}; {HOW_TO_MAKE_ONE}")
         return
+    columns = measure_columns(sys.stdout)
+    answering = _find_answering()
     rows, damaged = [], []
     for each in found:
         if isinstance(each, DamagedVariant):
             damaged.append(f"{each.name}  damaged: {each.error.problem}")
             continue
         manifest = each.manifest
-        size, stage = to_size(manifest.size_bytes), str(manifest.spec.stage)
-        errors = to_error_cells(manifest.errors)
-        rows.append([each.name, size, str(manifest.bits), stage, *errors])
+        mark = "yes" if each.folder == answering else ""
+        errors = to_error_cells(manifest.errors)[:2]
+        rows.append([each.name, to_size(manifest.size_bytes), str(manifest.bits), *errors, mark])
     if rows:
-        console.write_line(to_table(HEADER, rows))
+        console.write_line(to_table(HEADER, rows, columns))
     for line in damaged:
         console.write_line(line)
+    if arguments.verbose and (kinds := read_kinds()):
+        console.write_line(f"\nThe {NAME} knows drawings of {len(kinds)} kinds:")
+        for line in textwrap.wrap(", ".join(kinds), columns):
+            console.write_line(line)
 
 
 def describe_entry(variant: Variant | DamagedVariant) -> dict[str, Any]:
@@ -50,6 +66,8 @@ def describe_entry(variant: Variant | DamagedVariant) -> dict[str, Any]:
     return {
         "name": variant.name,
         "folder": str(variant.folder),
+        "answers": variant.folder == _find_answering(),
+        "toy": is_miniature(variant),
         "size_bytes": manifest.size_bytes,
         "bits": manifest.bits,
         "stage": manifest.spec.stage,
@@ -57,6 +75,14 @@ def describe_entry(variant: Variant | DamagedVariant) -> dict[str, Any]:
         "errors": asdict(manifest.errors) if manifest.errors else None,
         "damaged": None,
     }
+
+
+def _find_answering() -> Path | None:
+    """Returns the folder of the variant that answers where none is named; None where none can."""
+    try:
+        return resolve_variant(None).folder
+    except WeightsError:
+        return None
 
 
 def to_error_cells(errors: MeasuredErrors | None) -> list[str]:

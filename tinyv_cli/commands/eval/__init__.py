@@ -1,0 +1,1 @@
+"""`tinyv eval`: of a file of questions, or of a benchmark as it was published."""

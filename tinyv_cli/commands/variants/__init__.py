@@ -1,0 +1,1 @@
+"""The verbs about variants on this computer: listed, shown, removed."""

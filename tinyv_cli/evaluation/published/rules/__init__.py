@@ -1,0 +1,1 @@
+"""Answers and records become scores, by each rule that is in use; knows no file and no model."""

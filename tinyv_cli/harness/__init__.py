@@ -1,0 +1,1 @@
+"""Evaluation harnesses of others ask tinyv; found by entry points, loaded by nothing else here."""

@@ -1,0 +1,1 @@
+"""What helps at the command line: help pages, complaints, completion."""
