@@ -1,14 +1,12 @@
 """A batch on a cluster: the rows of a source become lines, from workers on one machine or many."""
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from tinyv_cli.batch.output import describe_done, open_output, to_file
+from tinyv_cli.batch.output import describe_done, to_file
 from tinyv_cli.console import Console, to_size
 from tinyv_cli.errors import DeviceError, UsageError
 from tinyv_cli.options.ask import to_grammar
@@ -24,18 +22,7 @@ if TYPE_CHECKING:
     from tinyv_cli.batch.settings import Settings
     from tinyv_cli.session import AnswerOptions
 
-STALLED_S = 60.0
-
 _EXTRA = ("ray", "pyarrow", "fsspec", "pandas")
-
-
-class Lines(Protocol):
-    """Where lines go: a file, or a folder of parts."""
-
-    answers: dict[Path, str | None]
-
-    def write(self, line: dict[str, Any]) -> None:
-        """Adds a line."""
 
 
 def check_cluster(arguments: BatchArguments) -> None:
@@ -83,6 +70,7 @@ def answer_on_cluster(
     Raises:
         TinyvError: as `answer_batch`.
     """
+    from tinyv_cli.batch.cluster.parts import open_lines
     from tinyv_cli.batch.cluster.run import Cluster
     from tinyv_cli.batch.cluster.sources import Columns, find_rows
 
@@ -93,7 +81,8 @@ def answer_on_cluster(
     folder = str(Path.cwd()) if is_relative else ""
     (model, worker, settings), resources = _plan(arguments, question, options, folder, console)
     cluster = Cluster(arguments.cluster or "", arguments.workers, resources)
-    with _open_lines(arguments, settings, to_key) as kept:
+    target, flags = arguments.output, {"fresh": arguments.fresh, "retries": arguments.retry}
+    with nullcontext() if target == "-" else open_lines(target, settings, to_key, **flags) as kept:
         answers = {} if kept is None else kept.answers
         by_key = {to_key(name): name for name in source.names}
 
@@ -109,7 +98,7 @@ def answer_on_cluster(
             return True
 
         pending = [name for key, name in by_key.items() if key not in answers]
-        if done := describe_done(len(by_key), len(pending), arguments.output):
+        if done := describe_done(len(by_key), len(pending), target):
             console.write_note(done)
         while pending:
             n_before = len(answers)
@@ -168,26 +157,6 @@ def _plan(
     return (model, worker, settings), to_resources(engine)
 
 
-def _open_lines(
-    arguments: BatchArguments, settings: "Settings", to_key: Callable[[str], Path]
-) -> AbstractContextManager[Lines | None]:
-    """Opens a file of lines, or a folder of parts where the target is parquet or in a store."""
-    from tinyv_cli.batch.cluster.parts import open_parts
-    from tinyv_cli.batch.cluster.storage import is_remote
-
-    target, flags = arguments.output, {"fresh": arguments.fresh, "retries": arguments.retry}
-    if target == "-":
-        return nullcontext()
-    name = target.partition("?")[0].rstrip("/").lower()
-    if not is_remote(target) and not name.endswith(".parquet"):
-        return open_output(Path(target), settings, to_key, **flags)
-    if not name.endswith((".parquet", ".jsonl")):
-        raise UsageError(
-            f"{target} ends neither in .parquet nor in .jsonl", "say which: `-o s3://B/NAME.jsonl`"
-        )
-    return open_parts(target, settings, to_key, **flags)
-
-
 def _run(
     cluster: "Cluster",
     source: "Source",
@@ -198,12 +167,13 @@ def _run(
 ) -> None:
     """Runs the workers over rows, counts and keeps their lines."""
     from tinyv_cli.batch.cluster.run import answer_rows, describe_stall
+    from tinyv_cli.batch.cluster.watchdog import watch_for_stalls
     from tinyv_cli.batch.tally import Tally
 
     with console.progress("answering", len(pending)) as bar:
         tally = Tally(bar)
         with (
-            _watch(lambda: describe_stall(cluster), console.write_note) as see,
+            watch_for_stalls(lambda: describe_stall(cluster), console.write_note) as see,
             closing(answer_rows(cluster, source, pending, captioner)) as lines,
         ):
             for line in lines:
@@ -211,32 +181,3 @@ def _run(
                 if take(line):
                     tally.count(line)
     tally.tell(console, captioner[2].answer)
-
-
-@contextmanager
-def _watch(
-    describe: Callable[[], str], write_note: Callable[[str], None]
-) -> Iterator[Callable[[], None]]:
-    """Says when nothing comes for a minute, and why that may be; yields what calls it off."""
-    seen_s, is_over = [monotonic()], threading.Event()
-
-    def look() -> None:
-        said_s = STALLED_S
-        while not is_over.wait(min(STALLED_S / 4, 5.0)):
-            still_s = monotonic() - seen_s[0]
-            if still_s < STALLED_S:
-                said_s = STALLED_S
-            elif still_s >= said_s:
-                said_s = 2 * still_s  # each time twice as late
-                write_note(f"no progress for {still_s:.0f} s: {describe()}")
-
-    def see() -> None:
-        seen_s[0] = monotonic()
-
-    watcher = threading.Thread(target=look, name="watch", daemon=True)
-    watcher.start()
-    try:
-        yield see
-    finally:
-        is_over.set()
-        watcher.join()

@@ -8,7 +8,7 @@ import pytest
 from tests.light.toy_variant import write_picture, write_variant
 from tests.test_architecture import list_loaded
 from tinyv_cli.app import main
-from tinyv_cli.commands import clustered
+from tinyv_cli.batch.cluster import watchdog
 from tinyv_cli.disk import places
 from tinyv_cli.errors import ExitCode
 
@@ -55,9 +55,9 @@ def test_a_batch_without_a_cluster_loads_no_ray():
 
 
 def test_a_stall_is_said_once_with_its_cause_and_called_off_by_a_line(monkeypatch):
-    monkeypatch.setattr(clustered, "STALLED_S", 0.2)
+    monkeypatch.setattr(watchdog, "STALLED_S", 0.2)
     notes = []
-    with clustered._watch(lambda: "no CPU is free", notes.append) as see:
+    with watchdog.watch_for_stalls(lambda: "no CPU is free", notes.append) as see:
         time.sleep(0.35)
         assert len(notes) == 1
         assert notes[0].endswith("no CPU is free")

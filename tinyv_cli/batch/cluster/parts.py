@@ -8,10 +8,10 @@ import io
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -19,7 +19,7 @@ from pyarrow import parquet
 from tinyv_cli.addresses import to_shown
 from tinyv_cli.batch.cluster.lines import to_lines, to_table
 from tinyv_cli.batch.cluster.storage import Place, is_remote
-from tinyv_cli.batch.output import ToKey, check_settings, hold_output, to_entry
+from tinyv_cli.batch.output import ToKey, check_settings, hold_output, open_output, to_entry
 from tinyv_cli.batch.settings import Settings, to_content, to_settings
 from tinyv_cli.disk.json_lines import to_line
 from tinyv_cli.disk.typed_json import read_object
@@ -120,6 +120,35 @@ class Parts:
         buffer = io.BytesIO()
         parquet.write_table(to_table(lines), buffer)
         return buffer.getvalue()
+
+
+class Lines(Protocol):
+    """Where lines go: a file, or a folder of parts."""
+
+    answers: dict[Path, str | None]
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Adds a line."""
+
+
+def open_lines(
+    target: str, settings: Settings, to_key: ToKey, *, fresh: bool, retries: bool
+) -> AbstractContextManager[Lines]:
+    """Opens a file of lines, or a folder of parts where the target is parquet or in a store.
+
+    Args and raised errors are those of `open_parts`.
+
+    Raises:
+        UsageError: a target in a store does not end as what it is to hold.
+    """
+    if not is_remote(target) and not target.rstrip("/").lower().endswith(".parquet"):
+        return open_output(Path(target), settings, to_key, fresh=fresh, retries=retries)
+    if not target.partition("?")[0].rstrip("/").lower().endswith((".parquet", ".jsonl")):
+        raise UsageError(
+            f"{to_shown(target)} ends neither in .parquet nor in .jsonl",
+            "say which: `-o s3://B/NAME.jsonl`",
+        )
+    return open_parts(target, settings, to_key, fresh=fresh, retries=retries)
 
 
 @contextmanager

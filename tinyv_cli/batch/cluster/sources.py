@@ -4,6 +4,7 @@ Of parquet with pictures in it only the names are read here; their bytes are rea
 answered.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,15 +123,25 @@ def find_rows(
         is_stored = is_remote(word)
         if word.partition("?")[0].lower().rstrip("/").endswith(TABLES):
             has_names = True
-            for file in _list_tables(word, recurses=recurses):
-                if _is_parquet(file):
+            files = Place(word).list_files(recurses=recurses)  # a folder may be called so
+            endings = [(each, each.partition("?")[0].lower()) for each in files]
+            tables = [(each, ending) for each, ending in endings if ending.endswith(TABLES)]
+            if not tables:
+                raise InputError(f"there is no table {to_shown(word)}", "check its name")
+            for file, ending in tables:
+                if ending.endswith(".parquet"):
                     groups += _read_parquet(file, columns, found)
                 else:
                     _read_json_lines(file, columns, found)
         elif is_stored:
             has_names = True
             files = Place(word).list_files(recurses=recurses)
-            pictures = [each for each in files if _is_picture(each, is_named=files == [word])]
+            pictures = files
+            if files != [word]:  # what is named itself is taken, whatever it is called
+                suffixes = list_suffixes()
+                pictures = [
+                    each for each in files if Path(to_identity(each)).suffix.lower() in suffixes
+                ]
             if not pictures:
                 way_out = "name another place" if recurses else "`-r` looks below it too"
                 raise InputError(f"there is no picture in {to_shown(word)}", way_out)
@@ -144,32 +155,11 @@ def find_rows(
     if local:
         for path, word in find_pictures(local, read_stdin, recurses=recurses).items():
             _add(found, str(path), word)
-    seen = set(found)
-    for group in groups:
-        for name in group.names:
-            if name in seen:
-                raise _make_double_error(name)
-            seen.add(name)
-    return Source(found, tuple(groups), are_files=not has_names)
-
-
-def _list_tables(word: str, *, recurses: bool) -> list[str]:
-    """Lists the tables that a word names: itself, those in a folder called so, or of a pattern."""
-    place = Place(word)
-    files = place.list_files(recurses=recurses)
-    tables = [each for each in files if each.partition("?")[0].lower().endswith(TABLES)]
-    if not tables:
-        raise InputError(f"there is no table {to_shown(word)}", "check its name")
-    return tables
-
-
-def _is_parquet(file: str) -> bool:
-    return file.partition("?")[0].lower().endswith(".parquet")
-
-
-def _is_picture(address: str, *, is_named: bool) -> bool:
-    """Returns whether a stored object is taken: by its name, or since it was named itself."""
-    return is_named or Path(to_identity(address)).suffix.lower() in list_suffixes()
+    source = Source(found, tuple(groups), are_files=not has_names)
+    twice = next((name for name, n in Counter(source.names).items() if n > 1), None)
+    if twice is not None:
+        raise _make_double_error(twice)
+    return source
 
 
 def _add(found: dict[str, str], name: str, word: str) -> None:

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from pyarrow import ArrowException, fs
 
 from tinyv_cli.addresses import is_address, to_shown
+from tinyv_cli.disk.whole_file import write_whole
 from tinyv_cli.errors import DeviceError, InputError, describe_os_error
 
 _CONNECT_TIMEOUT_S, _REQUEST_TIMEOUT_S = 10, 60  # pyarrow's own 1 s and 3 s give up on slow objects
@@ -45,8 +46,13 @@ class Place:
     def __init__(self, address: str) -> None:
         self.address = address
         self.path = _to_path(address)
+        host = options = ""  # which decide over the file system
+        if is_remote(address):
+            scheme, _, rest = address.partition("://")
+            mark, options = _split_options(rest)
+            host = f"{scheme}://{rest.removesuffix(mark + options).partition('/')[0]}"
         try:
-            self.files = _open_files(*_split(address))
+            self.files = _open_files(host, options)
         except _FAILURES as error:
             raise self._explain(error) from error
 
@@ -136,14 +142,11 @@ class Place:
         """
         target = f"{self.path}/{name}"
         try:
-            if not isinstance(
-                self.files, fs.LocalFileSystem
-            ):  # an object is there when it is whole
+            # An object of a store is there when it is whole.
+            if not isinstance(self.files, fs.LocalFileSystem):
                 with self.files.open_output_stream(target) as stream:
                     stream.write(content)
                 return
-            from tinyv_cli.disk.whole_file import write_whole
-
             Path(self.path).mkdir(parents=True, exist_ok=True)
             write_whole(Path(target), content)
         except _FAILURES as error:
@@ -197,15 +200,6 @@ def _to_path(address: str) -> str:
     rest = address.partition("://")[2]
     host, slash, below = rest.removesuffix("".join(_split_options(rest))).partition("/")
     return f"{host.rpartition('@')[2]}{slash}{below}".rstrip("/")
-
-
-def _split(address: str) -> tuple[str, str]:
-    """Splits off what decides over an address's file system: scheme and host, and options."""
-    if not is_remote(address):
-        return "", ""
-    rest = address.partition("://")[2]
-    host = rest.removesuffix("".join(_split_options(rest))).partition("/")[0]
-    return f"{address.partition('://')[0]}://{host}", _split_options(rest)[1]
 
 
 @lru_cache(maxsize=16)
