@@ -13,23 +13,20 @@ import socket
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
-import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
-from ray.data.block import BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
 
 from tinyv_cli.batch.cluster.captioner import Captioner, CaptionOptions
 from tinyv_cli.batch.cluster.lines import to_lines
 from tinyv_cli.batch.cluster.sources import Source
+from tinyv_cli.batch.cluster.units import PendingRows
 from tinyv_cli.errors import DeviceError, TinyvError
 from tinyv_cli.prompts.tasks import Question
 
@@ -61,42 +58,6 @@ class Cluster:
     resources: dict[str, float]
 
 
-class PendingRows(Datasource):  # type: ignore[misc]
-    """The rows that have no line yet, in units for one worker each.
-
-    Args:
-        source: of all rows.
-        pending: names of those wanted.
-        n_rows: of a unit, at most.
-    """
-
-    def __init__(self, source: Source, pending: Collection[str], n_rows: int) -> None:
-        super().__init__()
-        names = [name for name in source.words if name in pending]
-        self._tasks = [
-            _make_task(
-                partial(_make_unit, {name: source.words[name] for name in names[i : i + n_rows]}),
-                len(names[i : i + n_rows]),
-            )
-            for i in range(0, len(names), n_rows)
-        ]
-        for group in source.groups:
-            wanted = frozenset(name for name in group.names if name in pending)
-            if wanted:
-                self._tasks.append(_make_task(partial(group.read, wanted, n_rows), len(wanted)))
-
-    def __len__(self) -> int:
-        return len(self._tasks)
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        """Returns None: how long pictures are is not known before they are read."""
-        return None
-
-    def get_read_tasks(self, parallelism: int, **_: object) -> list[ReadTask]:
-        """Returns a task a unit, whatever number is asked for."""
-        return self._tasks
-
-
 def answer_rows(
     cluster: Cluster,
     source: Source,
@@ -122,7 +83,8 @@ def answer_rows(
         read = ray.data.read_datasource(
             rows,
             override_num_blocks=len(rows),
-            concurrency=min(_AHEAD * cluster.n_workers, len(rows)),
+            # A reader is a process that takes seconds to start; words need one, bytes more.
+            concurrency=min(cluster.n_workers, len(rows)) if source.groups else 1,
             num_cpus=0,  # else readers wait for a CPU that workers hold, without a word
         )
         with warnings.catch_warnings():
@@ -260,16 +222,6 @@ def describe_stall(cluster: Cluster) -> str:
         if free.get("CPU", 0) >= n_cpus + 1:
             return "a worker is starting again, or died; its machine may be short of memory"
     return "workers are at it: a slow store, a picture that takes long, or a machine that swaps"
-
-
-def _make_task(read: Callable[[], Iterable[pa.Table]], n_rows: int) -> ReadTask:
-    """Makes what Ray calls to read a unit, or the units of a row group."""
-    return ReadTask(read, BlockMetadata(n_rows, None, None, None))
-
-
-def _make_unit(words: dict[str, str]) -> list[pa.Table]:
-    """Makes the rows of pictures that a worker opens by their words."""
-    return [pa.table({"path": list(words), "word": list(words.values())})]
 
 
 def _to_planned(error: Exception) -> TinyvError:
