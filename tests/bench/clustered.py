@@ -1,7 +1,7 @@
 """What a batch on Ray's workers bears, and what it costs beside `tinyv batch`; run by hand.
 
 `python -m tests.bench.clustered FOLDER STEP...` prints a JSON line a step. Steps: files, parquet,
-workers, driver, memory, full (as root), vanish, bucket (needs `moto[server]`), ray, alone. The last
+workers, driver, memory, full (as root), vanish, bucket, ray, alone. The last
 two compare: the same pictures with a wait in each, by Ray's workers and by two of `tinyv batch`.
 """
 
@@ -13,22 +13,20 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
-from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import numpy as np
 import psutil
 from PIL import Image
 
 from tests.demo import DEMO
+from tests.light.clustered.bucket import REFUSED, serve_bucket
 
 ROOT = Path(__file__).resolve().parents[2]
 N_PICTURES, N_BROKEN = 300, 5
 PROMPT = "[caption] describe this image."
 SPEED_WAIT_S, N_SPEED = 2.0, 220
-REFUSED, SLOW, SLOW_S = "a/007.png", "b/008.png", 5.0
 THRESHOLD = 0.3  # of this machine's memory, past which Ray kills a worker in the step `memory`
 
 # Put before what a worker imports: a wait that stands in for the full size, and a worker that eats
@@ -284,52 +282,12 @@ def run_vanish(place):
     return {"code": process.returncode, "first": first, "again": again[:2], **compared}
 
 
-class Refusing:
-    """moto's server, with one object refused, one slow, and keys that count."""
-
-    def __init__(self, serve):
-        self.serve, self.pages = serve, 0
-
-    def __call__(self, environ, start_response):
-        path = environ["PATH_INFO"]
-        if "Credential=good/" not in environ.get("HTTP_AUTHORIZATION", ""):
-            return refuse(start_response, "InvalidAccessKeyId")
-        if path.endswith(REFUSED):
-            return refuse(start_response, "AccessDenied")
-        if path.endswith(SLOW) and environ["REQUEST_METHOD"] == "GET":
-            time.sleep(SLOW_S)
-        self.pages += "list-type=2" in environ["QUERY_STRING"]
-        return self.serve(environ, start_response)
-
-
-def refuse(start_response, code):
-    body = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
-    headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
-    start_response("403 Forbidden", headers)
-    return [body]
-
-
 def run_bucket(place):
-    """An S3 server on loopback, in a process of its own, whose listings have pages of 50."""
-    port = 39117
-    server = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.clustered", place.root, f"serve:{port}"],
-        env={**place.environment, "MOTO_S3_DEFAULT_MAX_KEYS": "50"},
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert server.stdout.readline() == "ready\n"
-        keys = {
-            "AWS_ACCESS_KEY_ID": "good",
-            "AWS_SECRET_ACCESS_KEY": "x",
-            "AWS_REGION": "us-east-1",
-        }
-        keys |= {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
-        wrong = place.run(
-            "s3://photos/album", "wrong.jsonl", **{**keys, "AWS_ACCESS_KEY_ID": "bad"}
-        )
+    """A bucket whose listings have pages of 50."""
+    pages = []
+    with serve_bucket(place.root, pages) as keys:
+        bad = {**keys, "AWS_ACCESS_KEY_ID": "bad"}
+        wrong = place.run("s3://photos/album", "wrong.jsonl", **bad)
         code, s, _ = place.run("s3://photos/album", "s3://photos/out.jsonl", **keys)
         again = place.run("s3://photos/album", "s3://photos/out.jsonl", **keys)
         os.environ.update(keys)
@@ -350,47 +308,9 @@ def run_bucket(place):
 
         table = parquet.read_table("photos/out.parquet", filesystem=Stored("s3://photos").files)
         n_names = len(set(table["path"].to_pylist()))
-    finally:
-        server.terminate()
-        pages = server.communicate()[0]
-    found = {"wrong": wrong, "again": again[:2], "refused": refused, "pages": pages.strip()}
+    found = {"wrong": wrong, "again": again[:2], "refused": refused, "pages": pages[0]}
     found |= {"parquet": to_parquet[:2], "rows": table.num_rows, "names": n_names}
     return {"code": code, "s": s, **found, **compared}
-
-
-def serve_bucket(place, port):
-    """Serves the album until it is ended; then says how many pages were listed."""
-    import boto3
-    from moto.server import DomainDispatcherApplication, create_backend_app
-
-    app = Refusing(DomainDispatcherApplication(create_backend_app))
-
-    class Quiet(WSGIRequestHandler):
-        protocol_version = "HTTP/1.0"
-
-        def log_message(self, *_):
-            pass
-
-    from socketserver import ThreadingMixIn
-    from wsgiref.simple_server import WSGIServer
-
-    class Threads(ThreadingMixIn, WSGIServer):
-        daemon_threads = True
-
-    with make_server("127.0.0.1", port, app, Threads, Quiet) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        own = {"endpoint_url": f"http://127.0.0.1:{port}", "region_name": "us-east-1"}
-        s3 = boto3.client("s3", aws_access_key_id="good", aws_secret_access_key="x", **own)
-        s3.create_bucket(Bucket="photos")
-        app_refuses, globals()["REFUSED"] = REFUSED, "nothing"
-        for path in sorted((place.root / "album").rglob("*.png")):
-            s3.put_object(
-                Bucket="photos", Key=str(path.relative_to(place.root)), Body=path.read_bytes()
-            )
-        globals()["REFUSED"] = app_refuses
-        print("ready", flush=True)
-        signal.sigwait({signal.SIGTERM})
-        print(app.pages, flush=True)
 
 
 def take_speed_album(place):
@@ -441,10 +361,8 @@ def run_alone(place):
 def main(folder, *steps):
     place = Place(Path(folder))
     for step in steps:
-        if step.startswith("serve:"):
-            serve_bucket(place, int(step.partition(":")[2]))
-            return
-        print(json.dumps({"step": step, **globals()[f"run_{step}"](place)}), flush=True)
+        sys.stdout.write(json.dumps({"step": step, **globals()[f"run_{step}"](place)}) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
