@@ -1,7 +1,7 @@
 """What a batch on Ray's workers bears, and what it costs beside `tinyv batch`; run by hand.
 
 `python -m tests.bench.clustered FOLDER STEP...` prints a JSON line a step. Steps: files, parquet,
-workers, driver, memory, full (as root), vanish, bucket, ray, alone. The last
+join, workers, driver, memory, full (as root), vanish, bucket, ray, alone. The last
 two compare: the same pictures with a wait in each, by Ray's workers and by two of `tinyv batch`.
 """
 
@@ -26,6 +26,7 @@ from tests.light.clustered.bucket import REFUSED, serve_bucket
 ROOT = Path(__file__).resolve().parents[2]
 N_PICTURES, N_BROKEN = 300, 5
 PROMPT = "[caption] describe this image."
+PORT = 39127  # of the cluster that is joined
 SPEED_WAIT_S, N_SPEED = 2.0, 220
 THRESHOLD = 0.3  # of this machine's memory, past which Ray kills a worker in the step `memory`
 
@@ -107,10 +108,10 @@ class Place:
                 content = path.read_bytes()
                 path.write_bytes(b"" if index == 1 else content[: len(content) // 2])
 
-    def start(self, source, target, *flags, cluster=True, **own):
+    def start(self, source, target, *flags, cluster="local", **own):
         words = ["batch", "-r", *source.split(), PROMPT, "-t", "1", "-o", str(target), *flags]
         if cluster:
-            words += ["--cluster", "local", "--workers", "2"]
+            words += ["--cluster", cluster, "--workers", "2"]
         return subprocess.Popen(
             [sys.executable, "-m", "tinyv_cli", *words],
             cwd=self.root,
@@ -170,6 +171,29 @@ def is_captioner(process):
 
 def count_lines(path):
     return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def run_join(place):
+    """A cluster that was started by hand on loopback is joined, and goes on afterwards."""
+    words = [
+        Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus=3",
+        f"--port={PORT}", "--node-ip-address=127.0.0.1", "--include-dashboard=false",
+        "--disable-usage-stats", f"--temp-dir={place.root / 'r'}",
+    ]  # fmt: skip
+    place.environment["HOME"] = str(place.root / "user")
+    log = (place.root / "head.log").open("w")
+    head = subprocess.Popen(words, env=place.environment, cwd=place.root, stdout=log, stderr=log)
+    try:
+        while "Ray runtime started" not in (place.root / "head.log").read_text():
+            assert head.poll() is None
+            time.sleep(0.2)
+        runs = [place.run("album", f"join{n}.jsonl", cluster=f"127.0.0.1:{PORT}") for n in (1, 2)]
+        is_there = head.poll() is None
+    finally:
+        head.terminate()
+        head.wait()
+    compared = [place.compare(place.read(f"join{n}.jsonl")) for n in (1, 2)]
+    return {"runs": runs, "is_there": is_there, "compared": compared}
 
 
 def run_files(place):
@@ -283,8 +307,11 @@ def run_vanish(place):
 
 
 def run_bucket(place):
-    """A bucket whose listings have pages of 50."""
-    pages = []
+    """A bucket whose listings have pages of 50, with the variant in it."""
+    pages, variant = [], place.root / "album" / "variant"
+    if not variant.exists():
+        words = [sys.executable, "-m", "tinyv_cli", "push", "miniature", variant]
+        subprocess.run(words, env=place.environment, check=True, cwd=place.root)
     with serve_bucket(place.root, pages) as keys:
         bad = {**keys, "AWS_ACCESS_KEY_ID": "bad"}
         wrong = place.run("s3://photos/album", "wrong.jsonl", **bad)
@@ -303,7 +330,9 @@ def run_bucket(place):
                 lines[name]["timings"] = None
         refused = lines[f"album/{REFUSED}"]["error"]
         compared = place.compare(lines, f"album/{REFUSED}")
-        to_parquet = place.run("s3://photos/album", "s3://photos/out.parquet", **keys)
+        own = ["--variant-from", "s3://photos/album/variant"]
+        keys["TINYV_HOME"] = str(place.root / "other-home")
+        to_parquet = place.run("s3://photos/album", "s3://photos/out.parquet", *own, **keys)
         from pyarrow import parquet
 
         table = parquet.read_table("photos/out.parquet", filesystem=Stored("s3://photos").files)

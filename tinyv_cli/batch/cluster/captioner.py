@@ -17,6 +17,7 @@ In a program of one's own:
 """
 
 import os
+import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -101,7 +102,7 @@ class Captioner:
         found = hash_variant(engine.variant)
         if options.variant_hash not in (None, found):
             raise WeightsError(
-                f"variant {engine.variant.name} of {os.uname().nodename} is another than the "
+                f"variant {engine.variant.name} of {platform.node()} is another than the "
                 "batch was begun with",
                 "copy the same one to every machine, or let it be copied: `--variant-from URL`",
             )
