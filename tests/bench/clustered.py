@@ -1,8 +1,8 @@
 """What a batch on Ray's workers bears, and what it costs beside `tinyv batch`; run by hand.
 
 `python -m tests.bench.clustered FOLDER STEP...` prints a JSON line a step. Steps: files, parquet,
-join, workers, driver, memory, full (as root), vanish, bucket, ray, alone. The last
-two compare: the same pictures with a wait in each, by Ray's workers and by two of `tinyv batch`.
+join, workers, driver, memory, full (as root), vanish, bucket, ray. The last
+compares: the same pictures with a wait in each, by Ray's workers and by two of `tinyv batch`.
 """
 
 import contextlib
@@ -146,7 +146,7 @@ class Place:
         """How many lines there are, and which differ from those of `tinyv batch`."""
         here = self.root / "here.jsonl"
         if not here.exists():
-            self.run("album", here, cluster=False)
+            self.run("album", here, cluster=None)
         expected = self.read("here.jsonl")
         differing = [name for name in expected if lines.get(name) != expected[name]]
         return {
@@ -342,49 +342,31 @@ def run_bucket(place):
     return {"code": code, "s": s, **found, **compared}
 
 
-def take_speed_album(place):
-    folders = [place.root / "speed" / each for each in "ab"]
-    if not folders[0].exists():
-        for index in range(N_SPEED):
-            folder = folders[index % 2]
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copy(
-                place.root / "album" / "a" / f"{10 + index % 10:03}.png", folder / f"{index}.png"
-            )
-
-
 def run_ray(place):
-    take_speed_album(place)
-    (place.root / "speed.jsonl").unlink(missing_ok=True)
-    load = os.getloadavg()[0]
-    begun_s, seen = time.monotonic(), []
-    process = place.start("speed", "speed.jsonl", "--no-cache", BENCH_WAIT_S=str(SPEED_WAIT_S))
-    while process.poll() is None:
-        n = count_lines(place.root / "speed.jsonl")
-        if n and (not seen or n > seen[-1][1]):
-            seen.append((round(time.monotonic() - begun_s, 2), n))
+    """The same pictures, at the same time, by two workers and by two of `tinyv batch`."""
+    for index in range(N_SPEED):
+        path = place.root / "speed" / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(place.root / "album" / "a" / f"{10 + index % 10:03}.png", path)
+    load, begun_s, wait = os.getloadavg()[0], time.monotonic(), {"BENCH_WAIT_S": str(SPEED_WAIT_S)}
+    flags = ("--no-cache", "--fresh")
+    runs = {"ray": place.start("speed", "speed.jsonl", *flags, **wait)}
+    for each in "ab":
+        target = f"speed-{each}.jsonl"
+        runs[each] = place.start(f"speed/{each}", target, *flags, cluster=None, **wait)
+    seen, ends = [], {}
+    while len(ends) < len(runs):
+        now_s, n_lines = time.monotonic() - begun_s, count_lines(place.root / "speed.jsonl")
+        if n_lines and (not seen or n_lines > seen[-1][1]):
+            seen.append((round(now_s, 1), n_lines))
+        for name, process in runs.items():
+            if name not in ends and process.poll() is not None:
+                ends[name] = round(now_s, 1)
         time.sleep(0.05)
-    s = time.monotonic() - begun_s
-    return {
-        "s": round(s, 1),
-        "an_hour": round(3600 * N_SPEED / s),
-        "load": load,
-        "seen": seen[::20],
-    }
-
-
-def run_alone(place):
-    take_speed_album(place)
-    load, begun_s = os.getloadavg()[0], time.monotonic()
-    own = {"cluster": False, "BENCH_WAIT_S": str(SPEED_WAIT_S)}
-    both = [
-        place.start(f"speed/{each}", f"speed-{each}.jsonl", "--no-cache", "--fresh", **own)
-        for each in "ab"
-    ]
-    for each in both:
-        each.communicate()
-    s = time.monotonic() - begun_s
-    return {"s": round(s, 1), "an_hour": round(3600 * N_SPEED / s), "load": load}
+    codes = [process.returncode for process in runs.values()]
+    ratio = max(ends["a"], ends["b"]) / ends["ray"]
+    seen = [seen[0], seen[len(seen) // 2], seen[-1]]
+    return {"ratio": round(ratio, 3), "s": ends, "codes": codes, "load": load, "seen": seen}
 
 
 def main(folder, *steps):
