@@ -117,37 +117,34 @@ def _search_groups(
     high = groups.amax(-1, keepdim=True).clamp_(min=0)
     span = (high - low) / top
     span = torch.where(span > 0, span, torch.ones_like(span))
-    best_scale, best_zero = span, (-low / span).round_().clamp_(0, top)
-    best_codes, best_error = _round_groups(groups, best_scale, best_zero, top, weights)
+    best_scale, best_zero = span, torch.zeros_like(span)
+    best_error = torch.full_like(span, torch.inf, dtype=torch.float64)
     for shrink in _SHRINKS.get(bits, (1.0,)):
         scale = span * shrink
         zero = (-low * shrink / scale).round_().clamp_(0, top)
-        for _ in range(1 + _REFINEMENTS):
-            codes, error = _round_groups(groups, scale, zero, top, weights)
+        for refinement in range(1 + _REFINEMENTS):
+            steps = _round_groups(groups, scale, zero, top)
+            fitted = scale
+            if refinement < _REFINEMENTS:
+                # The scale of least squared error for these steps: Σw·n / Σn².
+                power = _add_up(steps.square(), weights)
+                fitted = (_add_up(groups * steps, weights) / power).float()
+                fitted = torch.where((power > 0) & (fitted > 0), fitted, scale)
+            error = _add_up(steps.mul_(scale).sub_(groups).square_(), weights)
             better = error < best_error
             best_error = torch.where(better, error, best_error)
             best_scale = torch.where(better, scale, best_scale)
             best_zero = torch.where(better, zero, best_zero)
-            best_codes = torch.where(better, codes, best_codes)
-            # The scale of least squared error for these steps: Σw·n / Σn².
-            steps = codes - zero
-            power = _add_up(steps.square(), weights)
-            fitted = (_add_up(groups * steps, weights) / power).float()
-            scale = torch.where((power > 0) & (fitted > 0), fitted, scale)
-    return best_codes, best_scale, best_zero
+            scale = fitted
+    codes = _round_groups(groups, best_scale, best_zero, top).add_(best_zero)
+    return codes, best_scale, best_zero
 
 
 def _round_groups(
-    groups: torch.Tensor,
-    scale: torch.Tensor,
-    zero: torch.Tensor,
-    top: int,
-    weights: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rounds to codes (R, G, group) by scale and zero point (R, G, 1); squared error with them."""
-    codes = (groups / scale).round_().add_(zero).clamp_(0, top)
-    squares = ((codes - zero).mul_(scale).sub_(groups)).square_()
-    return codes, _add_up(squares, weights)
+    groups: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, top: int
+) -> torch.Tensor:
+    """Rounds to steps from the zero point (R, G, group), by scale and zero point (R, G, 1)."""
+    return (groups / scale).round_().add_(zero).clamp_(0, top).sub_(zero)
 
 
 def _add_up(groups: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:

@@ -16,8 +16,8 @@ import torch
 from quantize.calibrate.grids import to_grouped_codes
 from quantize.calibrate.kept import KeptLayers
 from quantize.calibrate.language import Calibration, LanguagePass, Target
-from quantize.calibrate.layer import pack
 from quantize.calibrate.material import Material, make_material, read_material
+from quantize.calibrate.packing import pack
 from quantize.calibrate.rounding import Settings
 from quantize.calibrate.sensitivity import measure_losses
 from quantize.groupwise import GroupedCodes, round_matrix
@@ -67,8 +67,8 @@ class LanguageSide:
         """
         language, read = self.weights.spec.language, self.weights.read
         table = read(EMBEDDINGS).numpy()
-        measured = pack(embed(self._probe_ids, self.images, table.__getitem__), language)
-
+        embeddings = embed(self._probe_ids, self.images, table.__getitem__)
+        measured = pack(embeddings, language, share_beginnings=True)
         return LanguagePass(language, read, measured, calibration, recipe)
 
     def rank_matrices(self) -> list[str]:
@@ -141,19 +141,20 @@ class LanguageSide:
         return Calibration(*streams, target, kept, self.threads, settings)
 
     def _encode_exercises(self, material: Material, n_positions: int) -> list[ProbeIds]:
-        """Encodes exercises, as many as fill so many positions."""
+        """Encodes exercises of about so many positions."""
         spec = self.weights.spec
         template = TEMPLATES[default_template(spec.stage)]
         taken: list[ProbeIds] = []
         for each in material.exercises:
-            if n_positions <= 0:
-                break
             before, after = make_prompt(template, (), each.question).pieces
             opening = tuple(self.tokenizer.encode(before))
             rest = (*self.tokenizer.encode(after), *self.tokenizer.encode(each.answer))
             room = spec.language.context_length - len(opening) - spec.qformer.n_queries
+            length = len(opening) + spec.qformer.n_queries + len(rest[:room])
+            if taken and n_positions < length / 2:
+                break
+            n_positions -= length
             taken.append(ProbeIds(each.picture, opening, rest[:room]))
-            n_positions -= len(opening) + spec.qformer.n_queries + len(rest[:room])
         return taken
 
 

@@ -17,12 +17,12 @@ from quantize.calibrate.grids import AffineGrid, Nf4Grid
 from quantize.calibrate.kept import KeptLayers
 from quantize.calibrate.layer import (
     MATRICES,
-    Sequences,
     bears_8_bits,
     read_block,
     round_activations,
     round_layer,
 )
+from quantize.calibrate.packing import Sequences
 from quantize.calibrate.rounding import Settings, calibrate_matrix
 from quantize.recipe import Recipe
 from tinyv_cli.model.phi import PhiBlock
@@ -239,4 +239,4 @@ class LanguagePass:
             self._layer += 1
             self._restore()
         states = self._measured.states
-        return [states[row, start : start + n] for row, start, n in self._measured.places]
+        return [states[row, place] for row, place in self._measured.places]

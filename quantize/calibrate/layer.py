@@ -5,16 +5,15 @@ activations included. Each matrix is rounded when the rounded stream reaches it,
 for those before it. Files and grids are others' business.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tinyv_cli.model.phi import PhiBlock, Rotary, make_rotary
+from quantize.calibrate.packing import Sequences
+from tinyv_cli.model.phi import PhiBlock
 from tinyv_cli.spec import LanguageSpec
 from weights.reading.checkpoint import ReadTensor
 
@@ -24,35 +23,9 @@ MATRICES = ("attention.qkv", "attention.dense", "mlp.fc1", "mlp.fc2")
 # inputs as its operator takes them; the module's weight and bias are rounded in place.
 RoundLinear: TypeAlias = Callable[[str, nn.Linear, Tensor, Tensor], Tensor]
 
-
 # Of a product, by activations in 8 bits: the mean over positions, and the worst of them.
 LARGEST_MEAN_ERROR, LARGEST_ERROR = 0.03, 0.2
 _MEASURED_ROWS = 256
-_ROW_POSITIONS = 256  # several sequences stand in a row: attention is cheap, little is padding
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """Sequences of embeddings or states, several in a row, none of which sees another.
-
-    Attributes:
-        states: (B, T, D), the rest of each row zeros.
-        filled: (B, T), false where there is no position.
-        places: row, start and length of each sequence.
-        rotary: of each position in its own sequence.
-        mask: (B, 1, T, T), true where the row's position sees the column's.
-    """
-
-    states: Tensor
-    filled: Tensor
-    places: tuple[tuple[int, int, int], ...]
-    rotary: Rotary
-    mask: Tensor
-
-    def run(self, block: PhiBlock) -> Tensor:
-        """Computes a block's output, (B, T, D)."""
-        out: Tensor = block(self.states, self.rotary, self.mask)
-        return out
 
 
 def read_block(
@@ -64,30 +37,6 @@ def read_block(
     own = {key: read(f"language.layers.{layer}.{key}") for key in block.state_dict()}
     block.load_state_dict(own, strict=True, assign=True)
     return block, own
-
-
-def pack(sequences: Sequence[np.ndarray], spec: LanguageSpec) -> Sequences:
-    """Puts embeddings, (T, D) float32 each, into rows, the longest first."""
-    capacity = max(_ROW_POSITIONS, *map(len, sequences))
-    used: list[int] = []
-    places = [(0, 0, 0)] * len(sequences)
-    for index in sorted(range(len(sequences)), key=lambda index: -len(sequences[index])):
-        length = len(sequences[index])
-        row = next((r for r, n in enumerate(used) if n + length <= capacity), len(used))
-        used[row:] = [used[row], *used[row + 1 :]] if row < len(used) else [0]
-        places[index] = (row, used[row], length)
-        used[row] += length
-    states = torch.zeros(len(used), capacity, sequences[0].shape[1])
-    positions = torch.zeros(len(used), capacity, dtype=torch.int64)
-    owners = torch.full((len(used), capacity), -1)
-    for index, (row, start, length) in enumerate(places):
-        states[row, start : start + length] = torch.from_numpy(sequences[index])
-        positions[row, start : start + length] = torch.arange(length)
-        owners[row, start : start + length] = index
-    order = torch.arange(capacity)
-    mask = (owners[:, :, None] == owners[:, None]) & (order[:, None] >= order)
-    rotary = make_rotary(spec, positions, states.dtype)
-    return Sequences(states, owners >= 0, tuple(places), rotary, mask[:, None])
 
 
 def round_activations(x: Tensor, group: int) -> Tensor:

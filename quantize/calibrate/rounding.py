@@ -32,7 +32,7 @@ from quantize.groupwise import divided_among
 
 _MOST_COLUMNS = 2560
 _LEAF_COLUMNS = 8  # rounded one by one; what follows takes their errors as one product
-_ROWS_AT_ONCE = 1280  # of the matrix, by one thread
+_LEAST_INVERTED = 64  # rows; larger triangles are inverted by halves
 
 
 class Grid(Protocol):
@@ -118,7 +118,8 @@ def calibrate_matrix(
         rounded[:, run] += settings.strength * find_shift(x, left_over, settings.ridge)
         grid = grid or make_grid(rounded, weights)
         round_in_order(rounded, order + run.start, factor, grid, threads)
-        left_over.addmm_(x, (rounded[:, run] - w).T, alpha=-1)
+        if run is not runs[-1]:
+            left_over.addmm_(x, (rounded[:, run] - w).T, alpha=-1)
     return Calibrated(rounded, wanted_means - rounded @ means)
 
 
@@ -165,8 +166,24 @@ def factor_inverse(inputs: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     hessian.diagonal().mul_(1 + damping)
     # H = V·Vᵀ with V upper is the usual factor of the flipped matrix, and U = V⁻¹.
     upper = torch.linalg.cholesky(hessian.flip(0, 1)).flip(0, 1)
-    identity = torch.eye(len(upper))
-    return order, torch.linalg.solve_triangular(upper, identity, upper=True)
+    invert_upper(upper)
+    return order, upper
+
+
+def invert_upper(matrix: Tensor) -> None:
+    """Inverts an upper triangular matrix (K, K) in place.
+
+    By halves: of [[A, B], [0, C]] the inverse is [[A⁻¹, -A⁻¹·B·C⁻¹], [0, C⁻¹]]. That is a third of
+    the work of solving for every column of the identity.
+    """
+    half = len(matrix) // 2
+    if len(matrix) <= _LEAST_INVERTED:
+        matrix.copy_(torch.linalg.solve_triangular(matrix, torch.eye(len(matrix)), upper=True))
+        return
+    first, across, last = matrix[:half, :half], matrix[:half, half:], matrix[half:, half:]
+    invert_upper(first)
+    invert_upper(last)
+    across.copy_(first @ across @ last).neg_()
 
 
 def round_in_order(
@@ -184,8 +201,11 @@ def round_in_order(
     names: list[int] = columns.tolist()
     diagonal: list[float] = factor.diagonal().tolist()
 
+    # Each thread takes all its rows at once: a column's operators are short as it is.
+    n_at_once = -(-len(matrix) // threads)
+
     def round_rows(start: int) -> None:
-        rows = slice(start, start + _ROWS_AT_ONCE)
+        rows = slice(start, start + n_at_once)
         left = matrix[rows].T[columns]  # (k, n): a column of the matrix lies in one piece
         errors = torch.empty_like(left)
 
@@ -208,4 +228,4 @@ def round_in_order(
         matrix[rows, columns] = left.T
 
     with divided_among(threads) as pool:
-        list(pool.map(round_rows, range(0, len(matrix), _ROWS_AT_ONCE)))
+        list(pool.map(round_rows, range(0, len(matrix), n_at_once)))

@@ -10,7 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from quantize.calibrate.layer import MATRICES, Sequences, read_block
+from quantize.calibrate.layer import MATRICES, read_block
+from quantize.calibrate.packing import Sequences
 from quantize.groupwise import round_matrix
 from quantize.recipe import HEAD, INT4
 from tinyv_cli.model.phi import PhiBlock
@@ -70,7 +71,7 @@ def measure_losses(
                 products = torch.zeros(sequences.filled.shape)
                 products[sequences.filled] = (slope[sequences.filled] * errors[key]).sum(1)
                 # A sequence as a whole: one matrix's errors at its positions go together.
-                of_each = [products[row, at : at + n].sum() for row, at, n in sequences.places]
+                of_each = [products[row, place].sum() for row, place in sequences.places]
                 loss = float(torch.stack(of_each).square().sum()) / 2
                 name = f"language.layers.{layer}.{key}.weight"
                 losses[name] += loss / int(sequences.filled.sum()) / len(gradients)

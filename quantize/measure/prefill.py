@@ -5,7 +5,8 @@ without the cut computes the same numbers by the same operators, thirty times as
 step at full size.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from onnx.helper import make_node, make_tensor_value_info
 
 from quantize.measure.compare import ComputeLogits, ProbeIds
 from tinyv_cli.backends.cpu.onnx_sessions import open_graphs, translate_failures
+from tinyv_cli.backends.cpu.quiet_onnxruntime import ort
 from tinyv_cli.backends.cpu.token_embeddings import open_token_embeddings
 from tinyv_cli.variants.manifest import Variant
 
@@ -44,21 +46,52 @@ def prefill(variant: Variant, threads: int) -> ComputeLogits:
             sessions = open_graphs([*paths, copy], threads)
         finally:
             copy.unlink(missing_ok=True)
-        for probe in probes:
-            tokens = [table.rows(probe.before), images[probe.picture], table.rows(probe.after)]
-            states = np.concatenate(tokens)[None]
-            n = states.shape[1]
-            cache = np.zeros((1, spec.n_heads, n, spec.head_width), np.float32)
-            lengths = {
-                "last_positions": np.array([n - 1], np.int32),
-                "total_length": np.array(n, np.int32),
-            }
-            for session in sessions:
-                names = [each.name for each in session.get_inputs()]
-                feeds = {names[0]: states}
-                feeds |= {name: lengths.get(name, cache) for name in names[1:]}
-                with translate_failures("cannot run the decoder"):
-                    states = session.run([session.get_outputs()[0].name], feeds)[0]
-            yield states.reshape(n, spec.vocab_size)[-len(probe.after) - 1 :]
+        nothing = np.zeros((1, spec.n_heads, 0, spec.head_width), np.float32)
+        inputs = [each.name for session in sessions for each in session.get_inputs()]
+        none = {name: nothing for name in inputs if name.startswith("past_")}
+        for (before, picture), asked in groupby(probes, lambda each: (each.before, each.picture)):
+            # What the probes begin with is read once.
+            n_common = len(before) + len(images[picture])
+            beginning = np.concatenate([table.rows(before), images[picture]])
+            logits, past = run_graphs(sessions, beginning, n_common, none)
+            for probe in asked:
+                n_positions = n_common + len(probe.after)
+                rest, _ = run_graphs(sessions, table.rows(probe.after), n_positions, past)
+                yield np.concatenate([logits[-1:], rest])
 
     return compute
+
+
+def run_graphs(
+    sessions: Sequence[ort.InferenceSession],
+    embeddings: np.ndarray,
+    n_positions: int,
+    past: Mapping[str, np.ndarray],
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Runs a decoder's graphs for the last of so many positions.
+
+    Args:
+        sessions: of the graphs.
+        embeddings: of those positions, (T, D).
+        n_positions: with those before them.
+        past: keys and values of these, by `past_key.0`, ….
+
+    Returns:
+        The logits (T, V), and keys and values of all positions by the same names.
+    """
+    states = embeddings[None]
+    lengths = {
+        "last_positions": np.array([n_positions - 1], np.int32),
+        "total_length": np.array(n_positions, np.int32),
+    }
+    present: dict[str, np.ndarray] = {}
+    for session in sessions:
+        entering, *names = (each.name for each in session.get_inputs())
+        feeds = {name: lengths[name] if name in lengths else past[name] for name in names}
+        with translate_failures("cannot run the decoder"):
+            states, *caches = session.run(None, {entering: states, **feeds})
+        kept = [each.name for each in session.get_outputs()][1:]
+        present |= {
+            name.replace("present", "past"): each for name, each in zip(kept, caches, strict=True)
+        }
+    return states.reshape(len(embeddings), -1), present

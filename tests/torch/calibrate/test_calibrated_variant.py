@@ -132,7 +132,9 @@ def test_the_users_own_questions_take_most_of_the_positions(tiny_sources, tmp_pa
     packed = []
     pack = language_side.pack
     monkeypatch.setattr(
-        language_side, "pack", lambda each, spec: packed.append(each) or pack(each, spec)
+        language_side,
+        "pack",
+        lambda each, *others, **more: packed.append(each) or pack(each, *others, **more),
     )
     make(tiny_sources, tmp_path / "own", calibrate=questions)
     own = packed[0][0]

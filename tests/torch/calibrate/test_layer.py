@@ -9,13 +9,8 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from quantize.calibrate.grids import AffineGrid
-from quantize.calibrate.layer import (
-    MATRICES,
-    bears_8_bits,
-    pack,
-    round_activations,
-    round_layer,
-)
+from quantize.calibrate.layer import MATRICES, bears_8_bits, round_activations, round_layer
+from quantize.calibrate.packing import pack
 from quantize.calibrate.rounding import Settings, calibrate_matrix
 from quantize.cpu.graph import DataFile, GraphWriter
 from quantize.groupwise import round_matrix
@@ -43,15 +38,30 @@ def make_block() -> PhiBlock:
 
 @torch.no_grad()
 def test_packed_sequences_do_not_see_each_other():
-    sequences, block = make_sequences(5, 200, 90, 1, 130), make_block()
+    sequences, block = make_sequences(5, 600, 90, 1, 330), make_block()
     packed = pack(sequences, LANGUAGE)
     assert packed.states.shape[0] < len(sequences)
     assert packed.filled.sum() == sum(map(len, sequences))
     together = packed.run(block)
-    for sequence, (row, start, length) in zip(sequences, packed.places, strict=True):
-        rotary = make_rotary(LANGUAGE, torch.arange(length)[None], torch.float32)
+    check_each_is_as_alone(sequences, packed, block, together)
+
+
+def check_each_is_as_alone(sequences, packed, block, together):
+    for sequence, (row, place) in zip(sequences, packed.places, strict=True):
+        rotary = make_rotary(LANGUAGE, torch.arange(len(sequence))[None], torch.float32)
         alone = block(torch.from_numpy(sequence)[None], rotary)[0]
-        assert torch.allclose(together[row, start : start + length], alone, atol=1e-4)
+        assert torch.allclose(together[row, place], alone, atol=1e-4)
+
+
+@torch.no_grad()
+def test_neighbours_share_the_beginnings_that_they_have_in_common():
+    beginning, *rests = make_sequences(45, 20, 33, 1, 40, 600, 7)
+    alike = [np.concatenate([beginning, each]) for each in rests[:4]]
+    longer = np.concatenate([beginning[:30], rests[4]])  # has no room beside the others
+    sequences = [*alike, beginning, longer, rests[5]]
+    packed, block = pack(sequences, LANGUAGE, share_beginnings=True), make_block()
+    assert packed.filled.sum() == 45 + 20 + 33 + 1 + 40 + 630 + 7
+    check_each_is_as_alone(sequences, packed, block, packed.run(block))
 
 
 def round_all(calibrated: bool):

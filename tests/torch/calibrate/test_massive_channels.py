@@ -12,7 +12,7 @@ import torch
 
 from quantize.calibrate.kept import KeptLayers
 from quantize.calibrate.language import Calibration, CpuTarget, LanguagePass
-from quantize.calibrate.layer import pack
+from quantize.calibrate.packing import pack
 from quantize.cpu.parts import PartWriter
 from quantize.language_side import find_codes
 from quantize.measure.reference import compute_logits

@@ -147,15 +147,24 @@ def test_a_matrix_makes_up_for_inputs_that_are_rounded_already():
     assert errors[2] < errors[1] < errors[0]
 
 
-def test_rows_divided_among_threads_come_out_the_same(monkeypatch):
+def test_rows_divided_among_threads_come_out_the_same():
     x, matrix = make_inputs(200, 96), make_matrix(64, 96)
     alone = calibrate_matrix(matrix, x, x @ matrix.T, make_affine(INT4), Settings())
-    monkeypatch.setattr(rounding, "_ROWS_AT_ONCE", 16)
     divided = calibrate_matrix(matrix, x, x @ matrix.T, make_affine(INT4), Settings(), threads=2)
     assert (divided.matrix != alone.matrix).float().mean() < 0.01  # a last bit, now and then
     rounded = (alone, divided)
     error, other = (relative(x @ each.matrix.T + each.bias, x @ matrix.T) for each in rounded)
     assert error == pytest.approx(other, rel=0.02)
+
+
+@pytest.mark.parametrize("n", [1, 63, 200])
+def test_a_triangle_is_inverted_in_place(n):
+    triangle = (torch.randn(n, n, generator=torch.Generator().manual_seed(n)) / n).triu()
+    triangle.diagonal().add_(1)
+    inverse = triangle.clone()
+    rounding.invert_upper(inverse)
+    assert torch.allclose(inverse @ triangle, torch.eye(n), atol=1e-5)
+    assert torch.equal(inverse, inverse.triu())
 
 
 @pytest.mark.parametrize("most", [128, 50])

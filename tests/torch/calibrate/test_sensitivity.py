@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from quantize.calibrate.layer import MATRICES, pack
+from quantize.calibrate.layer import MATRICES
+from quantize.calibrate.packing import pack
 from quantize.calibrate.sensitivity import measure_losses
 from quantize.groupwise import round_matrix
 from quantize.measure.reference import compute_logits
