@@ -174,3 +174,21 @@ def test_a_variant_is_copied_once_and_a_damaged_one_never(place):
     with pytest.raises(WeightsError, match="is damaged"):
         copy_variant(str(origin), "another")
     assert not (place / "home" / "variants" / "another").exists()
+
+
+def test_a_store_that_fsspec_opens_is_listed_read_and_written(place):
+    fsspec = pytest.importorskip("fsspec", reason="the extra [ray] is not installed")
+    files = fsspec.filesystem("memory")
+    write_picture(place / "cat.png")
+    for name in ("/shelf/b/cat.png", "/shelf/a.png", "/shelf/notes.txt"):
+        files.pipe(name, (place / "cat.png").read_bytes())
+    source = find_rows(["memory:///shelf"], lambda: b"", Columns(), recurses=True)
+    assert source.names == ["memory:///shelf/a.png", "memory:///shelf/b/cat.png"]
+    word = source.words["memory:///shelf/a.png"]
+    assert Place(word).read() == (place / "cat.png").read_bytes()
+    target = "memory:///shelf/out.jsonl"
+    for n_before in (0, 1):
+        with open_parts(target, SETTINGS, Path, fresh=False, retries=False) as parts:
+            assert len(parts.answers) == n_before
+            if not n_before:
+                parts.write(ANSWERED)
