@@ -9,6 +9,7 @@ from tests.demo import DEMO
 from tinyv_cli.batch.cluster.captioner import Captioner, CaptionOptions
 from tinyv_cli.batch.cluster.lines import to_lines
 from tinyv_cli.errors import WeightsError
+from tinyv_cli.variants import miniature
 
 QUESTION = "[caption] describe this image."
 
@@ -16,6 +17,7 @@ QUESTION = "[caption] describe this image."
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYV_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(miniature, "miniature_dir", lambda: DEMO)
 
 
 def ask(captioner, **columns):
