@@ -34,6 +34,7 @@ LOCAL = "local"
 
 _SESSIONS = "tinyv-ray-"  # short, and in /tmp: a socket's path has 107 bytes at most
 _REACHED_WITHIN_S = 10.0
+_ENDS_WITHIN_S = 2.0
 _STORE_BYTES = 200 << 20  # of shared memory on this machine; only small rows pass through it
 # Some eight lines, so that they come soon; a block costs some 50 ms, however small.
 _BLOCK_BYTES = 1024
@@ -165,7 +166,12 @@ def start_ray(cluster: Cluster) -> Iterator[None]:
         finally:
             signal.signal(signal.SIGTERM, before)
     finally:
+        started = [] if folder is None else psutil.Process().children(recursive=True)
         ray.shutdown()
+        # Where Ctrl-C came while Ray started, its agents would stay up to a minute.
+        for each in psutil.wait_procs(started, _ENDS_WITHIN_S)[1]:
+            with suppress(psutil.Error):
+                each.kill()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
 
