@@ -166,14 +166,19 @@ def start_ray(cluster: Cluster) -> Iterator[None]:
         finally:
             signal.signal(signal.SIGTERM, before)
     finally:
-        started = [] if folder is None else psutil.Process().children(recursive=True)
-        ray.shutdown()
-        # Where Ctrl-C came while Ray started, its agents would stay up to a minute.
-        for each in psutil.wait_procs(started, _ENDS_WITHIN_S)[1]:
-            with suppress(psutil.Error):
-                each.kill()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        end_ray(folder)
+
+
+def end_ray(folder: Path | None) -> None:
+    """Leaves a cluster; of one that was started here, with this folder, ends every process."""
+    started = [] if folder is None else psutil.Process().children(recursive=True)
+    ray.shutdown()
+    # Where Ctrl-C came while Ray started, its agents would stay up to a minute.
+    for each in psutil.wait_procs(started, _ENDS_WITHIN_S)[1]:
+        with suppress(psutil.Error):
+            each.kill()
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
