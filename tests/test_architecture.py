@@ -63,6 +63,7 @@ ORDER = (
     ("tinyv_cli.pictures",),
     ("tinyv_cli.disk",),
     ("tinyv_cli.network",),
+    ("tinyv_cli.machine",),
     ("tinyv_cli.console",),
     ("tinyv_cli.progress",),
     ("tinyv_cli.spec",),

@@ -5,6 +5,7 @@ import platform
 import psutil
 
 from tinyv_cli.devices.choice import read_version
+from tinyv_cli.machine.memory import read_main_memory
 from tinyv_cli.variants.memory import read_proc_line
 
 _PACKAGES = ("tinyv", "onnxruntime", "numpy")
@@ -23,7 +24,7 @@ def describe_machine(threads: int) -> dict[str, str | int | None]:
         "processor": read_processor_name(),
         "cores": psutil.cpu_count(logical=False),
         "threads": threads,
-        "memory_bytes": psutil.virtual_memory().total,
+        "memory_bytes": read_main_memory().total_bytes,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **{name: read_version(name) for name in _PACKAGES},

@@ -91,13 +91,12 @@ def _read_numbers(text: str) -> tuple[int, ...]:
 
 def _measure(engine: Engine, plan: "BenchPlan", console: Console) -> dict[str, Any]:
     """Measures program, variant and machine, one after the other."""
-    import psutil
-
     from tinyv_cli.backends.backend import resolve_threads
     from tinyv_cli.benchmark.bandwidth import choose_array_bytes, measure_bandwidth
     from tinyv_cli.benchmark.machine import describe_machine
     from tinyv_cli.benchmark.measure import count_bytes_per_token, measure, measure_start
     from tinyv_cli.benchmark.report import make_bench_document
+    from tinyv_cli.machine.memory import read_main_memory
 
     manifest = engine.variant.manifest
 
@@ -113,7 +112,7 @@ def _measure(engine: Engine, plan: "BenchPlan", console: Console) -> dict[str, A
         hint = "give it more room: `tinyv bench --ctx-size 512`"
         raise InputError(error.problem, hint) from error
     note("memory")
-    array_bytes = choose_array_bytes(psutil.virtual_memory().available)
+    array_bytes = choose_array_bytes(read_main_memory().available_bytes)
     read_gb_s = measure_bandwidth(threads, array_bytes)
     device = engine.options.device
     if is_cuda(device):

@@ -17,6 +17,7 @@ from tinyv_cli.devices.findings import Findings
 from tinyv_cli.devices.names import is_cuda, to_cuda_name
 from tinyv_cli.disk.places import home_dir
 from tinyv_cli.errors import DeviceError
+from tinyv_cli.machine.memory import read_main_memory
 from tinyv_cli.options.report import DoctorArguments
 from tinyv_cli.variants.home import HOW_TO_MAKE_ONE, DamagedVariant, list_named_variants
 from tinyv_cli.variants.manifest import Variant
@@ -60,7 +61,7 @@ def describe_computer(findings: Findings | None) -> tuple[dict[str, Any], Device
 
     cuda, problem = describe_cuda(findings) if findings else (None, None)
     gpu = findings.torch.gpu_memory if findings and problem is None else None
-    memory, home = psutil.virtual_memory(), home_dir()
+    memory, home = read_main_memory(), home_dir()
     existing = next(each for each in (home, *home.parents) if each.exists())
     document = {
         "cpu": {
@@ -68,8 +69,8 @@ def describe_computer(findings: Findings | None) -> tuple[dict[str, Any], Device
             "system": f"{platform.system()} {platform.machine()}",
             "cores": psutil.cpu_count(logical=False),
             "threads": resolve_threads(None),
-            "memory_bytes": memory.total,
-            "free_bytes": memory.available,
+            "memory_bytes": memory.total_bytes,
+            "free_bytes": memory.available_bytes,
             "fast_8bit_products_are_exact": not adds_wrongly(),
         },
         "cuda": cuda,

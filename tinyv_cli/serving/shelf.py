@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from time import monotonic, time
 
 import numpy as np
-import psutil
 
 from tinyv_cli.answers.generate import ImageTokens
 from tinyv_cli.answers.reply import Reply
@@ -17,6 +16,7 @@ from tinyv_cli.backends.backend import BackendOptions
 from tinyv_cli.devices.names import is_cuda
 from tinyv_cli.engine import Demand, Engine, Notify, OpenEngine, plan_engine
 from tinyv_cli.errors import DeviceError
+from tinyv_cli.machine.memory import read_main_memory
 from tinyv_cli.serving.catalog import Model
 from tinyv_cli.serving.jobs import Job
 from tinyv_cli.serving.preparing import Kept
@@ -108,7 +108,7 @@ class Shelf:
         # One alone is computed as `tinyv ask` computes it, to the bit.
         self._n_slots = n_parallel if n_parallel > 1 else None
         self._notify = notify
-        self._free_bytes = psutil.virtual_memory().available
+        self._free_bytes = read_main_memory().available_bytes
         self._open: dict[str, OpenModel] = {}
         self._loaded: tuple[Loaded, ...] = ()
 

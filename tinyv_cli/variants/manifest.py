@@ -106,6 +106,12 @@ class Manifest:
         """Sums the bytes of all files."""
         return sum(entry.size_bytes for entry in self.files)
 
+    @property
+    def rounding(self) -> str | None:
+        """How the language model was rounded, in a word, where its recipe tells."""
+        rounding = self.recipe.get("rounding")
+        return rounding if isinstance(rounding, str) else None
+
     def count_bytes(self, *roles: str) -> int:
         """Sums the bytes of the files of these roles; a role without a file counts nothing."""
         return sum(entry.size_bytes for entry in self.files if entry.role in roles)

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import psutil
-
 from tinyv_cli.console import to_size
 from tinyv_cli.errors import DeviceError
+from tinyv_cli.machine.memory import read_main_memory
 from tinyv_cli.spec import LanguageSpec, ModelSpec
 from tinyv_cli.variants.manifest import Variant
 
@@ -209,7 +208,7 @@ def plan_memory(
         encoder = estimate_encoder_bytes(spec, sizes)
         always, left_behind = _PROGRAM_BYTES, int(_LEFT_BEHIND * encoder)
         is_budget = budget_bytes is not None
-        limit = psutil.virtual_memory().available if budget_bytes is None else budget_bytes
+        limit = read_main_memory().available_bytes if budget_bytes is None else budget_bytes
         estimate = partial(estimate_decoder_bytes, spec, sizes, room.n_positions)
     else:
         encoder = estimate_cuda_encoder_bytes(spec, count_bytes("cuda-vision"))

@@ -305,11 +305,11 @@ def test_the_list_shows_what_variants_say_of_themselves(capsys):
     out, err = capsys.readouterr()
     header, first, second = out.splitlines()
     assert err == ""
-    assert header.split()[:4] == ["name", "size", "bits", "divergence"]
+    assert header.split()[:5] == ["name", "size", "bits", "rounding", "divergence"]
     size = read_variant(places.variants_dir() / "a").manifest.size_bytes
     measured = ["0.0123", "97.5", "%"]
-    assert first.split()[:7] == ["a", f"{size / 1000:.1f}", "kB", "4", *measured]
-    assert second.split()[3:6] == ["8", "-", "-"]
+    assert first.split()[:8] == ["a", f"{size / 1000:.1f}", "kB", "4", "-", *measured]
+    assert second.split()[3:7] == ["8", "-", "-", "-"]
 
 
 def test_the_list_shows_damaged_variants_with_the_reason(toy, capsys):

@@ -352,7 +352,9 @@ def test_too_little_memory_is_not_called_damage(monkeypatch):
 
 def test_a_picture_beyond_the_free_memory_is_refused_before_it_is_decoded(monkeypatch):
     data = to_file_bytes(make_noise(1000, 1000))
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=7 << 20))
+    monkeypatch.setattr(
+        psutil, "virtual_memory", lambda: SimpleNamespace(total=8 << 20, available=7 << 20)
+    )
     with pytest.raises(DeviceError, match="memory does not suffice"):
         read_picture(data)
 

@@ -19,7 +19,7 @@ from tinyv_cli.variants.home import (
 from tinyv_cli.variants.manifest import MeasuredErrors, Variant
 from tinyv_cli.variants.miniature import NAME, is_miniature, read_kinds
 
-HEADER = ("name", "size", "bits", "divergence", "same token", "answers")
+HEADER = ("name", "size", "bits", "rounding", "divergence", "same token", "answers")
 
 
 def print_variants(arguments: ListArguments) -> None:
@@ -45,8 +45,8 @@ def print_variants(arguments: ListArguments) -> None:
             continue
         manifest = each.manifest
         mark = "yes" if each.folder == answering else ""
-        errors = to_error_cells(manifest.errors)[:2]
-        rows.append([each.name, to_size(manifest.size_bytes), str(manifest.bits), *errors, mark])
+        what = [to_size(manifest.size_bytes), str(manifest.bits), manifest.rounding or "-"]
+        rows.append([each.name, *what, *to_error_cells(manifest.errors)[:2], mark])
     if rows:
         console.write_line(to_table(HEADER, rows, columns))
     for line in damaged:
@@ -70,6 +70,7 @@ def describe_entry(variant: Variant | DamagedVariant) -> dict[str, Any]:
         "toy": is_miniature(variant),
         "size_bytes": manifest.size_bytes,
         "bits": manifest.bits,
+        "rounding": manifest.rounding,
         "stage": manifest.spec.stage,
         "template": manifest.template,
         "errors": asdict(manifest.errors) if manifest.errors else None,

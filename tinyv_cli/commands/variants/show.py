@@ -82,8 +82,7 @@ def _describe_bits(manifest: Manifest) -> str:
     """Says how many bits a weight has, and how it was rounded where the recipe tells."""
     if manifest.bits == 32:
         return "32 a weight: full precision"
-    rounding = manifest.recipe.get("rounding")
-    how = f", rounding: {rounding}" if isinstance(rounding, str) else ""
+    how = f", rounding: {manifest.rounding}" if manifest.rounding else ""
     return f"{manifest.bits} a weight of the language model's matrices{how}"
 
 

@@ -10,9 +10,9 @@ from io import BytesIO
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-import psutil
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
+from tinyv_cli.machine.memory import read_main_memory
 from tinyv_cli.pictures.decoding.depth import (
     Meaning,
     find_transparent,
@@ -106,7 +106,7 @@ def decode(
             content = stream.read()
             for inside in re.finditer(re.escape(SIGNATURE), content):
                 check_png(BytesIO(content[inside.start() :]), max_pixels)
-        if width * height * _PEAK_BYTES > psutil.virtual_memory().available:
+        if width * height * _PEAK_BYTES > read_main_memory().available_bytes:
             raise MemoryError
         loaded, n_bits = _load(opened, stream)
         if n_bits:

@@ -1,0 +1,142 @@
+"""Strange surroundings: clocks, locales, homes, limits. The same answer, or two lines that say why.
+
+    python -m tests.campaign.surroundings [--memory]
+
+With `--memory`, address space is limited at every 50 MB besides.
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.campaign.programs import ANSWERED, LONGEST_S, PICTURES, REFUSED, Ended, Tally
+
+ROOT = Path(__file__).resolve().parents[2]
+_MB = 1_000_000
+_LIMITS_MB = range(100, 3000, 50)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a run finds.
+
+    Attributes:
+        variables: of the environment; None takes one away.
+        before: words before the program's.
+        options: of Python.
+        umask: of the process.
+    """
+
+    variables: Mapping[str, str | None] = field(default_factory=dict)
+    before: Sequence[str] = ()
+    options: Sequence[str] = ()
+    umask: int = 0o022
+
+
+SURROUNDINGS = {
+    "plain": Surroundings(),
+    "1970": Surroundings(before=("faketime", "1970-01-02 00:00:00")),
+    "2106": Surroundings(before=("faketime", "2106-02-08 00:00:00")),
+    "summer time begins": Surroundings(
+        {"TZ": "Europe/Berlin"}, before=("faketime", "2026-03-29 01:59:59")
+    ),
+    "Turkish": Surroundings({"LC_ALL": "tr_TR.UTF-8"}),
+    "C": Surroundings({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
+    "Latin 1": Surroundings({"PYTHONIOENCODING": "latin-1"}),
+    "umask 077": Surroundings(umask=0o077),
+    "umask 777": Surroundings(umask=0o777),
+    "no HOME": Surroundings({"HOME": None}),
+    "HOME nowhere": Surroundings({"HOME": "/nonexistent/home"}),
+    "no PATH": Surroundings({"PATH": None}),
+    "empty environment": Surroundings(
+        {name: None for name in os.environ if name not in ("PYTHONPATH", "TINYV_HOME")}
+    ),
+    "TMPDIR nowhere": Surroundings({"TMPDIR": "/nonexistent"}),
+    "no /proc": Surroundings(
+        before=("unshare", "-m", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh")
+    ),
+    "-O": Surroundings(options=("-O",)),
+    "-OO": Surroundings(options=("-OO",)),
+    "-W error": Surroundings(options=("-W", "error")),
+    "-X dev": Surroundings(options=("-X", "dev")),
+    "-b": Surroundings(options=("-bb",)),
+    "safe path": Surroundings(options=("-P",)),
+    "isolated": Surroundings({"PYTHONNOUSERSITE": "1"}, options=("-s",)),
+    "no site bytecode": Surroundings({"PYTHONDONTWRITEBYTECODE": "1"}),
+    "few files": Surroundings(before=("sh", "-c", 'ulimit -n 32; exec "$@"', "sh")),
+    "no core, small stack": Surroundings(
+        before=("sh", "-c", 'ulimit -c 0; ulimit -s 1024; exec "$@"', "sh")
+    ),
+    "small files": Surroundings(before=("sh", "-c", 'ulimit -f 1; exec "$@"', "sh")),
+}
+
+
+def run(words: Sequence[object], home: Path, around: Surroundings, limit_mb: int = 0) -> Ended:
+    """Runs the program as a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TINYV_HOME": str(home)}
+    for name, value in around.variables.items():
+        environment.pop(name, None)
+        if value is not None:
+            environment[name] = value
+    command = [*around.before, sys.executable, *around.options, "-m", "tinyv_cli"]
+
+    def prepare() -> None:
+        os.umask(around.umask)
+        if limit_mb:
+            resource.setrlimit(resource.RLIMIT_AS, (limit_mb * _MB, limit_mb * _MB))
+
+    done = subprocess.run(
+        [*command, *map(str, words)],
+        env=environment,
+        cwd=home.parent,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=LONGEST_S,
+        preexec_fn=prepare,
+        check=False,
+    )
+    texts = [each.decode("utf-8", "replace") for each in (done.stdout, done.stderr)]
+    return Ended(done.returncode, *texts, took_s=0.0)
+
+
+def list_commands(folder: Path) -> dict[str, list[object]]:
+    """Lists the command lines that are tried."""
+    return {
+        "ask": ["ask", PICTURES[0], "what is this?", "-q"],
+        "batch": ["batch", *PICTURES[:2], "what is this?", "-o", folder / "out.jsonl", "-q"],
+        "list": ["list"],
+    }
+
+
+def run_round(*, with_memory: bool) -> Tally:
+    """Tries every command in every surroundings."""
+    tally = Tally()
+    with tempfile.TemporaryDirectory() as temporary:
+        right = run(list_commands(Path(temporary))["ask"], Path(temporary, "h"), Surroundings()).out
+        cases = [(name, around, 0) for name, around in SURROUNDINGS.items()]
+        if with_memory:
+            cases += [(f"{limit} MB", Surroundings(), limit) for limit in _LIMITS_MB]
+        for index, (name, around, limit_mb) in enumerate(cases):
+            folder = Path(temporary, str(index))
+            folder.mkdir()
+            for verb, words in list_commands(folder).items():
+                ended = run(words, folder / "home", around, limit_mb)
+                faults = [ended.find_fault(ANSWERED | REFUSED)]
+                if verb == "ask" and ended.code == 0 and ended.out != right:
+                    faults.append(f"another answer: {ended.out!r}")
+                if ended.code and len(ended.err.splitlines()) != 2:
+                    faults.append(f"not two lines: {ended.err!r}")
+                tally.note(f"{verb}: exit {ended.code}", f"{name}, {verb}", faults)
+    return tally
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--memory", action="store_true")
+    sys.exit(run_round(with_memory=parser.parse_args().memory).report())

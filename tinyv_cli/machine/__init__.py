@@ -1,0 +1,1 @@
+"""What this computer has, whatever computes on it."""
