@@ -123,16 +123,7 @@ def find_rows(
         is_stored = is_remote(word)
         if word.partition("?")[0].lower().rstrip("/").endswith(TABLES):
             has_names = True
-            files = Place(word).list_files(recurses=recurses)  # a folder may be called so
-            endings = [(each, each.partition("?")[0].lower()) for each in files]
-            tables = [(each, ending) for each, ending in endings if ending.endswith(TABLES)]
-            if not tables:
-                raise InputError(f"there is no table {to_shown(word)}", "check its name")
-            for file, ending in tables:
-                if ending.endswith(".parquet"):
-                    groups += _read_parquet(file, columns, found)
-                else:
-                    _read_json_lines(file, columns, found)
+            groups += _read_tables(word, columns, found, recurses=recurses)
         elif is_stored:
             has_names = True
             files = Place(word).list_files(recurses=recurses)
@@ -160,6 +151,24 @@ def find_rows(
     if twice is not None:
         raise _make_double_error(twice)
     return source
+
+
+def _read_tables(
+    word: str, columns: Columns, found: dict[str, str], *, recurses: bool
+) -> list[RowGroup]:
+    """Reads the tables that a word names: one, those in a folder called so, or of a pattern."""
+    groups: list[RowGroup] = []
+    files = Place(word).list_files(recurses=recurses)
+    endings = [(each, each.partition("?")[0].lower()) for each in files]
+    tables = [(each, ending) for each, ending in endings if ending.endswith(TABLES)]
+    if not tables:
+        raise InputError(f"there is no table {to_shown(word)}", "check its name")
+    for file, ending in tables:
+        if ending.endswith(".parquet"):
+            groups += _read_parquet(file, columns, found)
+        else:
+            _read_json_lines(file, columns, found)
+    return groups
 
 
 def _add(found: dict[str, str], name: str, word: str) -> None:
