@@ -73,10 +73,12 @@ ORDER = (
 DOORS = {"tinyv_cli", "weights"}  # packages whose own file imports nothing
 MOST_AT_THE_ROOT, MOST_IN_A_ROOM = 10, 12  # files
 HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "safetensors", "bitsandbytes"}
+HEAVY |= {"ray", "fsspec"}
 HEAVY_OURS = (
     "tinyv_cli.model",
     "tinyv_cli.backends.cpu",
     "tinyv_cli.backends.cuda",
+    "tinyv_cli.batch.cluster",
     "tinyv_cli.devices.quiet_bitsandbytes",
     "tinyv_cli.devices.torch_probe",
     "tinyv_cli.harness.lmms_eval_model",

@@ -22,6 +22,9 @@ class Bar(Protocol):
     def advance(self, amount: int = 1) -> None:
         """Adds to the amount that is done."""
 
+    def count_failure(self) -> None:
+        """Counts a part of the amount that came to nothing; `advance` is called for it too."""
+
 
 class Progress(Protocol):
     """Opens a step of a long piece of work and shows how far it is, as `Console.progress` does.
@@ -39,6 +42,9 @@ class SilentBar:
     """A step that is not shown."""
 
     def advance(self, amount: int = 1) -> None:
+        """Shows nothing."""
+
+    def count_failure(self) -> None:
         """Shows nothing."""
 
     def __enter__(self) -> Self:
@@ -97,6 +103,9 @@ class ShareBar:
         self._left -= units
         self._whole.move(units)
 
+    def count_failure(self) -> None:
+        """Shows nothing: a share has no line of its own."""
+
     def __enter__(self) -> Self:
         """Shows nothing."""
         return self
@@ -121,7 +130,7 @@ class LineBar:
         unit: Unit = "steps",
     ) -> None:
         self._label, self._total, self._write_line, self._unit = label, total, write_line, unit
-        self._done = 0
+        self._done = self._n_failed = 0
         self._start_s = self._written_s = time.monotonic()
 
     def advance(self, amount: int = 1) -> None:
@@ -130,7 +139,12 @@ class LineBar:
         now_s = time.monotonic()
         if now_s - self._written_s >= LINE_EVERY_S:
             self._written_s = now_s
-            self._write_line(f"{self._label}: {self._format_share(now_s - self._start_s)}")
+            failed = f", {self._n_failed} failed" if self._n_failed else ""
+            self._write_line(f"{self._label}: {self._format_share(now_s - self._start_s)}{failed}")
+
+    def count_failure(self) -> None:
+        """Counts for the next line."""
+        self._n_failed += 1
 
     def _format_share(self, elapsed_s: float) -> str:
         """Formats how much is done, how fast, and when the rest will be."""
@@ -159,11 +173,18 @@ class TerminalBar:
 
     def __init__(self, label: str, total: int | None, unit: Unit) -> None:
         self._progress = _make_rich_progress(unit)
+        self._label, self._n_failed = label, 0
         self._task = self._progress.add_task(label, total=total)
 
     def advance(self, amount: int = 1) -> None:
         """Moves the bar."""
         self._progress.advance(self._task, amount)
+
+    def count_failure(self) -> None:
+        """Shows how many there were."""
+        self._n_failed += 1
+        label = f"{self._label}, {self._n_failed} failed"
+        self._progress.update(self._task, description=label)
 
     def __enter__(self) -> Self:
         """Starts drawing."""

@@ -133,6 +133,20 @@ class AnswerGrammar:
         return GrammarConstraint(self, self._matcher.deep_copy())
 
 
+def make_grammar(
+    tokenizer: Tokenizer, choices: str | None, schema: str | None
+) -> "AnswerGrammar | None":
+    """Makes the grammar of `--choices` or `--schema`, as typed; None where both are missing.
+
+    Raises:
+        UsageError: the choices make no sense.
+        InputError: the schema cannot be used.
+    """
+    if choices is not None:
+        return make_choice_grammar(tokenizer, split_choices(choices))
+    return None if schema is None else make_schema_grammar(tokenizer, read_schema(schema))
+
+
 def make_choice_grammar(tokenizer: Tokenizer, choices: Sequence[str]) -> AnswerGrammar:
     """Makes the grammar of answers that are one of the choices, after at most one space.
 

@@ -1,6 +1,6 @@
 """Pictures and one prompt become lines: several are answered at once, the next ones made ready."""
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tinyv_cli.answers.scheduler import Request, Scheduler
 from tinyv_cli.backends.prefetch_pictures import N_AHEAD, Encoded, PicturePrefetcher, Unreadable
 from tinyv_cli.batch.finding import is_url, make_url_error
 from tinyv_cli.disk.reading import is_pipe, read_bytes
-from tinyv_cli.engine import Engine
+from tinyv_cli.engine import Engine, OpenEngine
 from tinyv_cli.errors import InputError, TinyvError, describe_os_error
 from tinyv_cli.pictures.image import read_picture
 from tinyv_cli.pictures.opening import Access, open_picture, read_content
@@ -47,23 +47,71 @@ def answer_pictures(
         TinyvError: the variant cannot be opened, or a picture not encoded.
     """
     begun: list[PicturePrefetcher] = []
-    toys: dict[Path, dict[str, bool]] = {}
-    about = {"model": engine.variant.name, "toy": engine.is_toy}
+    asking = Asking(engine, question, options)
 
     def prefetch(encoder: ImageEncoder) -> PicturePrefetcher:
         def read(path: Path) -> Image.Image:
-            picture = _open(words[path], path, engine, begun)
-            question.about(*picture.size)
-            return picture
-
-        def look(path: Path, pixels: np.ndarray) -> None:
-            toys[path] = describe_toy(engine.is_toy, [pixels])
+            return _open(words[path], path, engine, begun)
 
         n_ahead = len(words) if engine.is_offloaded else N_AHEAD
-        begun.append(PicturePrefetcher(encoder, words, read, engine.image_px, n_ahead, look))
+        begun.append(asking.prefetch(encoder, words, read, n_ahead))
         return begun[0]
 
     with engine.open(prefetch, caches_images=caches_images) as opened:
+        yield from asking.answer(opened, begun[0])
+
+
+class Asking:
+    """One question about pictures: what is done to each before and while it is answered.
+
+    Args:
+        engine: that answers.
+        question: asked about each; a box that lies beside a picture is that picture's error.
+        options: how answers are made.
+    """
+
+    def __init__(self, engine: Engine, question: Question, options: AnswerOptions) -> None:
+        self._engine, self._question, self._options = engine, question, options
+        self._toys: dict[Path, dict[str, bool]] = {}
+
+    def prefetch(
+        self,
+        encoder: ImageEncoder,
+        paths: Iterable[Path],
+        read: Callable[[Path], Image.Image],
+        n_ahead: int = N_AHEAD,
+    ) -> PicturePrefetcher:
+        """Begins to make pictures ready.
+
+        Args:
+            encoder: as in `PicturePrefetcher`.
+            paths: that name the pictures, each another.
+            read: opens a picture by its name, or raises a `TinyvError`.
+            n_ahead: as in `PicturePrefetcher`.
+        """
+
+        def read_asked(path: Path) -> Image.Image:
+            picture = read(path)
+            self._question.about(*picture.size)
+            return picture
+
+        def look(path: Path, pixels: np.ndarray) -> None:
+            self._toys[path] = describe_toy(self._engine.is_toy, [pixels])
+
+        return PicturePrefetcher(encoder, paths, read_asked, self._engine.image_px, n_ahead, look)
+
+    def answer(self, opened: OpenEngine, pictures: PicturePrefetcher) -> Generator[dict[str, Any]]:
+        """Asks about pictures as they become ready; yields their lines as answers end.
+
+        Args:
+            opened: the engine, which answers several at once.
+            pictures: as `prefetch` returned them.
+
+        Raises:
+            InputError: the prompt does not fit the context, whatever the picture.
+            TinyvError: a picture cannot be encoded.
+        """
+        about = {"model": self._engine.variant.name, "toy": self._engine.is_toy}
         sessions = [opened.start_session(slot) for slot in range(len(opened.slots.decoders))]
         scheduler: Scheduler[Encoded | Unreadable] = Scheduler(opened.slots)
 
@@ -71,18 +119,20 @@ def answer_pictures(
             if isinstance(picture, Unreadable):
                 raise picture.error
             sessions[slot].show_images(picture.image)
-            return sessions[slot].ask(question.about(picture.width, picture.height), options)
+            asked = self._question.about(picture.width, picture.height)
+            return sessions[slot].ask(asked, self._options)
 
         def list_requests() -> Iterator[Request[Encoded | Unreadable] | None]:
-            for picture in begun[0].as_ready(lambda: scheduler.is_idle):
+            for picture in pictures.as_ready(lambda: scheduler.is_idle):
                 yield None if picture is None else Request(picture, partial(begin, picture))
 
         for each in scheduler.run(list_requests()):
+            path = each.identity.path
             if isinstance(each.identity, Unreadable):
                 error = {"problem": each.identity.error.problem, "hint": each.identity.error.hint}
-                yield {"path": str(each.identity.path), "error": error} | about
+                yield {"path": str(path), "error": error} | about
             elif each.answer is not None:
-                yield _to_line(each.identity, each.answer) | about | toys.pop(each.identity.path)
+                yield _to_line(each.identity, each.answer) | about | self._toys.pop(path)
             elif each.error is not None:
                 raise each.error
 

@@ -1,5 +1,6 @@
 """Settings of a batch are kept beside its answers, and compared when it goes on."""
 
+import hashlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from tinyv_cli.disk.json_lines import to_line
 from tinyv_cli.disk.reading import read_bytes
 from tinyv_cli.disk.typed_json import read_object, to_dataclass
 from tinyv_cli.disk.whole_file import write_whole
+from tinyv_cli.variants.manifest import Variant
 
 _SHOWN = 40  # characters of a prompt in a message
 _LABELS = {"folder": "pictures below", "variant": "an older", "ctx_size": "ctx-size"}
@@ -17,7 +19,7 @@ class Settings:
     """All that decides over answers, but for the pictures' content.
 
     Attributes:
-        variant: SHA-256 of its manifest.
+        variant: as `hash_variant` returns it.
         model: the variant's name, for people.
         device: that computes.
         folder: that relative paths start from; empty where there is none among them.
@@ -47,6 +49,11 @@ class Settings:
     schema: str | None = None
 
 
+def hash_variant(variant: Variant) -> str:
+    """Returns what tells a variant from any other: the SHA-256 of its manifest."""
+    return hashlib.sha256(variant.manifest.to_json().encode()).hexdigest()
+
+
 def resolve_settings(output: Path) -> Path:
     """Returns where the settings of an output lie: beside it.
 
@@ -62,9 +69,22 @@ def read_settings(output: Path) -> Settings | None:
         OSError: they cannot be read.
     """
     try:
-        return to_dataclass(Settings, read_object(read_bytes(resolve_settings(output))))
-    except (FileNotFoundError, ValueError, RecursionError):
+        return to_settings(read_bytes(resolve_settings(output)))
+    except FileNotFoundError:
         return None
+
+
+def to_settings(content: bytes) -> Settings | None:
+    """Makes settings of what `to_content` wrote; None where they are not whole."""
+    try:
+        return to_dataclass(Settings, read_object(content))
+    except (ValueError, RecursionError):
+        return None
+
+
+def to_content(settings: Settings) -> bytes:
+    """Makes the content of a file that keeps settings."""
+    return to_line(asdict(settings))
 
 
 def write_settings(output: Path, settings: Settings) -> None:
@@ -73,7 +93,7 @@ def write_settings(output: Path, settings: Settings) -> None:
     Raises:
         OSError: the disk is full; they are as they were.
     """
-    write_whole(resolve_settings(output), to_line(asdict(settings)))
+    write_whole(resolve_settings(output), to_content(settings))
 
 
 def format_differences(kept: Settings, wanted: Settings) -> str:

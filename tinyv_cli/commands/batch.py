@@ -3,36 +3,32 @@
 The model is opened once, and not at all when every picture has its line.
 """
 
-import hashlib
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 from tinyv_cli.addresses import to_shown
 from tinyv_cli.batch.finding import find_pictures, identify, names_pictures
-from tinyv_cli.batch.output import Output, open_output
-from tinyv_cli.batch.settings import Settings
+from tinyv_cli.batch.output import Output, describe_done, open_output
 from tinyv_cli.batch.sheet import check_sheet, write_sheet
 from tinyv_cli.batch.sidecar import check_sidecars, restore_sidecars, write_sidecar
+from tinyv_cli.commands.clustered import answer_on_cluster, check_cluster
 from tinyv_cli.console import Console
-from tinyv_cli.devices.names import to_kind
-from tinyv_cli.disk.paths import exists
+from tinyv_cli.disk.paths import exists, is_file
 from tinyv_cli.engine import Demand, Engine, find_variant, plan_engine
 from tinyv_cli.errors import PartlyFailedError, UsageError
 from tinyv_cli.options.ask import check_asking, to_grammar
-from tinyv_cli.options.batch import BatchArguments
+from tinyv_cli.options.batch import BatchArguments, to_settings
 from tinyv_cli.options.shared import to_answer_options, to_backend_options
 from tinyv_cli.pictures.names import names_picture
 from tinyv_cli.pictures.opening import read_stdin
 from tinyv_cli.prompts.prompt import check_question, make_prompt
 from tinyv_cli.prompts.request import describe_picture, to_text
 from tinyv_cli.prompts.tasks import Question, read_corners
-from tinyv_cli.variants.miniature import make_doubts
 
 if TYPE_CHECKING:
     from tinyv_cli.session import AnswerOptions
@@ -76,8 +72,35 @@ def answer_batch(arguments: BatchArguments) -> None:
     """
     console = Console(quiet=arguments.quiet)
     options = to_answer_options(arguments)  # raises before pictures are looked for
+    check_cluster(arguments)
     paths, question = _read_words(arguments)
-    check_question(longest := question.at_longest())
+    check_question(question.at_longest())
+    ask = _answer_here if arguments.cluster is None else answer_on_cluster
+    try:
+        answers = ask(arguments, paths, question, options, console)
+    except KeyboardInterrupt:
+        if arguments.output != STDOUT:
+            console.write_note("what was answered is kept; the same command goes on from there")
+        raise
+    n_failed = sum(answer is None for answer in answers)
+    if n_failed:
+        hint = "their lines hold an `error`: `… | jq .error`"
+        if is_file(arguments.output):
+            show = f"jq -c 'select(.error)' {shlex.quote(arguments.output)}"
+            hint = f"see why: `{show}`; when that is put right, `--retry` asks again"
+        elif arguments.output != STDOUT:
+            hint = "their rows hold an `error`; when that is put right, `--retry` asks again"
+        raise PartlyFailedError(f"{n_failed} of {len(answers)} pictures have no answer", hint)
+
+
+def _answer_here(
+    arguments: BatchArguments,
+    paths: Sequence[str],
+    question: Question,
+    options: "AnswerOptions",
+    console: Console,
+) -> list[str | None]:
+    """Asks about pictures in this process; returns the answers, None where it failed."""
     pictures = find_pictures(paths, read_stdin, recurses=arguments.recursive)
     target = None if arguments.output == STDOUT else Path(arguments.output)
     if target is not None and identify(target) in map(identify, pictures):
@@ -86,43 +109,32 @@ def answer_batch(arguments: BatchArguments) -> None:
         check_sheet(arguments.sheet, target)
     found = find_variant(arguments.model, arguments.template)
     options = replace(options, grammar=to_grammar(arguments, found.variant))
-    whole = make_prompt(found.template, (), longest).text
+    whole = make_prompt(found.template, (), question.at_longest()).text
     n_positions = found.count_positions(whole, 1, arguments.max_tokens)
     demand = Demand(n_positions, may_offload=True, n_slots=arguments.parallel)
     wanted = to_backend_options(arguments)
     engine = plan_engine(found, wanted, demand, console.write_note, console.progress)
-    settings = _make_settings(arguments, question, engine, pictures)
+    are_absolute = all(each.is_absolute() for each in pictures)
+    folder = "" if are_absolute else str(Path.cwd())
+    settings = to_settings(arguments, question, engine, folder)
     kept: AbstractContextManager[Output | None] = nullcontext()
     if target is not None:
         kept = open_output(target, settings, fresh=arguments.fresh, retries=arguments.retry)
-    try:
-        with kept as output:
-            answers = {} if output is None else dict(output.answers)
-            if arguments.sidecar:
-                check_sidecars(pictures, answers, replaces=arguments.fresh)
-                restore_sidecars(pictures, answers)
-            pending = {each: pictures[each] for each in pictures if identify(each) not in answers}
-            n_done = len(pictures) - len(pending)
-            if n_done:
-                done = f"{n_done} of {len(pictures)} pictures have their line in {arguments.output}"
-                console.write_note(f"{done}; `--fresh` starts again")
-            if pending:
-                job = Job(pending, question, options, not arguments.no_cache)
-                answers |= _answer(job, arguments.sidecar, engine, output, console)
-            if arguments.sheet is not None and target is not None:
-                write_sheet(arguments.sheet, target, settings, pictures, console.progress)
-                console.write_note(f"{arguments.sheet} shows all of them")
-    except KeyboardInterrupt:
-        if target is not None:
-            console.write_note("what was answered is kept; the same command goes on from there")
-        raise
-    n_failed = sum(answers[identify(each)] is None for each in pictures)
-    if n_failed:
-        hint = "their lines hold an `error`: `… | jq .error`"
-        if target is not None:
-            show = f"jq -c 'select(.error)' {shlex.quote(arguments.output)}"
-            hint = f"see why: `{show}`; when that is put right, `--retry` asks again"
-        raise PartlyFailedError(f"{n_failed} of {len(pictures)} pictures have no answer", hint)
+    with kept as output:
+        answers = {} if output is None else dict(output.answers)
+        if arguments.sidecar:
+            check_sidecars(pictures, answers, replaces=arguments.fresh)
+            restore_sidecars(pictures, answers)
+        pending = {each: pictures[each] for each in pictures if identify(each) not in answers}
+        if done := describe_done(len(pictures), len(pending), arguments.output):
+            console.write_note(done)
+        if pending:
+            job = Job(pending, question, options, not arguments.no_cache)
+            answers |= _answer(job, arguments.sidecar, engine, output, console)
+        if arguments.sheet is not None and target is not None:
+            write_sheet(arguments.sheet, target, settings, pictures, console.progress)
+            console.write_note(f"{arguments.sheet} shows all of them")
+    return [answers[identify(each)] for each in pictures]
 
 
 def _read_words(arguments: BatchArguments) -> tuple[Sequence[str], Question]:
@@ -178,40 +190,6 @@ def _read_words(arguments: BatchArguments) -> tuple[Sequence[str], Question]:
     return paths, Question(last, arguments.task, corners)
 
 
-def _make_settings(
-    arguments: BatchArguments, question: Question, engine: Engine, pictures: Iterable[Path]
-) -> Settings:
-    """Collects everything that decides what the answers are.
-
-    Raises:
-        InputError: the schema's file cannot be read.
-    """
-    from tinyv_cli.answers.constrained import read_schema
-
-    manifest = engine.variant.manifest.to_json()
-    are_absolute = all(each.is_absolute() for each in pictures)
-    return Settings(
-        prompt=question.words or "",
-        model=engine.variant.name,
-        variant=hashlib.sha256(manifest.encode()).hexdigest(),
-        template=engine.template.name,
-        max_tokens=arguments.max_tokens,
-        temp=arguments.temperature,
-        top_p=arguments.top_p,
-        top_k=arguments.top_k,
-        min_p=arguments.min_p,
-        repeat_penalty=arguments.repeat_penalty,
-        seed=arguments.seed,
-        ctx_size=arguments.context_length,
-        device=to_kind(engine.options.device),
-        folder="" if are_absolute else str(Path.cwd()),
-        task=question.task,
-        at=arguments.at,
-        choices=arguments.choices,
-        schema=None if arguments.schema is None else read_schema(arguments.schema),
-    )
-
-
 def _answer(
     job: Job,
     has_sidecars: bool,
@@ -232,14 +210,14 @@ def _answer(
         The answers by `finding.identify` of each picture; None where it failed.
     """
     from tinyv_cli.batch.pipeline import answer_pictures
+    from tinyv_cli.batch.tally import Tally
 
-    started = perf_counter()
     n_pending = len(job.words)
     caches_images = job.caches_images and n_pending <= _MAX_CACHED
     answers: dict[Path, str | None] = {}
-    n_cut = n_no_drawing = 0
     size = _OFFLOADED_BLOCK if engine.is_offloaded else n_pending
     with console.progress("answering", n_pending) as bar:
+        tally = Tally(bar)
         for begin in range(0, n_pending, size):
             block = dict(islice(job.words.items(), begin, begin + size))
             made = answer_pictures(
@@ -255,17 +233,6 @@ def _answer(
                     answers[identify(path)] = answer
                     if has_sidecars and answer is not None:
                         write_sidecar(path, answer)
-                    n_cut += line.get("finish_reason") == "length"
-                    n_no_drawing += line.get("drawing") is False
-                    bar.advance()
-    if n_no_drawing:
-        console.write_warning(make_doubts(n_no_drawing, n_pending))
-    elapsed_s = perf_counter() - started
-    rate = n_pending / elapsed_s
-    console.write_note(f"{n_pending} pictures in {elapsed_s:.1f} s, {rate:.2f} a second")
-    if n_cut:
-        n = job.options.max_new_tokens
-        verb = "cut" if job.options.grammar is None else "brought to an end"
-        note = f"{n_cut} answers were {verb} after {n} tokens; `-n {2 * n}` allows more"
-        console.write_note(note)
+                    tally.count(line)
+    tally.tell(console, job.options)
     return answers

@@ -186,12 +186,7 @@ def to_grammar(arguments: QuestionArguments, variant: "Variant") -> "Grammar | N
     """
     if arguments.choices is None and arguments.schema is None:
         return None
-    from tinyv_cli.answers import constrained
+    from tinyv_cli.answers.constrained import make_grammar
     from tinyv_cli.answers.tokenizer import open_tokenizer
 
-    tokenizer = open_tokenizer(variant)
-    if arguments.choices is not None:
-        choices = constrained.split_choices(arguments.choices)
-        return constrained.make_choice_grammar(tokenizer, choices)
-    schema = constrained.read_schema(arguments.schema or "")
-    return constrained.make_schema_grammar(tokenizer, schema)
+    return make_grammar(open_tokenizer(variant), arguments.choices, arguments.schema)

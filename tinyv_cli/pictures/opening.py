@@ -106,12 +106,7 @@ def open_picture(word: str, access: Access = EVERYWHERE) -> Image.Image:
             _check_url(word, access)
             content = fetch(word, FetchLimits(allow_private=access.allow_private))
             way_out = f"look at what it is: `curl -L {quote_whole(word)} | file -`"
-        if not content:
-            raise InputError(f"{name} is empty", way_out)
-        try:
-            return read_content(content, lambda text: access.note(f"{name}: {text}"))
-        except TinyvError as error:
-            raise type(error)(f"{name}: {error.problem}", way_out) from error
+        return read_named(content, name, way_out, access.note)
     if is_malformed(word) and not paths.exists(word):
         problem = f"{to_shown(word)} is not a URL"
         raise InputError(problem, "give one as https://host/picture.png")
@@ -123,6 +118,29 @@ def open_picture(word: str, access: Access = EVERYWHERE) -> Image.Image:
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return read_frame(path, float(moment or 0))
     return read_content(Path(word), access.note)
+
+
+def read_named(
+    content: bytes, name: str, way_out: str, note: Callable[[str], None] = say_nothing
+) -> Image.Image:
+    """Reads a picture from a content that came from elsewhere, under a name for messages.
+
+    Args:
+        content: of a file.
+        name: where it came from.
+        way_out: the hint where it is no picture.
+        note: takes what the user is to know of it, in one line.
+
+    Raises:
+        InputError: it is empty, or as `read_content`.
+        DeviceError: memory does not suffice to decode it.
+    """
+    if not content:
+        raise InputError(f"{name} is empty", way_out)
+    try:
+        return read_content(content, lambda text: note(f"{name}: {text}"))
+    except TinyvError as error:
+        raise type(error)(f"{name}: {error.problem}", way_out) from error
 
 
 def read_content(source: Path | bytes, note: Callable[[str], None] = say_nothing) -> Image.Image:
