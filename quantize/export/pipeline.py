@@ -1,0 +1,93 @@
+"""A folder of sources becomes a folder with the vision side in plain ONNX, checked, or nothing."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from quantize.export.beside import write_beside
+from quantize.export.network import make_empty_side, map_vision_side
+from quantize.export.onnx_file import check_onnx_file, write_onnx_file
+from quantize.export.request import DTYPES, ExportOptions, check_request, check_target
+from quantize.pipeline import check_disk, check_known_hashes
+from tinyv_cli.console import to_size
+from tinyv_cli.disk.staging import build_beside, move_in
+from tinyv_cli.errors import MEMORY_HINT, DeviceError
+from tinyv_cli.progress import Progress
+from weights.reading.checkpoint import open_weights
+from weights.reading.sources import resolve_sources
+
+ONNX_NAME = "vision.onnx"
+_WEIGHTS_NAME = "weights.safetensors"  # while it is built
+# Weights lie on disk as they are mapped, a file each as torch writes them, and in one file as
+# optimum joins these.
+_COPIES_ON_DISK = 3
+# Interpreter, torch, transformers and optimum take 0.4 GB; the rest is one picture's activations.
+_PROGRAM_BYTES = 900_000_000
+
+
+@dataclass(frozen=True)
+class ExportNeeds:
+    """What an export takes, estimated from the shapes.
+
+    Attributes:
+        memory_bytes: at its peak, beside mapped files.
+        disk_bytes: likewise.
+    """
+
+    memory_bytes: int
+    disk_bytes: int
+
+
+def export_vision(options: ExportOptions, progress: Progress) -> Path:
+    """Exports the vision side; nothing is left of an attempt that fails.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        UsageError: such a file cannot be made, or the packages for it are not there.
+        WeightsError: the sources are not what they should be, the folder exists, or the file
+            computes something else than torch.
+        DeviceError: memory or disk do not suffice.
+    """
+    check_request(options.dtype, options.opset)
+    files = resolve_sources(options.sources, options.stage)
+    target = options.output.absolute()
+    check_target(target)
+    with open_weights(files) as weights, build_beside(target) as building:
+        spec = weights.spec
+        shapes = [each.shape for each in make_empty_side(spec).state_dict().values()]
+        needs = estimate_needs(sum(map(math.prod, shapes)) * DTYPES[options.dtype])
+        free_bytes = psutil.virtual_memory().available
+        if free_bytes < needs.memory_bytes:
+            raise DeviceError(
+                f"{to_size(free_bytes, 2)} of memory are free, exporting in {options.dtype} takes "
+                f"{to_size(needs.memory_bytes, 2)}",
+                MEMORY_HINT,
+            )
+        check_disk(target.parent, needs.disk_bytes, "exporting takes")
+        check_known_hashes(files, progress)
+        path, mapped = building / ONNX_NAME, building / _WEIGHTS_NAME
+        dtype = getattr(torch, options.dtype)
+        side = map_vision_side(spec, weights.read, dtype, mapped, progress)
+        with progress("exporting by optimum"):
+            write_onnx_file(side, options.opset, path)
+        with progress("holding the file to torch"):
+            check_onnx_file(side, path)
+        del side
+        mapped.unlink()
+        write_beside(building, spec, options)
+        move_in(building, target, replace=False)
+    return target
+
+
+def estimate_needs(weight_bytes: int) -> ExportNeeds:
+    """Estimates what exporting so many bytes of weights takes.
+
+    The exporter's own copy of the weights is in memory, then optimum's while it joins the files,
+    then the runtime's, one after the other.
+    """
+    return ExportNeeds(_PROGRAM_BYTES + weight_bytes, _COPIES_ON_DISK * weight_bytes)
