@@ -19,8 +19,8 @@ tokens that Phi-2 reads between `<Img>` and `</Img>`. `vision.json` has shapes, 
 It has operators of ONNX alone; a batch may be of any size. With OpenVINO (`pip install openvino`):
 
 ```python
-import json, numpy as np, openvino, PIL.Image
-about = json.load(open("vision.json"))["pixel_values"]
+import json, numpy as np, openvino, pathlib, PIL.Image
+about = json.loads(pathlib.Path("vision.json").read_text())["pixel_values"]
 picture = PIL.Image.open("cat.jpg").convert("RGB").resize(about["shape"][2:], PIL.Image.BICUBIC)
 pixels = (np.asarray(picture) / 255 - about["mean"]) / about["deviation"]
 pixels = pixels.transpose(2, 0, 1)[None].astype(about["dtype"])

@@ -3,6 +3,7 @@
 The only file that imports optimum, which loads onnxruntime: its quiet form comes first.
 """
 
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ INPUT, OUTPUT, BATCH = "pixel_values", "image_tokens", "batch_size"
 # Of the largest image token's number, between torch and onnxruntime.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2}
 # Another number of pictures than was traced with: that a batch may be of any size is tried, too.
-_TRACED_PICTURES, _VALIDATED_PICTURES = 2, 3
+_TRACED_PICTURES, VALIDATED_PICTURES = 2, 3
 
 
 class _VisionSideConfig(VisionOnnxConfig):  # type: ignore[misc]  # optimum has no types
@@ -51,6 +52,8 @@ def write_onnx_file(side: VisionSide, opset: int, path: Path) -> None:
     """
     with _unwarned():
         export(side, _make_config(side), path, opset, input_shapes=_shape(_TRACED_PICTURES))
+    for each in path.parent.glob(f"{path.name}_*"):  # its weights, which onnx lets nobody else read
+        shutil.copymode(path, each)
 
 
 @torch.no_grad()
@@ -68,7 +71,7 @@ def check_onnx_file(side: VisionSide, path: Path) -> None:
         WeightsError: it computes something else.
     """
     config = _make_config(side)
-    shape = _shape(_VALIDATED_PICTURES)
+    shape = _shape(VALIDATED_PICTURES)
     with _unwarned():
         largest = side(**config.generate_dummy_inputs("pt", **shape))[OUTPUT].abs().max()
         tolerance = TOLERANCES[side.projection.weight.dtype] * float(largest)

@@ -9,13 +9,14 @@ import torch
 
 from quantize.export.beside import write_beside
 from quantize.export.network import make_empty_side, map_vision_side
-from quantize.export.onnx_file import check_onnx_file, write_onnx_file
+from quantize.export.onnx_file import VALIDATED_PICTURES, check_onnx_file, write_onnx_file
 from quantize.export.request import DTYPES, ExportOptions, check_request, check_target
 from quantize.pipeline import check_disk, check_known_hashes
 from tinyv_cli.console import to_size
 from tinyv_cli.disk.staging import build_beside, move_in
 from tinyv_cli.errors import MEMORY_HINT, DeviceError
 from tinyv_cli.progress import Progress
+from tinyv_cli.spec import ModelSpec
 from weights.reading.checkpoint import open_weights
 from weights.reading.sources import resolve_sources
 
@@ -24,8 +25,7 @@ _WEIGHTS_NAME = "weights.safetensors"  # while it is built
 # Weights lie on disk as they are mapped, a file each as torch writes them, and in one file as
 # optimum joins these.
 _COPIES_ON_DISK = 3
-# Interpreter, torch, transformers and optimum take 0.4 GB; the rest is one picture's activations.
-_PROGRAM_BYTES = 900_000_000
+_PROGRAM_BYTES = 600_000_000  # interpreter, torch, transformers, optimum, the runtime
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def export_vision(options: ExportOptions, progress: Progress) -> Path:
     with open_weights(files) as weights, build_beside(target) as building:
         spec = weights.spec
         shapes = [each.shape for each in make_empty_side(spec).state_dict().values()]
-        needs = estimate_needs(sum(map(math.prod, shapes)) * DTYPES[options.dtype])
+        needs = estimate_needs(spec, sum(map(math.prod, shapes)), options.dtype)
         free_bytes = psutil.virtual_memory().available
         if free_bytes < needs.memory_bytes:
             raise DeviceError(
@@ -84,10 +84,17 @@ def export_vision(options: ExportOptions, progress: Progress) -> Path:
     return target
 
 
-def estimate_needs(weight_bytes: int) -> ExportNeeds:
-    """Estimates what exporting so many bytes of weights takes.
+def estimate_needs(spec: ModelSpec, n_weights: int, dtype: str) -> ExportNeeds:
+    """Estimates what an export takes.
 
-    The exporter's own copy of the weights is in memory, then optimum's while it joins the files,
-    then the runtime's, one after the other.
+    At the peak the weights are in memory once, beside the mapped file: the exporter's copy, then
+    optimum's, then the runtime's, which computes float16 in float32 on a CPU.
+
+    Args:
+        spec: the model's numbers.
+        n_weights: of the vision side.
+        dtype: of the file.
     """
-    return ExportNeeds(_PROGRAM_BYTES + weight_bytes, _COPIES_ON_DISK * weight_bytes)
+    scores = VALIDATED_PICTURES * spec.vision.n_heads * spec.vision.n_tokens**2
+    memory_bytes = _PROGRAM_BYTES + DTYPES["float32"] * (n_weights + 3 * scores)
+    return ExportNeeds(memory_bytes, _COPIES_ON_DISK * DTYPES[dtype] * n_weights)

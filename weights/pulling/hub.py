@@ -278,7 +278,7 @@ def _load_with_network() -> ModuleType:
 def _find_transport(client: object) -> ModuleType:
     """Returns the library that the hub's client is of.
 
-    It is httpx2, or httpx with earlier releases; below 1.0, which transformers 4 asks for, requests.
+    It is httpx2; with earlier releases httpx; below 1.0, which transformers 4 asks for, requests.
     """
     return sys.modules[type(client).__module__.partition(".")[0]]
 
