@@ -263,7 +263,7 @@ def _load_with_network() -> ModuleType:
     name = "no_proxy" if os.environ.get("no_proxy") else "NO_PROXY"
     value = os.environ.get(name)
     try:
-        hub.get_session()
+        session = hub.get_session()
     except Exception as error:
         # What is left to stumble over: up to 0.28, httpx takes no IPv6 address in brackets there.
         if not value:
@@ -272,6 +272,9 @@ def _load_with_network() -> ModuleType:
             f"{name}={value} cannot be used: {_shorten(error)}",
             f"name hosts without brackets or ports, or unset it: `unset {name}`",
         ) from error
+    own = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
+    if own and _find_transport(session).__name__ == "requests":  # which has variables of its own
+        session.verify = own
     return hub
 
 

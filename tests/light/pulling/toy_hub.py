@@ -4,6 +4,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from huggingface_hub import constants, file_download
 
@@ -63,7 +64,9 @@ def refuse(hub, **options):
     start_s = time.monotonic()
     with pytest.raises(WeightsError) as caught:
         run(hub, **options)
-    assert time.monotonic() - start_s < 10
+    # Below 1.0 the hub's own library asks six times before it gives up, and cannot be told not to.
+    limit_s = 60 if huggingface_hub.__version__.startswith("0.") else 10
+    assert time.monotonic() - start_s < limit_s
     assert caught.value.hint
     return caught.value
 

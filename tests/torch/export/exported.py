@@ -1,5 +1,6 @@
 """What the tests of the export share: exported folders, the runtimes that open them."""
 
+from collections.abc import Callable
 from importlib.util import find_spec
 
 import numpy as np
@@ -18,10 +19,9 @@ MINIATURE = "miniature"
 SOURCES = {MINIATURE: DEMO / "sources", **{case: GOLDEN / case for case in CASES}}
 
 
-def run_openvino(path, pixels: np.ndarray) -> np.ndarray:
-    """The image tokens of pixels by another maker's runtime, in float32 throughout."""
+def open_in_openvino(path) -> Callable[[np.ndarray], np.ndarray]:
+    """What computes image tokens of pixels by another maker's runtime, in float32 throughout."""
     import openvino
 
-    core = openvino.Core()
-    compiled = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return compiled(pixels)[0]
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda pixels: compiled(pixels)[0]

@@ -17,7 +17,7 @@ from tests.torch.export.exported import (
     SOURCES,
     needs_openvino,
     needs_optimum,
-    run_openvino,
+    open_in_openvino,
 )
 from tinyv_cli.answers.tokenizer import Tokenizer
 from tinyv_cli.app import main
@@ -89,7 +89,7 @@ def test_another_makers_runtime_computes_the_tokens_that_lead_to_the_golden_answ
     case, exported, golden_variant
 ):
     golden = read_golden_case(case)
-    tokens = run_openvino(exported(case) / "vision.onnx", golden.tensors["pixel_values"])
+    tokens = open_in_openvino(exported(case) / "vision.onnx")(golden.tensors["pixel_values"])
     assert relative(tokens, golden.tensors["image_embeds"]) < 1e-3
     opened = open_variant(golden_variant(case, 32))
     template = TEMPLATES[golden.facts["template"]]
@@ -131,7 +131,7 @@ def test_the_miniature_answers_from_openvinos_tokens_as_from_torchs(dtype, expor
     with open_weights(resolve_sources(SOURCES[MINIATURE])) as weights:
         exact = compute_image_tokens(weights.spec, weights.read, pixels)
     path = exported(MINIATURE, dtype) / "vision.onnx"
-    tokens = run_openvino(path, pixels.astype(dtype)).astype(np.float32)
+    tokens = open_in_openvino(path)(pixels.astype(dtype)).astype(np.float32)
     assert relative(tokens, exact) < {"float32": 1e-5, "float16": 1e-2}[dtype]
     answers = []
     for pairs in zip(exact, tokens, strict=True):
