@@ -22,14 +22,14 @@ def export_sources(arguments: ExportArguments) -> None:
     request.check_request(arguments.dtype, arguments.opset)
     sources = choose_sources(arguments.sources, "export", console)
     resolve_sources(sources, arguments.stage)
-    request.check_target(arguments.output.absolute())
+    request.check_target(arguments.folder.absolute())
     # With these come torch and transformers, seconds for which nothing that is refused above has
     # to wait.
     from quantize.export import pipeline
 
     options = request.ExportOptions(
         sources=sources,
-        output=arguments.output,
+        output=arguments.folder,
         stage=arguments.stage,
         dtype=arguments.dtype,
         opset=arguments.opset,

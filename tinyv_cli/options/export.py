@@ -32,7 +32,7 @@ Opset = Annotated[
 class ExportArguments:
     """The flags of `tinyv export`."""
 
-    output: NewFolder
+    folder: NewFolder
     sources: Sources = None
     stage: Stage = None
     dtype: Dtype = "float32"

@@ -52,7 +52,7 @@ def test_without_its_packages_it_says_how_to_install_them(capsys, monkeypatch, p
         (["-o", "out", "--stage", "2"], ExitCode.WEIGHTS, "TinyGPT-V_for_Stage2.pth"),
         (["-o", "s"], ExitCode.WEIGHTS, "s exists already\nhint:  name another folder: `-o DIR`"),
         (["-o", "s/eva_vit_g.pth/out"], ExitCode.DEVICE, "eva_vit_g.pth/out"),
-        ([], ExitCode.USAGE, "--output"),
+        ([], ExitCode.USAGE, "hint:  name one: `-o vision`"),
     ],
 )
 def test_what_cannot_be_made_is_refused_with_a_way_out(capsys, words, code, said):
