@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("questions", type=Path)
     parser.add_argument("exported", type=Path)
     parser.add_argument("-n", type=int, default=500, help="questions")
+    parser.add_argument("--first", type=int, default=0, help="of them, from 0")
     chosen = parser.parse_args()
     variant = read_variant(chosen.variant)
     manifest = variant.manifest
@@ -60,7 +61,7 @@ def main() -> None:
     encoders = {"own": backend.encoder.encode}
     encoders |= {name: open_runtime(path, name) for name in ("onnxruntime", "openvino")}
     content = read_question_file(chosen.questions)
-    questions = read_questions(content, chosen.questions)[: chosen.n]
+    questions = read_questions(content, chosen.questions)[chosen.first :][: chosen.n]
     same = dict.fromkeys(encoders, 0)
     error = dict.fromkeys(encoders, 0.0)
     for picture_path, asked in groupby(questions, key=lambda each: each.picture):
@@ -83,6 +84,7 @@ def main() -> None:
             for name, answer in answers.items():
                 same[name] += answer == answers["own"]
     document = {
+        "first": chosen.first,
         "questions": len(questions),
         "same_answer": same,
         "largest_error": error,
