@@ -113,14 +113,8 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
         plan = _plan(weights, options)
         progress = WholeProgress(whole, _list_shares(plan, options))
         tokenizer_json = read_tokenizer_json(files, weights.spec.language.vocab_size)
-        _check_known_hashes(files, progress)
-        free_bytes = shutil.disk_usage(building).free
-        if free_bytes < plan.disk_bytes:
-            raise DeviceError(
-                f"{target.parent} has {to_size(free_bytes, 2)} free, the variant needs "
-                f"{to_size(plan.disk_bytes, 2)}",
-                "free some space, or name a folder on another disk with `-o`",
-            )
+        check_known_hashes(files, progress)
+        check_disk(target.parent, plan.disk_bytes, "the variant needs")
         (building / plan.files[TOKENIZER]).write_text(tokenizer_json, "utf-8")
         name = hashlib.sha256(os.fsencode(target)).hexdigest()[:16]
         kept = rounding_cache_dir() / name
@@ -147,8 +141,31 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
     )
 
 
-def _check_known_hashes(files: SourceFiles, progress: Progress) -> None:
-    """Compares files of a published name and length with their published SHA-256, once."""
+def check_disk(folder: Path, needed_bytes: int, needs: str) -> None:
+    """Checks that so much can be written.
+
+    Args:
+        folder: on the disk.
+        needed_bytes: to write.
+        needs: who does: `the variant needs`.
+
+    Raises:
+        DeviceError: it cannot.
+    """
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < needed_bytes:
+        raise DeviceError(
+            f"{folder} has {to_size(free_bytes, 2)} free, {needs} {to_size(needed_bytes, 2)}",
+            "free some space, or name a folder on another disk with `-o`",
+        )
+
+
+def check_known_hashes(files: SourceFiles, progress: Progress) -> None:
+    """Compares files of a published name and length with their published SHA-256, once.
+
+    Raises:
+        WeightsError: one has another.
+    """
     known = {each.path: each for each in read_catalog().list_files() if each.sha256}
     entries = []
     for path in files.all_files:

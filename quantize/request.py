@@ -136,6 +136,21 @@ def check_address_space() -> None:
         )
 
 
+def check_place_for_folder(folder: Path) -> None:
+    """Checks that a folder can be made or replaced where it is to stand; nothing is made.
+
+    Raises:
+        WeightsError: its name cannot be opened.
+        DeviceError: it may not be looked at, or nothing may be written there.
+    """
+    check_utf8(folder)
+    check_place(folder, _ANOTHER_PLACE)
+    above = next(each for each in folder.parents if exists(each))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        reason = "may not be written to" if above.is_dir() else "is not a folder"
+        raise DeviceError(f"{above} {reason}", _ANOTHER_PLACE)
+
+
 def check_output(folder: Path, force: bool) -> None:
     """Checks that a new variant can be moved in at the end.
 
@@ -148,12 +163,7 @@ def check_output(folder: Path, force: bool) -> None:
         UsageError: it is something else than a variant, which is never replaced.
         DeviceError: it may not be looked at, or nothing may be written there.
     """
-    check_utf8(folder)
-    check_place(folder, _ANOTHER_PLACE)
-    above = next(each for each in folder.parents if exists(each))
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        reason = "may not be written to" if above.is_dir() else "is not a folder"
-        raise DeviceError(f"{above} {reason}", _ANOTHER_PLACE)
+    check_place_for_folder(folder)
     if not folder.exists():
         return
     if not force:

@@ -32,6 +32,7 @@ ORDER = (
     ("weights.training.language",),
     ("weights.training.world",),
     ("weights.synthetic",),
+    ("quantize.export",),
     ("quantize.pipeline",),
     ("quantize.language_side",),
     ("quantize.cpu",),
@@ -72,7 +73,7 @@ ORDER = (
 )
 DOORS = {"tinyv_cli", "weights"}  # packages whose own file imports nothing
 MOST_AT_THE_ROOT, MOST_IN_A_ROOM = 10, 12  # files
-HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "safetensors", "bitsandbytes"}
+HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "optimum", "safetensors", "bitsandbytes"}
 HEAVY |= {"ray", "fsspec"}
 HEAVY_OURS = (
     "tinyv_cli.model",
@@ -237,7 +238,7 @@ def test_only_the_verbs_that_make_fetch_and_remove_know_the_workshop():
         for each in walk_imports(parse(MODULES[module]))
         if module.startswith("tinyv_cli") and is_inside(each.name, ("quantize", "weights"))
     }
-    verbs = ("fetching.pull", "fetching.push", "quantize", "variants.remove")
+    verbs = ("export", "fetching.pull", "fetching.push", "quantize", "variants.remove")
     assert sorted(users) == [f"tinyv_cli.commands.{verb}" for verb in verbs]
 
 
@@ -251,14 +252,14 @@ def test_the_cpus_runtime_is_imported_where_it_is_kept_from_calling_its_maker_an
     assert set(users) == {"tinyv_cli/backends/cpu/quiet_onnxruntime.py"}
 
 
-def test_bitsandbytes_is_imported_where_it_is_kept_quiet_and_fast_and_transformers_nowhere():
+def test_bitsandbytes_and_optimum_are_imported_where_they_are_kept_quiet_and_transformers_nowhere():
     users = {
         module
         for module, path in MODULES.items()
         for each in walk_imports(parse(path))
-        if is_inside(each.name, ("bitsandbytes", "transformers"))
+        if is_inside(each.name, ("bitsandbytes", "optimum", "transformers"))
     }
-    assert users == {"tinyv_cli.devices.quiet_bitsandbytes"}
+    assert users == {"tinyv_cli.devices.quiet_bitsandbytes", "quantize.export.onnx_file"}
 
 
 def test_a_package_imports_nothing_by_itself():

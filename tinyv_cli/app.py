@@ -17,6 +17,7 @@ from tinyv_cli.options.ask import AskArguments
 from tinyv_cli.options.batch import BatchArguments
 from tinyv_cli.options.chat import ChatArguments
 from tinyv_cli.options.declare import takes
+from tinyv_cli.options.export import ExportArguments
 from tinyv_cli.options.guidance.pages import Verb, measure_page
 from tinyv_cli.options.guidance.usage import (
     CommandLineError,
@@ -259,6 +260,19 @@ def quantize(arguments: QuantizeArguments) -> None:
     from tinyv_cli.commands.quantize import quantize_sources
 
     quantize_sources(arguments)
+
+
+@app.command(cls=Verb, rich_help_panel=_VARIANTS)
+@takes(ExportArguments)
+def export(arguments: ExportArguments) -> None:
+    """Write the vision side in plain ONNX, for OpenVINO, DirectML, CoreML, TensorRT or a browser.
+
+    From the sources that `tinyv quantize --help` lists. optimum exports it and holds it to torch;
+    the new folder is the one line on stdout, and its README.md says how to run it.
+    """
+    from tinyv_cli.commands.export import export_sources
+
+    export_sources(arguments)
 
 
 @app.command("rm", cls=Verb, rich_help_panel=_VARIANTS)

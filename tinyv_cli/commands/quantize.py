@@ -39,7 +39,7 @@ def quantize_sources(arguments: QuantizeArguments) -> None:
     request.check_recipe(arguments.bits, arguments.target, vision_bits)
     request.check_calibration(arguments.bits, arguments.quick, arguments.calibrate)
     _check_packages(arguments)
-    sources = _resolve_sources(arguments.sources, console)
+    sources = choose_sources(arguments.sources, "quantize", console)
     stage = resolve_sources(sources, arguments.stage).stage
     name = arguments.output
     if name is None:
@@ -134,8 +134,13 @@ def to_parts_table(variant: Variant, plan: "VariantPlan") -> str:
     return f"{to_table(('file', 'size'), [*rows, total])}\n\n{to_table(('measured', ''), figures)}"
 
 
-def _resolve_sources(wanted: Path | None, console: Console) -> Path:
+def choose_sources(wanted: Path | None, verb: str, console: Console) -> Path:
     """Finds the folder that was named, else the user's own, else the miniature's, and notes which.
+
+    Args:
+        wanted: the folder that was named.
+        verb: that reads it.
+        console: takes the note.
 
     Raises:
         WeightsError: no folder was named, and there is none of the others.
@@ -155,7 +160,7 @@ def _resolve_sources(wanted: Path | None, console: Console) -> Path:
         return brought
     raise WeightsError(
         f"there are no sources in {own}, and no other folder was named",
-        "fetch them: `tinyv pull`; or name a folder: `tinyv quantize --sources DIR`",
+        f"fetch them: `tinyv pull`; or name a folder: `tinyv {verb} --sources DIR`",
     )
 
 

@@ -44,7 +44,7 @@ class VisionEmbeddings(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) → (B, N, D); position embeddings must be those of this size."""
         patches = self.patch_embedding(pixels)
-        class_tokens = self.class_embedding.expand(len(patches), -1, -1).to(patches.dtype)
+        class_tokens = self.class_embedding.expand(patches.shape[0], -1, -1).to(patches.dtype)
         embeddings = torch.cat((class_tokens, patches), dim=1)
         return embeddings + self.position_embedding.to(patches.dtype)
 
@@ -61,7 +61,7 @@ class VisionAttention(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, N, D) → (B, N, D)."""
         by_head = self.qkv(hidden).view(*hidden.shape[:2], 3, -1, self.head_width)
-        q, k, v = by_head.permute(2, 0, 3, 1, 4)  # (B, H, N, d) each
+        q, k, v = by_head.permute(2, 0, 3, 1, 4).unbind()  # (B, H, N, d) each
         mixed = scaled_dot_product_attention(q, k, v)
         out: Tensor = self.projection(mixed.transpose(1, 2).flatten(2))
         return out

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from tinyv_cli.addresses import to_shown
@@ -28,6 +28,7 @@ from weights.pulling.failures import Cause, FetchError, RetryPolicy
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
+_PIECE_BYTES = 65536  # at most at once, where the transport does not choose itself
 
 
 @dataclass(frozen=True)
@@ -147,19 +148,44 @@ def open_url(url: str, headers: Mapping[str, str], policy: RetryPolicy) -> Itera
     """Asks for a URL with GET and follows redirects; to another host without the token.
 
     Returns:
-        A `Response` of httpx or httpx2, whose body is still to be read.
+        An answer with httpx's `status_code`, `headers` and `iter_raw`; its body is still to be
+        read.
 
     Raises:
         FetchError: the server cannot be reached, or breaks off while the body is read.
         UsageError: the environment's settings of the network cannot be used.
     """
     client = _load_with_network().get_session()
-    limits = _find_transport(client).Timeout(policy.read_s, connect=policy.connect_s)
-    with (
-        _translated(url),
-        client.stream("GET", url, headers=dict(headers), timeout=limits) as response,
-    ):
-        yield response
+    library = _find_transport(client)
+    with _translated(url):
+        if library.__name__ == "requests":
+            limits = (policy.connect_s, policy.read_s)
+            with client.get(url, headers=dict(headers), timeout=limits, stream=True) as answer:
+                yield _RequestsAnswer(answer.status_code, answer.headers, answer.raw)
+            return
+        timeout = library.Timeout(policy.read_s, connect=policy.connect_s)
+        with client.stream("GET", url, headers=dict(headers), timeout=timeout) as response:
+            yield response
+
+
+@dataclass(frozen=True)
+class _RequestsAnswer:
+    """An answer of requests, read as one of httpx is.
+
+    Attributes:
+        status_code: of HTTP.
+        headers: of the answer.
+        raw: urllib3's.
+    """
+
+    status_code: int
+    headers: Mapping[str, str]
+    raw: Any
+
+    def iter_raw(self) -> Iterator[bytes]:
+        """Yields pieces of the body as they arrive."""
+        while chunk := self.raw.read1(_PIECE_BYTES, decode_content=False):
+            yield chunk
 
 
 def check_status(status: int, headers: Mapping[str, str]) -> None:
@@ -184,24 +210,26 @@ def check_status(status: int, headers: Mapping[str, str]) -> None:
 def _translated(url: str) -> Iterator[None]:
     """Turns what the hub's library and its transport raise into `FetchError`."""
     hub = _load_with_network()
-    transport = _find_transport(hub.get_session())
+    raised = _list_errors(_find_transport(hub.get_session()))
     host = urlsplit(url).hostname or to_shown(url)
     try:
         yield
     except hub.errors.OfflineModeIsEnabled as error:
         raise FetchError(Cause.OFFLINE, "may not be asked: the network is switched off") from error
-    except (transport.ConnectError, transport.ConnectTimeout, transport.ProxyError) as error:
+    except raised.away as error:
+        if raised.broken_before and isinstance(error.args[0], raised.broken_before):
+            raise FetchError(Cause.CUT, f"broke off: {_shorten(error)}") from error
         reason = f"cannot be reached: {_shorten(error)} ({host})"
         raise FetchError(Cause.UNREACHABLE, reason) from error
-    except (transport.InvalidURL, transport.UnsupportedProtocol) as error:
+    except raised.no_url as error:
         # The reason may quote a part of a password.
         reason = "" if "@" in url else f": {_shorten(error)}"
         raise FetchError(Cause.MISSING, f"is not a URL{reason}") from error
-    except transport.TooManyRedirects as error:
+    except raised.circles as error:
         raise FetchError(Cause.MISSING, "leads in circles") from error
-    except transport.TimeoutException as error:
+    except raised.silence as error:
         raise FetchError(Cause.CUT, "stopped answering") from error
-    except transport.HTTPError as error:
+    except raised.others as error:
         raise FetchError(Cause.CUT, f"broke off: {_shorten(error)}") from error
 
 
@@ -235,7 +263,7 @@ def _load_with_network() -> ModuleType:
     name = "no_proxy" if os.environ.get("no_proxy") else "NO_PROXY"
     value = os.environ.get(name)
     try:
-        hub.get_session()
+        session = hub.get_session()
     except Exception as error:
         # What is left to stumble over: up to 0.28, httpx takes no IPv6 address in brackets there.
         if not value:
@@ -244,9 +272,57 @@ def _load_with_network() -> ModuleType:
             f"{name}={value} cannot be used: {_shorten(error)}",
             f"name hosts without brackets or ports, or unset it: `unset {name}`",
         ) from error
+    own = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
+    if own and _find_transport(session).__name__ == "requests":  # which has variables of its own
+        session.verify = own
     return hub
 
 
 def _find_transport(client: object) -> ModuleType:
-    """Returns the library that the hub's client is of: httpx, or of late httpx2, its heir."""
+    """Returns the library that the hub's client is of.
+
+    It is httpx2; with earlier releases httpx; below 1.0, which transformers 4 asks for, requests.
+    """
     return sys.modules[type(client).__module__.partition(".")[0]]
+
+
+class _TransportErrors(NamedTuple):
+    """What a transport raises, by what is told of it.
+
+    Attributes:
+        away: there is no connection.
+        no_url: it is none.
+        circles: redirects lead nowhere.
+        silence: nothing comes any more.
+        others: anything else, of which the above are kinds.
+        broken_before: reasons of `away` that are none, since there was a connection.
+    """
+
+    away: tuple[type[Exception], ...]
+    no_url: tuple[type[Exception], ...]
+    circles: type[Exception]
+    silence: tuple[type[Exception], ...]
+    others: tuple[type[Exception], ...]
+    broken_before: tuple[type[Exception], ...] = ()
+
+
+def _list_errors(transport: ModuleType) -> _TransportErrors:
+    if transport.__name__ != "requests":
+        return _TransportErrors(
+            away=(transport.ConnectError, transport.ConnectTimeout, transport.ProxyError),
+            no_url=(transport.InvalidURL, transport.UnsupportedProtocol),
+            circles=transport.TooManyRedirects,
+            silence=(transport.TimeoutException,),
+            others=(transport.HTTPError,),
+        )
+    from urllib3 import exceptions as below
+
+    found = transport.exceptions
+    return _TransportErrors(
+        away=(found.ConnectionError,),
+        no_url=(found.InvalidURL, found.MissingSchema, found.InvalidSchema),
+        circles=found.TooManyRedirects,
+        silence=(found.Timeout, below.ReadTimeoutError),
+        others=(found.RequestException, below.HTTPError),
+        broken_before=(below.ProtocolError,),
+    )

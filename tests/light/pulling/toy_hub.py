@@ -4,8 +4,9 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import huggingface_hub
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download
 
 from tests.light.pulling.hub_server import HubServer
 from tests.light.weights.toy_sources import (
@@ -48,6 +49,8 @@ def point_at(monkeypatch, url, tmp_path):
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    if hasattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE"):  # a copy of its own, below 1.0
+        monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "hf" / "token"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -61,7 +64,9 @@ def refuse(hub, **options):
     start_s = time.monotonic()
     with pytest.raises(WeightsError) as caught:
         run(hub, **options)
-    assert time.monotonic() - start_s < 10
+    # Below 1.0 the hub's own library asks six times before it gives up, and cannot be told not to.
+    limit_s = 60 if huggingface_hub.__version__.startswith("0.") else 10
+    assert time.monotonic() - start_s < limit_s
     assert caught.value.hint
     return caught.value
 

@@ -38,7 +38,7 @@ BLOCKS = [
     for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 ]
 INSTALLING = re.compile(r"python3 -m venv|\.venv/bin/|pip install|\. \.venv")
-ONLY_READ = ("pull", "quantize", "serve", "bench")
+ONLY_READ = ("pull", "quantize", "export", "serve", "bench")
 
 
 def to_command(line):

@@ -1,7 +1,11 @@
-"""The network's blocks against transformers' own of the same weights, to the bit."""
+"""The network's blocks against transformers' own of the same weights, to the bit.
+
+transformers 4 spells the Q-Former's attention out, which 5 leaves to torch: there within rounding.
+"""
 
 import pytest
 import torch
+import transformers
 from torch import nn
 from transformers.models.blip_2.configuration_blip_2 import Blip2QFormerConfig, Blip2VisionConfig
 from transformers.models.blip_2.modeling_blip_2 import (
@@ -16,6 +20,8 @@ from tests.torch.weights.random_weights import make_read
 from tinyv_cli.model.tinygptv import TinyGptV, load_model
 from tinyv_cli.spec import make_tiny_spec
 
+IS_OLD = transformers.__version__.startswith("4.")
+ROUNDING = {torch.float32: 1e-6, torch.float16: 1e-3}
 SPEC = make_tiny_spec(3)
 VISION, QFORMER, LANGUAGE = SPEC.vision, SPEC.qformer, SPEC.language
 VISION_CONFIG = Blip2VisionConfig(
@@ -66,12 +72,19 @@ def make_numbers(like: nn.Module, *shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
 
 
+def check_near(out: torch.Tensor, expected: torch.Tensor) -> None:
+    assert out.dtype == expected.dtype
+    error = (out.float() - expected.float()).norm() / expected.float().norm()
+    assert error < ROUNDING[out.dtype]
+
+
 @torch.no_grad()
 def test_a_block_of_the_vision_tower_computes_the_same_bits(model):
     hidden = make_numbers(model, 2, VISION.n_tokens, VISION.width)
     for ours in model.vision.layers:
         theirs = fill(Blip2EncoderLayer(VISION_CONFIG), ours)
-        assert torch.equal(ours(hidden), theirs(hidden))
+        words = {"attention_mask": None} if IS_OLD else {}
+        assert torch.equal(ours(hidden), theirs(hidden, **words))
 
 
 @torch.no_grad()
@@ -79,20 +92,20 @@ def test_patches_differ_by_the_order_of_their_sums_alone(model):
     ours = model.vision.embeddings
     theirs = fill(Blip2VisionEmbeddings(VISION_CONFIG), ours)
     pixels = make_numbers(model, 2, 3, VISION.image_px, VISION.image_px)
-    out, expected = ours(pixels), theirs(pixels)
-    assert out.dtype == expected.dtype
-    error = (out.float() - expected.float()).norm() / expected.float().norm()
-    assert error < (1e-6 if out.dtype == torch.float32 else 1e-3)
+    check_near(ours(pixels), theirs(pixels))
 
 
 @torch.no_grad()
-def test_the_q_former_computes_the_same_bits(model):
+def test_the_q_former_computes_the_same(model):
     ours = model.qformer
     theirs = fill(Blip2QFormerModel(QFORMER_CONFIG), ours.bert)
     features = make_numbers(model, 2, 50, VISION.width)
     queries = ours.query_tokens.expand(2, -1, -1)
     expected = theirs(query_embeds=queries, encoder_hidden_states=features)[0]
-    assert torch.equal(ours(features), expected)
+    if IS_OLD:
+        check_near(ours(features), expected)
+    else:
+        assert torch.equal(ours(features), expected)
 
 
 @torch.no_grad()

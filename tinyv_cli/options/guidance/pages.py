@@ -56,6 +56,10 @@ EXAMPLES = {
         "tinyv quantize --bits 4",
         "tinyv quantize --sources sources/ --bits 8 --dry-run",
     ),
+    "export": (
+        "tinyv export -o vision",
+        "tinyv export -o vision --sources sources/ --dtype float16",
+    ),
     "rm": (
         "tinyv rm stage4-8bit",
         "tinyv rm stage4-8bit --sources --yes",

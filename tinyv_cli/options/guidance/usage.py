@@ -49,6 +49,7 @@ _OPTIONS_ELSEWHERE = {
 
 # What is missing, by the name of the argument or option that typer misses, and how it is given.
 _MISSING = {
+    "folder": ("the folder that is to be made is missing", "name one: `-o vision`"),
     "output": (
         "the file for the answers is missing",
         "name one: `-o answers.jsonl`; `-o -` is stdout",
