@@ -192,7 +192,7 @@ def run(attack, numbers, keep, minutes=None):
         if not worker:
             try:
                 os.close(reading)
-                _work(attack, range(at, numbers.stop), writing)
+                _work(attack, range(at, numbers.stop, numbers.step), writing)
             except BaseException:  # noqa: BLE001 - whatever it is, it may not return from here
                 traceback.print_exc()
             os._exit(1)
@@ -200,8 +200,8 @@ def run(attack, numbers, keep, minutes=None):
         with os.fdopen(reading, encoding="utf-8") as lines:
             for line in lines:
                 number, _, outcome = line.rstrip("\n").partition("\t")
-                at = int(number) + 1
-                _note(outcomes, attack, at - 1, outcome, keep)
+                _note(outcomes, attack, int(number), outcome, keep)
+                at = int(number) + numbers.step
                 if time.monotonic() >= deadline_s:
                     os.kill(worker, signal.SIGKILL)
                     break
@@ -212,7 +212,7 @@ def run(attack, numbers, keep, minutes=None):
             name = signal.Signals(os.WTERMSIG(status)).name
             took = {"SIGPROF": f"takes over {LIMIT_S} s", "SIGALRM": f"waits over {WAITING_S} s"}
             _note(outcomes, attack, at, _FAULT + took.get(name, f"dies of {name}"), keep)
-            at += 1
+            at += numbers.step
         elif os.WEXITSTATUS(status) not in (0, _AGAIN):
             raise RuntimeError(f"the worker ended with {os.WEXITSTATUS(status)} at {at}")
     outcomes.elapsed_s = time.monotonic() - start_s

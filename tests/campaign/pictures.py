@@ -16,8 +16,8 @@ from PIL import Image
 
 from tests.campaign import attempts
 from tests.campaign.attempts import Attack, Fault, ask, check_ending
-from tests.campaign.mutations import mutate
-from tests.campaign.picture_files import NESTS, damage_png, list_seeds
+from tests.campaign.damage.mutations import mutate
+from tests.campaign.damage.picture_files import NESTS, damage_png, list_seeds
 from tests.light.real_variant import copy_variant
 from tinyv_cli.errors import DeviceError, ExitCode, InputError
 from tinyv_cli.pictures.decoding.formats import list_formats

@@ -14,7 +14,7 @@ import sys
 
 from tests.campaign import attempts
 from tests.campaign.attempts import Attack, Fault, ask, check_ending
-from tests.campaign.mutations import mutate, mutate_json
+from tests.campaign.damage.mutations import mutate, mutate_json
 from tests.demo import DEMO
 from tests.light.real_variant import PICTURE
 from tinyv_cli.backends.image_cache import _DIGEST_BYTES
@@ -35,6 +35,7 @@ class Variants(Attack):
         super().__init__(seed, folder)
         self._variant = folder / "variant"
         self._home = folder / "home"
+        self._kept = folder / "home as it was"
         self._sound = {}
         self._right = {}
         os.environ["TINYV_HOME"] = str(self._home)
@@ -42,20 +43,22 @@ class Variants(Attack):
 
     def warm_up(self):
         """Makes the variant anew, and what is kept of it, and asks for the right answers."""
-        for place in (self._variant, self._home):
+        for place in (self._variant, self._home, self._kept):
             shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(DEMO / "variant", self._variant)
         for verb in dict.fromkeys(_VERBS):
             code, out, err = self._run(verb)
             check_ending(code, out, err, (ExitCode.OK,))
             self._right[verb] = out
+        shutil.copytree(self._home, self._kept)
         self._sound = self._read_sound()
 
     def _read_sound(self):
         """Reads the files of the variant, and what is kept of it, by path."""
         files = {self._variant / path.name: path for path in sorted((DEMO / "variant").iterdir())}
-        kept = (*self._home.glob("stamps/*.json"), *self._home.glob("cache/images/*.tokens"))
-        return {path: files.get(path, path).read_bytes() for path in (*files, *kept)}
+        for kept in (*self._kept.glob("stamps/*.json"), *self._kept.glob("cache/images/*.tokens")):
+            files[self._home / kept.relative_to(self._kept)] = kept
+        return {path: source.read_bytes() for path, source in files.items()}
 
     def _run(self, verb):
         words = [verb, str(self._variant)]

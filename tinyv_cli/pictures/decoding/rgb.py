@@ -21,6 +21,7 @@ from tinyv_cli.pictures.decoding.depth import (
     to_levels,
     to_low_bytes,
 )
+from tinyv_cli.pictures.decoding.effort import check_effort, count_frames
 from tinyv_cli.pictures.decoding.formats import (
     HEAD_BYTES,
     NotReadError,
@@ -101,6 +102,7 @@ def decode(
                 f"is {width}×{height} pixels, too thin to show anything",
                 "use a picture at least 2 pixels wide and high: `tinyv ask PICTURE QUESTION`",
             )
+        check_effort(picture, stream)
         if picture.format in ("CUR", "ICNS", "ICO"):
             stream.seek(0)
             content = stream.read()
@@ -266,7 +268,7 @@ def _find_frame(
         return first
     first = first.copy()  # its pixels are the file's, and change
     with suppress(Exception):  # a damaged later frame costs nothing but itself
-        for frame in range(1, _MOST_FRAMES):
+        for frame in range(1, count_frames(opened.picture, _MOST_FRAMES)):
             opened.picture.seek(frame)
             opened.picture.load()
             rgb = _to_rgb(opened.picture, opened, uses_profiles, [])

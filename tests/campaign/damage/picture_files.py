@@ -67,6 +67,7 @@ def list_read_only():
     numbers = [0] * 65
     numbers[2], numbers[9:15], numbers[34] = 4, (HEIGHT, WIDTH, 1, 0, 0, 1), 256
     yield "MCIDAS", [struct.pack("!64i", *numbers[1:]) + grey]
+    yield "BMP", [make_packed_bmp(8), make_packed_bmp(4)]
     yield "PCD", [(bytes(2048) + b"PCD_OPA").ljust(96 * 2048, b"\0") + bytes(768 * 512 * 3 // 2)]
     head = b"\x80\xe8\0\0".ljust(416, b"\0") + struct.pack("<6H", HEIGHT, WIDTH, 0, 0, 14, 2)
     yield "PIXAR", [head.ljust(1024, b"\0") + rows]
@@ -80,6 +81,17 @@ def list_read_only():
         yield "SUN", [head + palette + plane, head[:24] + bytes(8) + plane]
     yield "XPM", [make_xpm(4), make_xpm(300)]
     yield "XVTHUMB", [b"P7 332\n#XVVERSION:2\n#END_OF_COMMENTS\n64 32 255\n" + grey]
+
+
+def make_packed_bmp(depth, width=WIDTH, height=HEIGHT):
+    """A BMP of runs, in at most 99 rows: a run, a jump to the right, plain pixels, the end."""
+    palette = bytes(range(256))[: 4 << depth].ljust(4 << depth, b"\0")
+    row = bytes((min(width // 2, 255), 0x5A, 0, 2, 4, 0, 0, 4, 1, 2, 3, 4, 0, 0))
+    data = row * min(height, 99) + b"\0\1"
+    start = 54 + len(palette)
+    head = struct.pack("<IHHI", start + len(data), 0, 0, start)
+    sizes = (40, width, height, 1, depth, 1 if depth == 8 else 2, len(data), 0, 0, 1 << depth, 0)
+    return b"BM" + head + struct.pack("<IiiHHIIiiII", *sizes) + palette + data
 
 
 def make_fits(depth=8, extra=()):
@@ -192,7 +204,8 @@ def put_in_icns(content, kind):
 
 
 NESTS = (
-    *(make_icon, make_iptc, make_spider_or_mic, put_in_texture, put_in_pages),
+    *(make_icon, make_spider_or_mic, put_in_texture, put_in_pages),
+    lambda content: make_iptc(content[:65_000]),
     lambda content: make_icon(content).replace(b"\0\0\1\0", b"\0\0\2\0", 1),
     *(partial(put_in_icns, kind=each) for each in (b"ic07", b"ic10", b"icp4", b"it32", b"jp2 ")),
     *(partial(put_in_exif, content_of=each) for each in ("JPEG", "PNG")),
