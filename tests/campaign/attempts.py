@@ -5,6 +5,7 @@ at; a new worker goes on behind it. An attempt is made again from its seed and n
 """
 
 import argparse
+import faulthandler
 import os
 import random
 import resource
@@ -40,7 +41,7 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _SYSTEM = ("/proc", "/sys", "/dev", "/usr", sys.prefix, sys.base_prefix, str(ROOT))
 
 
-class Fault(Exception):
+class FaultError(Exception):
     """Something that may not happen; its text is its kind."""
 
 
@@ -108,8 +109,10 @@ class _Watch:
             path, mode, flags = arguments
             writes = (isinstance(mode, str) and set(mode) & set("wax+")) or flags & _WRITING
             self._check("writes" if writes else "reads", path, not writes)
-        elif event.startswith(_CHANGES) and arguments and not isinstance(arguments[0], int):
-            self._check(event, arguments[0], False)
+        elif event.startswith(_CHANGES) and arguments:
+            place = arguments[event in ("os.link", "os.symlink")]  # of these the new name
+            if not isinstance(place, int):
+                self._check(event, place, False)
 
     def _check(self, what, path, is_read):
         try:
@@ -124,6 +127,7 @@ class _Watch:
 def _work(attack, numbers, pipe):
     """Makes attempts in the worker, and writes a line of each; never returns."""
     sys.dont_write_bytecode = True
+    faulthandler.disable()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     attack.warm_up()
     watch = _Watch(attack.folder)
@@ -137,7 +141,7 @@ def _work(attack, numbers, pipe):
         signal.alarm(WAITING_S)
         try:
             outcome = attack.attempt(number)
-        except Fault as fault:
+        except FaultError as fault:
             outcome = f"{_FAULT}{fault}"
         except BaseException as error:  # noqa: BLE001 - any other is what is looked for
             outcome = f"{_FAULT}{_describe(error)}"
@@ -249,23 +253,24 @@ def check_ending(code, out, err, allowed):
     """Checks that the program ended as planned: an answer, or two lines of an error.
 
     Raises:
-        Fault: it did not.
+        FaultError: it did not.
     """
     if code not in allowed:
-        raise Fault(f"ends with {code}: {err.strip().splitlines()[-1:]}")
+        raise FaultError(f"ends with {code}: {err.strip().splitlines()[-1:]}")
     if bool(out) != (code == 0):
-        raise Fault(f"ends with {code} and {len(out)} characters on stdout")
+        raise FaultError(f"ends with {code} and {len(out)} characters on stdout")
     if code and not (len(err.splitlines()) == 2 and err.startswith("error: ")):
-        raise Fault(f"an error of {len(err.splitlines())} lines: {err[:120]!r}")
+        raise FaultError(f"an error of {len(err.splitlines())} lines: {err[:120]!r}")
 
 
-def main(make_attack, text, count):
+def main(make_attack, text, count, guide=None):
     """Runs a round as it was asked for on the command line, and tells what came of it.
 
     Args:
         make_attack: takes seed and scratch folder.
         text: for `--help`.
         count: attempts by default.
+        guide: runs it by coverage instead, where it is asked to; takes attack, count and keep.
 
     Returns:
         An exit code: 1 for any fault.
@@ -276,10 +281,15 @@ def main(make_attack, text, count):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, help="the longest it may take")
     parser.add_argument("--keep", type=Path, help="folder for examples of faults")
+    if guide is not None:
+        parser.add_argument("--guided", action="store_true", help="by coverage; needs atheris")
     options = parser.parse_args()
     keep = options.keep or Path(tempfile.mkdtemp(prefix="campaign-"))
     with tempfile.TemporaryDirectory(prefix="campaign-") as scratch:
         attack = make_attack(options.seed, Path(scratch))
+        if guide is not None and options.guided:
+            keep.mkdir(parents=True, exist_ok=True)
+            guide(attack, options.count, keep)  # which ends the process
         numbers = range(options.first, options.first + options.count)
         outcomes = run(attack, numbers, keep, options.minutes)
     tell(outcomes, options.seed)

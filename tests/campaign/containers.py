@@ -14,12 +14,13 @@ import sys
 import warnings
 import zipfile
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 
 from tests.campaign import attempts
-from tests.campaign.attempts import Attack, Fault
+from tests.campaign.attempts import Attack, FaultError
 from tests.campaign.damage.mutations import mutate, mutate_json
 from tests.damaged_sources import name_outcome, read_sources, reading_others_once
 from tests.golden import CASES, GOLDEN
@@ -34,13 +35,14 @@ _NAMES = ("../../outside", "/tmp/outside", "archive/../../outside", "archive/dat
 _GLOBALS = (
     *("posix system", "os system", "builtins exec", "builtins eval", "builtins open"),
     *("builtins getattr", "builtins __import__", "subprocess Popen", "shutil rmtree"),
-    *("torch.hub load", "torch load", "torch.serialization load", "torch._C _load", "copyreg _reconstructor"),
+    *("torch.hub load", "torch load", "torch.serialization load", "copyreg _reduce_ex"),
     *("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter", "torch FloatStorage"),
     *("collections OrderedDict", "collections Counter", "torch HalfStorage", "torch Size"),
     *("torch._utils _rebuild_sparse_tensor", "torch._utils _rebuild_qtensor", "torch device"),
     *("torch._utils _rebuild_device_tensor_from_numpy", "numpy._core.multiarray _reconstruct"),
     *("torch._utils _rebuild_meta_tensor_no_storage", "torch.nn.parameter Parameter"),
-    *("torch.storage UntypedStorage", "torch._tensor _rebuild_from_type_v2", "__builtin__ bytearray"),
+    *("torch.storage UntypedStorage", "torch._tensor _rebuild_from_type_v2"),
+    "__builtin__ bytearray",
 )  # fmt: skip
 _OPCODES = [each.code.encode("latin-1") for each in pickletools.opcodes]
 
@@ -69,7 +71,7 @@ class Containers(Attack):
         self._at = None
 
     def warm_up(self):
-        """Puts all files as they were, since the last worker may have died at one, and reads them."""
+        """Puts all files as they were (the last worker may have died at one), reads them."""
         torch.set_num_threads(1)
         warnings.simplefilter("ignore", UserWarning)  # of names that stand twice in an archive
         for path, content in self._sound.items():
@@ -111,7 +113,7 @@ class Containers(Attack):
         if outcome == "changed" and is_made_right:
             return f"changed, without a checksum that is wrong ({path.suffix})"
         if outcome not in ("right", "refused", "refused in the hint", "another file named"):
-            raise Fault(f"{path.name}: {outcome}")
+            raise FaultError(f"{path.name}: {outcome}")
         return f"{outcome} ({path.suffix})"
 
     def keep(self, number, folder):
@@ -158,7 +160,7 @@ def damage_pickle(content, chance):
     """Damages a pickle in its opcodes: exchanged, left out, put in, or with other arguments."""
     found = [(code, argument, place) for code, argument, place in pickletools.genops(content)]
     places = [place for _, _, place in found] + [len(content)]
-    parts = [content[start:end] for start, end in zip(places, places[1:], strict=False)]
+    parts = [content[start:end] for start, end in pairwise(places)]
     for _ in range(chance.choice((1, 1, 2, 3))):
         at = chance.randrange(len(parts))
         looked_up = [i for i, part in enumerate(parts) if part.startswith(b"c")]
@@ -180,7 +182,9 @@ def damage_pickle(content, chance):
                 parts[chance.choice(numbers)] = b"J" + struct.pack("<i", number)
         elif way == 6:
             texts = [i for i, part in enumerate(parts) if part[:1] == b"X"]
-            text = chance.choice((b"", b"cpu", b"cuda:0", b"meta", b"../x", b"\xff\xfe", b"0", b"x" * 999))
+            text = chance.choice(
+                (b"", b"cpu", b"cuda:0", b"meta", b"../x", b"\xff\xfe", b"0", b"x" * 999)
+            )
             if texts:
                 parts[chance.choice(texts)] = b"X" + struct.pack("<I", len(text)) + text
         else:

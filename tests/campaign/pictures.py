@@ -1,8 +1,8 @@
-"""Damages pictures of every format that is read, and reads them: `python -m tests.campaign.pictures`.
+"""Damages pictures of every format that is read: `python -m tests.campaign.pictures`.
 
-`--count N --seed S` makes N attempts; every `ASKED_EVERY`th goes through `tinyv ask` too. Nothing may
-crash, take over 10 s or over 1 GB beyond the picture's own, start anything, write or read elsewhere,
-or end with 1.
+`--count N --seed S` makes N attempts; every `ASKED_EVERY`th goes through `tinyv ask` too. Nothing
+may crash, take over 10 s or over 1 GB beyond the picture's own, start anything, write or read
+elsewhere, or end with 1.
 """
 
 import os
@@ -10,12 +10,13 @@ import sys
 import warnings
 from contextlib import suppress
 from io import BytesIO
+from types import FunctionType
 
 import psutil
 from PIL import Image
 
 from tests.campaign import attempts
-from tests.campaign.attempts import Attack, Fault, ask, check_ending
+from tests.campaign.attempts import Attack, FaultError, ask, check_ending
 from tests.campaign.damage.mutations import mutate
 from tests.campaign.damage.picture_files import NESTS, damage_png, list_seeds
 from tests.light.real_variant import copy_variant
@@ -71,24 +72,29 @@ class Pictures(Attack):
     def attempt(self, number):
         """Reads a damaged picture, and asks about some."""
         content = self.make(number)
-        outcome = self._read(content, number)
+        outcome = self.read(content)
         if number % ASKED_EVERY == 0:
             self._ask(content)
         return outcome
 
-    def _read(self, content, number):
+    def read(self, content):
+        """Reads bytes; returns the name of the outcome.
+
+        Raises:
+            FaultError: it is none that is planned.
+        """
         try:
             picture = read_picture(content)
         except InputError as error:
             if not (error.problem.isprintable() and error.hint):
-                raise Fault("a message that cannot be printed, or without a hint") from error
+                raise FaultError("a message that cannot be printed, or without a hint") from error
             return "refused"
         except DeviceError as error:
-            if self.count_own_bytes(number) < psutil.virtual_memory().available / 2:
-                raise Fault("memory does not suffice") from error
+            if _count_bytes(content) < psutil.virtual_memory().available / 2:
+                raise FaultError("memory does not suffice") from error
             return "too large for this memory"
         if picture.mode != "RGB" or min(picture.size) < 2:
-            raise Fault(f"a picture of mode {picture.mode} and {picture.size}")
+            raise FaultError(f"a picture of mode {picture.mode} and {picture.size}")
         to_pixels(picture, 28)
         return "read"
 
@@ -106,13 +112,48 @@ class Pictures(Attack):
 
     def count_own_bytes(self, number):
         """Counts what the picture's head promises."""
-        with suppress(Exception), warnings.catch_warnings():  # a damaged one
-            warnings.simplefilter("ignore")
-            with Image.open(BytesIO(self.make(number)), formats=list_formats()) as picture:
-                width, height = picture.size
-            return width * height * _PEAK_BYTES
-        return 0
+        return _count_bytes(self.make(number))
+
+    def list_sound(self):
+        """Lists the sound files that all others are made from."""
+        return self._all
+
+
+def _count_bytes(content):
+    """Counts the memory that a picture may take by its head; nothing for a damaged one."""
+    with suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(BytesIO(content), formats=list_formats()) as picture:
+            return picture.width * picture.height * _PEAK_BYTES
+    return 0
+
+
+def guide(attack, count, keep):
+    """Has atheris choose the damage, by what of Pillow's Python and of ours it reaches.
+
+    The decoders in C are not measured: their wheels are not built for it. The process ends with the
+    last attempt.
+    """
+    import atheris
+
+    sound = attack.folder / "sound"
+    sound.mkdir()
+    for i, content in enumerate(attack.list_sound()):
+        (sound / str(i)).write_bytes(content)
+    attack.warm_up()
+    for name, module in list(sys.modules.items()):
+        if not name.startswith(("PIL.", "tinyv_cli.pictures.")):
+            continue
+        owners = [module, *(each for each in vars(module).values() if isinstance(each, type))]
+        found = [each for owner in owners for each in vars(owner).values()]
+        for function in {each for each in found if isinstance(each, FunctionType)}:
+            if function.__module__ == name:
+                atheris.instrument_func(function)
+    limits = (f"-timeout={attempts.LIMIT_S}", "-rss_limit_mb=3000", "-max_len=20000")
+    words = (f"-runs={count}", f"-seed={attack.seed + 1}", f"-artifact_prefix={keep}/", *limits)
+    atheris.Setup([sys.argv[0], *words, str(sound)], attack.read)
+    atheris.Fuzz()
 
 
 if __name__ == "__main__":
-    sys.exit(attempts.main(Pictures, __doc__, 10_000))
+    sys.exit(attempts.main(Pictures, __doc__, 10_000, guide))

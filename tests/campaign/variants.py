@@ -1,4 +1,4 @@
-"""Damages a variant that answers, and what is kept of it, and asks: `python -m tests.campaign.variants`.
+"""Damages a variant that answers, and what is kept of it: `python -m tests.campaign.variants`.
 
 Its manifest is damaged in structure and bytes; graphs, numbers, embeddings and tokenizer with their
 hashes as they were, or made right again; stamps and kept image tokens; and files become links,
@@ -13,7 +13,7 @@ import shutil
 import sys
 
 from tests.campaign import attempts
-from tests.campaign.attempts import Attack, Fault, ask, check_ending
+from tests.campaign.attempts import Attack, FaultError, ask, check_ending
 from tests.campaign.damage.mutations import mutate, mutate_json
 from tests.demo import DEMO
 from tests.light.real_variant import PICTURE
@@ -21,8 +21,10 @@ from tinyv_cli.backends.image_cache import _DIGEST_BYTES
 from tinyv_cli.errors import ExitCode
 
 # How often what is damaged: (n, what).
-_WAYS = ((30, "manifest"), (8, "manifest's bytes"), (14, "file"), (24, "file and hash"), (8, "stamps"),
-         (6, "tokens"), (4, "tokens and hash"), (6, "kind of file"))  # fmt: skip
+_WAYS = (
+    *((30, "manifest"), (8, "manifest's bytes"), (14, "file"), (24, "file and hash")),
+    *((8, "stamps"), (6, "tokens"), (4, "tokens and hash"), (6, "kind of file")),
+)
 _KINDS = ("folder", "pipe", "link out", "link to itself", "link to zeros", "nothing", "empty")
 _VERBS = ("ask", "ask", "ask", "show")
 _REFUSALS = (ExitCode.WEIGHTS, ExitCode.DEVICE)
@@ -63,7 +65,16 @@ class Variants(Attack):
     def _run(self, verb):
         words = [verb, str(self._variant)]
         if verb == "ask":
-            words = ["ask", str(PICTURE), "what is this?", "-m", str(self._variant), "-n", "3", "-q"]
+            words = [
+                "ask",
+                str(PICTURE),
+                "what is this?",
+                "-m",
+                str(self._variant),
+                "-n",
+                "3",
+                "-q",
+            ]
         return ask(words)
 
     def make(self, number):
@@ -127,7 +138,7 @@ class Variants(Attack):
             return f"{name}: the right answer"
         if "manifest" in way or way in ("file and hash", "tokens and hash"):
             return f"{name}: another answer, by the manifest or with hashes made right"
-        raise Fault(f"{name}: another answer")
+        raise FaultError(f"{name}: another answer")
 
     def _put(self, path, content):
         """Writes a file, or puts another kind of file in its place."""

@@ -55,7 +55,10 @@ def list_read_only():
     yield "CUR", [icon[:2] + b"\2\0" + icon[4:10] + bytes(4) + icon[14:]]
     pcx = [to_file_bytes(Image.fromarray(each), "PCX") for each in (COLOURS, GREY)]
     starts = (4 + 4 * 1024, 4 + 4 * 1024 + len(pcx[0]))
-    yield "DCX", [struct.pack("<I3I", 987654321, *starts, 0).ljust(starts[0], b"\0") + b"".join(pcx)]
+    yield (
+        "DCX",
+        [struct.pack("<I3I", 987654321, *starts, 0).ljust(starts[0], b"\0") + b"".join(pcx)],
+    )
     yield "FITS", [make_fits(), make_fits(16), make_fits(-32), make_packed_fits()]
     yield "FLI", [make_fli(), make_fli(0xAF11)]
     head = struct.pack("<4s7i", b"FTEX", 0, WIDTH, HEIGHT, 1, 1, 1, 32)
@@ -95,7 +98,13 @@ def make_packed_bmp(depth, width=WIDTH, height=HEIGHT):
 
 
 def make_fits(depth=8, extra=()):
-    cards = (("SIMPLE", "T"), ("BITPIX", depth), ("NAXIS", 2), ("NAXIS1", WIDTH), ("NAXIS2", HEIGHT))
+    cards = (
+        ("SIMPLE", "T"),
+        ("BITPIX", depth),
+        ("NAXIS", 2),
+        ("NAXIS1", WIDTH),
+        ("NAXIS2", HEIGHT),
+    )
     plane = GREY.astype({8: ">u1", 16: ">u2", -32: ">f4"}[depth]).tobytes()
     return to_cards((*cards, *extra)) + plane.ljust(-(-len(plane) // 2880) * 2880, b"\0")
 
@@ -152,7 +161,9 @@ def make_xpm(n_colours):
     names = [f"{i:02x}" for i in range(min(n_colours, 256))] + [f"x{i:x}"[-2:] for i in range(16)]
     names = list(dict.fromkeys(names))[:n_colours]
     table = "".join(f'"{name} c #{i * 999 % 2**24:06x}",\n' for i, name in enumerate(names))
-    rows = "".join(f'"{"".join(names[(x + y) % len(names)] for x in range(9))}",\n' for y in range(7))
+    rows = "".join(
+        f'"{"".join(names[(x + y) % len(names)] for x in range(9))}",\n' for y in range(7)
+    )
     head = f'/* XPM */\nstatic char *cat[] = {{\n"9 7 {len(names)} 2",\n'
     return f"{head}{table}{rows}}};\n".encode()
 
@@ -241,8 +252,8 @@ def damage_png(content, chance, damage):
         chunks.pop(at)
     elif way == 2:
         chunks[at][0] = chance.choice(
-            (b"IDAT", b"PLTE", b"tRNS", b"iCCP", b"gAMA", b"cHRM", b"acTL", b"fcTL", b"fdAT", b"cICP",
-             b"eXIf", b"zTXt", b"iTXt", b"sBIT", b"IHDR", b"IEND")
+            (b"IDAT", b"PLTE", b"tRNS", b"iCCP", b"gAMA", b"cHRM", b"acTL", b"fcTL", b"fdAT",
+             b"cICP", b"eXIf", b"zTXt", b"iTXt", b"sBIT", b"IHDR", b"IEND")
         )  # fmt: skip
     elif kind == b"IDAT" and way == 3:
         try:

@@ -127,7 +127,9 @@ def test_ask_encodes_a_picture_once_unless_told_otherwise(place, monkeypatch, ca
     assert capsys.readouterr().out == "a cat\n" * 4
 
 
-@pytest.mark.parametrize("body", [b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00\x04\x00((((", b"\x80\x04."])
+@pytest.mark.parametrize(
+    "body", [b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00\x04\x00((((", b"\x80\x04."]
+)
 def test_what_has_a_right_checksum_and_is_no_array_is_as_good_as_none(body, cache, tmp_path):
     # numpy answered with a BadZipFile, a TokenError or an archive.
     (tmp_path / "images").mkdir()

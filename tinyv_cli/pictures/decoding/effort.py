@@ -1,8 +1,8 @@
 """A picture whose head is read is refused where a small file would keep the computer busy.
 
-Most decoders take a few nanoseconds a pixel, and end where the file ends. Pillow's decoders that are
-written in Python take a hundred times as long, and some fill in what is missing; a JPEG may go over
-all its pixels as often as it likes. Figures: `DESIGN.md`.
+Most decoders take a few nanoseconds a pixel, and end where the file ends. Those of Pillow's that
+are written in Python take a hundred times as long, and some fill in what is missing; a JPEG may go
+over all its pixels as often as it likes. Figures: `DESIGN.md`.
 """
 
 import os
@@ -16,6 +16,7 @@ _SLOW_PIXELS = 1 << 24  # by Python, which takes some 0.3 µs for one; more wher
 _SCANNED_PIXELS = 1 << 33  # scans times pixels; writers make 14 scans at the most
 _FRAME_PIXELS = 1 << 27  # of all frames that are looked through
 _SCAN = b"\xff\xda"
+_WITH_SCANS = frozenset({"BLP", "JPEG", "MPO"})  # libtiff counts those in a TIFF itself
 
 
 def check_effort(picture: ImageFile.ImageFile, stream: BinaryIO) -> None:
@@ -30,13 +31,14 @@ def check_effort(picture: ImageFile.ImageFile, stream: BinaryIO) -> None:
     """
     n_pixels = picture.width * picture.height
     is_slow = any(tile.codec_name in Image.DECODERS for tile in picture.tile)
-    if not is_slow and picture.format not in ("JPEG", "MPO"):
+    has_scans = picture.format in _WITH_SCANS
+    if not (is_slow or has_scans):
         return
     place = stream.tell()
     if is_slow and n_pixels > max(_SLOW_PIXELS, stream.seek(0, os.SEEK_END)):
         raise NotReadError(f"has {n_pixels} pixels, packed in a way that is read slowly")
     stream.seek(0)
-    n_scans = 0 if is_slow else stream.read().count(_SCAN)  # a marker: in pixels, 0 follows 255
+    n_scans = stream.read().count(_SCAN) if has_scans else 0  # in pixels, 0 follows each 255
     if n_scans * n_pixels > _SCANNED_PIXELS:
         raise NotReadError(f"goes over its {n_pixels} pixels {n_scans} times")
     stream.seek(place)

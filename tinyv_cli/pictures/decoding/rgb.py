@@ -208,6 +208,7 @@ def decode_plainly(stream: BinaryIO) -> Image.Image:
     load_plugin(stream.read(HEAD_BYTES))
     stream.seek(0)
     picture = Image.open(stream, formats=list_formats())
+    check_effort(picture, stream)
     picture.load()
     return picture
 
