@@ -38,6 +38,7 @@ _STARTS = ("os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.startfile", "
 _CHANGES = ("os.mkdir", "os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.chmod",
             "os.chown", "os.truncate", "os.utime", "shutil.")  # fmt: skip
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+_NOWHERE = ("/dev/null", "/dev/zero")  # where links of some attempts lead
 _SYSTEM = ("/proc", "/sys", "/dev", "/usr", sys.prefix, sys.base_prefix, str(ROOT))
 
 
@@ -119,7 +120,7 @@ class _Watch:
             place = os.path.realpath(os.fsdecode(path))
         except (TypeError, ValueError):
             return
-        allowed = (self._inside, *(self._readable if is_read else ("/dev/null",)))
+        allowed = (self._inside, *(self._readable if is_read else _NOWHERE))
         if not any(place == each or place.startswith(each + os.sep) for each in allowed):
             self.notes.append(f"{what} outside: {place}"[:200])
 

@@ -29,13 +29,15 @@ from weights.reading.sources import resolve_sources
 _STRETCH = 25
 _LAYOUTS = ("one tokenizer", "tokenizer in parts")
 _ZIPPED = (".pth", ".bin")
-_NAMES = ("../../outside", "/tmp/outside", "archive/../../outside", "archive/data/0", "", "x" * 300,
-          "archive/data.pkl", "archive/byteorder", "archive/version", "archive/.data/x")  # fmt: skip
+_NAMES = (
+    *("../../outside", "/tmp/outside", "archive/../../outside", "", "x" * 300, "archive/data/0"),
+    *("archive/data.pkl", "archive/byteorder", "archive/version", "archive/.data/x"),
+)
 # Module and name; what is no tensor may not be looked up, still less called.
 _GLOBALS = (
     *("posix system", "os system", "builtins exec", "builtins eval", "builtins open"),
     *("builtins getattr", "builtins __import__", "subprocess Popen", "shutil rmtree"),
-    *("torch.hub load", "torch load", "torch.serialization load", "copyreg _reduce_ex"),
+    *("torch.hub load", "torch load", "torch.serialization load", "copyreg _reconstructor"),
     *("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter", "torch FloatStorage"),
     *("collections OrderedDict", "collections Counter", "torch HalfStorage", "torch Size"),
     *("torch._utils _rebuild_sparse_tensor", "torch._utils _rebuild_qtensor", "torch device"),
