@@ -136,6 +136,7 @@ def _work(attack, numbers, pipe):
     address_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limits = (address_bytes + _ADDRESS_BYTES,) * 2
     resource.setrlimit(resource.RLIMIT_AS, limits)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     start_bytes = _read_peak()
     for number in numbers:
         signal.setitimer(signal.ITIMER_PROF, LIMIT_S)

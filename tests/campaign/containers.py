@@ -78,7 +78,13 @@ class Containers(Attack):
         warnings.simplefilter("ignore", UserWarning)  # of names that stand twice in an archive
         for path, content in self._sound.items():
             _write(path, content)
-        self._right = {place: read_sources(place) for place in {each for each, _ in self._targets}}
+        self._find_right(self._targets[0][0])  # torch makes a folder when it is first used
+
+    def _find_right(self, place):
+        """Reads sound sources, once."""
+        if place not in self._right:
+            self._right[place] = read_sources(place)
+        return self._right[place]
 
     def _pick(self, number):
         return self._targets[number // _STRETCH % len(self._targets)]
@@ -102,6 +108,7 @@ class Containers(Attack):
     def attempt(self, number):
         """Reads all that a variant is made from, of which one file is damaged."""
         place, path = self._pick(number)
+        right = self._find_right(place)
         if self._at != path:
             self._context.close()
             self._context.enter_context(reading_others_once(path))
@@ -109,7 +116,7 @@ class Containers(Attack):
         content, is_made_right = self.make(number)
         _write(path, content)
         try:
-            outcome = name_outcome(place, path, self._right[place])
+            outcome = name_outcome(place, path, right)
         finally:
             _write(path, self._sound[path])
         if outcome == "changed" and is_made_right:

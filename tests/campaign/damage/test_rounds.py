@@ -38,13 +38,13 @@ def find_nothing(attack, numbers, keep, *outcomes):
 
 def test_a_short_round_against_pictures(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYV_HOME", "")
-    find_nothing(Pictures(77, tmp_path), range(1, 1000), tmp_path / "found", "read", "refused")
+    find_nothing(Pictures(77, tmp_path), range(1, 700), tmp_path / "found", "read", "refused")
 
 
 def test_a_short_round_against_a_variant(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYV_HOME", "")
     outcomes = ("manifest: refused", "tokens: the right answer", "file")
-    find_nothing(Variants(77, tmp_path), range(15), tmp_path / "found", *outcomes)
+    find_nothing(Variants(77, tmp_path), range(12), tmp_path / "found", *outcomes)
 
 
 @needs_golden
@@ -52,7 +52,7 @@ def test_a_short_round_against_sources(tmp_path):
     pytest.importorskip("torch")
     from tests.campaign.containers import Containers
 
-    find_nothing(Containers(77, tmp_path), range(0, 600, 20), tmp_path / "found", "refused")
+    find_nothing(Containers(77, tmp_path), range(0, 175, 12), tmp_path / "found", "refused")
 
 
 # The watch itself

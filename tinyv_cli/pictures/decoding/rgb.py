@@ -102,7 +102,6 @@ def decode(
                 f"is {width}×{height} pixels, too thin to show anything",
                 "use a picture at least 2 pixels wide and high: `tinyv ask PICTURE QUESTION`",
             )
-        check_effort(picture, stream)
         if picture.format in ("CUR", "ICNS", "ICO"):
             stream.seek(0)
             content = stream.read()
@@ -126,8 +125,9 @@ def decode(
 
 
 def _open(stream: BinaryIO, beside: dict[bytes, bytes]) -> _Opened:
-    """Reads the head of a picture, and sets right how its pixels will be decoded."""
+    """Reads the head of a picture, weighs it, and sets right how its pixels will be decoded."""
     picture = Image.open(stream, formats=list_formats())
+    check_effort(picture, stream)
     meaning = Meaning()
     if picture.mode != "F":
         meaning = Meaning(n_bits=_WHITE_IS_STATED.get(picture.format or ""))
