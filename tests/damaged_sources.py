@@ -61,9 +61,9 @@ def count_outcomes(files: SourceFiles, path: Path, n_flips: int, seed: int = 0) 
     """Flips one bit at a time in one file.
 
     Returns:
-        Number of runs that were `right`, `refused` (`in the hint`: the file is named there alone),
-        `unnamed` (refused without the file's name), `changed` (other tensors, texts or numbers
-        without a word) or ended in an exception.
+        Number of runs that were `right`, `refused` (`in the hint`: the file is named there alone;
+        `another file named`: one that it does not fit), `unnamed` (refused without a file's name),
+        `changed` (other tensors, texts or numbers without a word) or ended in an exception.
     """
     right = read_sources(files.folder)
     whole, chance = path.read_bytes(), random.Random(f"{seed} {path.name}")
@@ -88,7 +88,10 @@ def name_outcome(
     except WeightsError as error:
         if path.name in error.problem:
             return "refused"
-        return "refused in the hint" if path.name in error.hint else "unnamed"
+        if path.name in error.hint:
+            return "refused in the hint"
+        others = {each.name for each in folder.rglob("*") if each.is_file()}
+        return "another file named" if any(map(error.problem.__contains__, others)) else "unnamed"
     except BaseException as error:  # noqa: BLE001 - any other is what is looked for
         return f"{type(error).__name__}: {str(error)[:80]}"
     same = found[1:] == right[1:] and found[0].keys() == right[0].keys()

@@ -5,6 +5,7 @@ they were computed, so that a second answer about a picture is the first one's t
 """
 
 import hashlib
+import math
 import os
 from contextlib import suppress
 from io import BytesIO
@@ -15,6 +16,7 @@ import numpy as np
 from tinyv_cli.answers.generate import ImageEncoder
 from tinyv_cli.devices.names import to_kind
 from tinyv_cli.disk import places
+from tinyv_cli.disk.reading import read_bytes
 from tinyv_cli.disk.whole_file import write_whole
 from tinyv_cli.pictures.image import hash_pixels
 from tinyv_cli.variants.manifest import Variant, list_graph_roles
@@ -52,15 +54,20 @@ class ImageCache:
         """
         path = self._folder / f"{name}{_SUFFIX}"
         try:
-            content = path.read_bytes()
-            digest, body = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-            if hashlib.sha256(body).digest() != digest:
-                return None
-            tokens: np.ndarray = np.load(BytesIO(body), allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            content = read_bytes(path)
+        except OSError:
             return None
-        if tokens.shape != shape or tokens.dtype != np.float32:
+        digest, body = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+        if hashlib.sha256(body).digest() != digest:
             return None
+        # Compared instead of parsed: numpy raises almost anything for a header that is not one.
+        head = BytesIO()
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(head, header)
+        n_head_bytes, n_numbers = len(head.getvalue()), math.prod(shape)
+        if not body.startswith(head.getvalue()) or len(body) != n_head_bytes + 4 * n_numbers:
+            return None
+        tokens = np.frombuffer(body, np.float32, offset=n_head_bytes).reshape(shape).copy()
         with suppress(OSError):
             os.utime(path)
         return tokens
@@ -68,7 +75,7 @@ class ImageCache:
     def write(self, name: str, tokens: np.ndarray) -> None:
         """Keeps tokens, and removes those unused for longest; does nothing if that fails."""
         body = BytesIO()
-        np.save(body, tokens)
+        np.save(body, np.ascontiguousarray(tokens))
         with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
             content = hashlib.sha256(body.getvalue()).digest() + body.getvalue()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyv_cli.disk import places
+from tinyv_cli.disk.reading import read_bytes
 from tinyv_cli.disk.typed_json import read_object
 from tinyv_cli.disk.whole_file import write_whole
 from tinyv_cli.errors import WeightsError
@@ -44,7 +45,7 @@ def check_hashes(
         WeightsError: a file is not what its entry says, or cannot be read.
     """
     try:
-        stamps = read_object(_stamps_path(folder).read_bytes())
+        stamps = read_object(read_bytes(_stamps_path(folder)))
     except (OSError, ValueError, RecursionError):
         stamps = {}
     unknown = [each for each in entries if stamps.get(each.path) != _make_stamp(folder, each)]

@@ -29,6 +29,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LARGEST = {"stage": 4, "n_layers": 1000, "image_px": 4096, "rope_base": 1e12}
 _LARGEST_EPSILON = 1.0
 _LARGEST_BITS = 32
+_LARGEST_FILE_BYTES = 1 << 60
 # Of what was measured; cosines and shares end at 1.
 _LARGEST_FIGURES = {
     **dict.fromkeys(("logits_kl_nats", "logits_kl_low", "logits_kl_high"), 1e3),
@@ -329,7 +330,7 @@ def _check_values(manifest: Manifest) -> None:
             raise ValueError(f"path {entry.path!r} is not a plain path inside the folder")
         if entry.path in (".", MANIFEST_NAME):
             raise ValueError(f"path {entry.path!r} cannot be a file of it")
-        if entry.size_bytes < 0:
+        if not 0 <= entry.size_bytes <= _LARGEST_FILE_BYTES:
             raise ValueError(f"size of {entry.path} is {_shorten(entry.size_bytes)}")
         if not _SHA256.fullmatch(entry.sha256):
             raise ValueError(f"sha256 of {entry.path} is not 64 hexadecimal digits")

@@ -165,3 +165,15 @@ def test_too_little_memory_for_the_runtime_is_no_damage(error):
 def test_a_context_that_finds_no_room_is_no_damage():
     with pytest.raises(DeviceError, match="a context of 100000000000 positions"):
         make_cache(LanguageSpec(), 10**11)
+
+
+@pytest.mark.parametrize("scale", [3e38, np.inf, np.nan])
+def test_scales_that_leave_float32_end_without_a_warning(folder, capfd, scale):
+    # numpy warned on stderr, beside the error.
+    scales = np.load(folder / "embeddings.scales.npy")
+    scales[:] = scale
+    write_array(folder, "embeddings.scales.npy", scales)
+    code, out, err = ask(folder, capfd, "--no-cache")
+    assert (code, out) == (ExitCode.DEVICE, "")
+    assert "instead of a number" in err
+    assert len(err.splitlines()) == 2

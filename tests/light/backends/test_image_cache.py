@@ -1,5 +1,6 @@
 """Image tokens that are kept: found again to the bit, never half, never too many."""
 
+import hashlib
 import os
 
 import numpy as np
@@ -124,3 +125,23 @@ def test_ask_encodes_a_picture_once_unless_told_otherwise(place, monkeypatch, ca
     assert counts == [1, 1, 2, 3]
     assert len(list(places.image_cache_dir().iterdir())) == 2
     assert capsys.readouterr().out == "a cat\n" * 4
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00\x04\x00((((", b"\x80\x04."]
+)
+def test_what_has_a_right_checksum_and_is_no_array_is_as_good_as_none(body, cache, tmp_path):
+    # numpy answered with a BadZipFile, a TokenError or an archive.
+    (tmp_path / "images").mkdir()
+    path = tmp_path / "images" / f"{NAMES[0]}.tokens"
+    path.write_bytes(hashlib.sha256(body).digest() + body)
+    assert cache.read(NAMES[0], SHAPE) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_a_pipe_or_a_device_in_its_place_is_as_good_as_none(cache, tmp_path):
+    (tmp_path / "images").mkdir()
+    os.mkfifo(tmp_path / "images" / f"{NAMES[0]}.tokens")
+    (tmp_path / "images" / f"{NAMES[1]}.tokens").symlink_to("/dev/zero")
+    assert cache.read(NAMES[0], SHAPE) is None
+    assert cache.read(NAMES[1], SHAPE) is None

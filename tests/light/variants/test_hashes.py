@@ -236,3 +236,14 @@ def test_a_file_that_vanished_is_an_error_of_the_weights(variant):
     variant.path("decoder").unlink()
     with pytest.raises(WeightsError, match=str(Path("toy") / "decoder.onnx")):
         check(variant)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_a_pipe_in_the_place_of_stamps_is_as_good_as_none(variant, read_names):
+    check(variant)
+    (stamps,) = places.stamps_dir().iterdir()
+    stamps.unlink()
+    os.mkfifo(stamps)
+    read_names.clear()
+    check(variant)
+    assert len(read_names) == 3

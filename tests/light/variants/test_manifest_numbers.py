@@ -192,3 +192,16 @@ def test_a_link_into_the_hubs_cache_is_sent_to_pull(folder, capsys, tmp_path):
     assert code == ExitCode.WEIGHTS
     assert "is a link that leads out of its folder" in err
     assert f"hint:  copy and check the variant: `tinyv pull {folder}`" in err
+
+
+@pytest.mark.parametrize("files", ["files", "sources"])
+def test_a_file_of_more_bytes_than_any_disk_has_is_told(folder, capsys, files):
+    # `show` ended with an OverflowError.
+    values = read_manifest(folder)
+    values[files][0]["size_bytes"] = 10**400
+    write_manifest(folder, values)
+    assert main(["show", str(folder)]) == ExitCode.WEIGHTS
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"size of {values[files][0]['path']} is 1000000" in err
+    assert len(err.splitlines()) == 2

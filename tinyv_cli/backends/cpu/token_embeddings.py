@@ -38,7 +38,8 @@ class TokenEmbeddings:
         if self._scales is None:
             return np.asarray(rows, np.float32)
         scales = self._scales[chosen]  # (T, G, 2)
-        groups = rows.reshape(*scales.shape[:2], -1) * scales[..., :1] + scales[..., 1:]
+        with np.errstate(all="ignore"):  # of damaged scales: what comes of it is refused later
+            groups = rows.reshape(*scales.shape[:2], -1) * scales[..., :1] + scales[..., 1:]
         weights: np.ndarray = groups.reshape(len(chosen), -1)[:, : self._width]
         return weights
 

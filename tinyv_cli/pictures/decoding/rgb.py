@@ -21,6 +21,7 @@ from tinyv_cli.pictures.decoding.depth import (
     to_levels,
     to_low_bytes,
 )
+from tinyv_cli.pictures.decoding.effort import check_effort, count_frames
 from tinyv_cli.pictures.decoding.formats import (
     HEAD_BYTES,
     NotReadError,
@@ -124,8 +125,9 @@ def decode(
 
 
 def _open(stream: BinaryIO, beside: dict[bytes, bytes]) -> _Opened:
-    """Reads the head of a picture, and sets right how its pixels will be decoded."""
+    """Reads the head of a picture, weighs it, and sets right how its pixels will be decoded."""
     picture = Image.open(stream, formats=list_formats())
+    check_effort(picture, stream)
     meaning = Meaning()
     if picture.mode != "F":
         meaning = Meaning(n_bits=_WHITE_IS_STATED.get(picture.format or ""))
@@ -206,6 +208,7 @@ def decode_plainly(stream: BinaryIO) -> Image.Image:
     load_plugin(stream.read(HEAD_BYTES))
     stream.seek(0)
     picture = Image.open(stream, formats=list_formats())
+    check_effort(picture, stream)
     picture.load()
     return picture
 
@@ -266,7 +269,7 @@ def _find_frame(
         return first
     first = first.copy()  # its pixels are the file's, and change
     with suppress(Exception):  # a damaged later frame costs nothing but itself
-        for frame in range(1, _MOST_FRAMES):
+        for frame in range(1, count_frames(opened.picture, _MOST_FRAMES)):
             opened.picture.seek(frame)
             opened.picture.load()
             rgb = _to_rgb(opened.picture, opened, uses_profiles, [])
