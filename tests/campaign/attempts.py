@@ -145,7 +145,7 @@ def _work(attack, numbers, pipe):
             outcome = attack.attempt(number)
         except FaultError as fault:
             outcome = f"{_FAULT}{fault}"
-        except BaseException as error:  # noqa: BLE001 - any other is what is looked for
+        except BaseException as error:
             outcome = f"{_FAULT}{_describe(error)}"
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
@@ -199,7 +199,7 @@ def run(attack, numbers, keep, minutes=None):
             try:
                 os.close(reading)
                 _work(attack, range(at, numbers.stop, numbers.step), writing)
-            except BaseException:  # noqa: BLE001 - whatever it is, it may not return from here
+            except BaseException:
                 traceback.print_exc()
             os._exit(1)
         os.close(writing)
@@ -301,9 +301,9 @@ def main(make_attack, text, count, guide=None):
 def tell(outcomes, seed):
     """Prints a table of the outcomes, and the faults."""
     n_attempts = outcomes.counts.total()
-    print(f"seed {seed}: {n_attempts} attempts in {outcomes.elapsed_s:.0f} s")  # noqa: T201
+    print(f"seed {seed}: {n_attempts} attempts in {outcomes.elapsed_s:.0f} s")
     for outcome, n in outcomes.counts.most_common():
-        print(f"{n:>9}  {outcome}")  # noqa: T201
+        print(f"{n:>9}  {outcome}")
     for kind, numbers in sorted(outcomes.faults.items(), key=lambda each: -len(each[1])):
-        print(f"{len(numbers):>9}  FAULT {kind}")  # noqa: T201
-        print(f"{'':>9}  numbers {numbers[:5]}, {outcomes.examples[kind]}")  # noqa: T201
+        print(f"{len(numbers):>9}  FAULT {kind}")
+        print(f"{'':>9}  numbers {numbers[:5]}, {outcomes.examples[kind]}")
