@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize(
     "words",
-    ["kills --count 5 --cuts 5", "pairs --count 6", "interrupts --count 4"],
+    ["kills --count 3 --cuts 2", "pairs --count 3", "interrupts --count 2"],
 )
 def test_a_short_round_finds_nothing(words):
     name, *others = words.split()

@@ -36,6 +36,11 @@ def album(tmp_path_factory):
     return root
 
 
+def heed_ctrl_c():
+    """What a shell starts in the background ignores it, and hands that on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(album, *flags):
     words = ["batch", "-r", "album", "[caption] describe this image.", "-t", "1", *flags]
     own = {**os.environ, "PYTHONPATH": str(ROOT), "TINYV_HOME": str(album / "home")}
@@ -44,6 +49,7 @@ def start(album, *flags):
         [sys.executable, "-m", "tinyv_cli", *words],
         cwd=album,
         env=own,
+        preexec_fn=heed_ctrl_c,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -37,7 +37,7 @@ BLOCKS = [
     [line for line in block.splitlines() if line]
     for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 ]
-INSTALLING = re.compile(r"python3 -m venv|\.venv/bin/|pip install|\. \.venv")
+INSTALLING = re.compile(r"python3 -m venv|\.venv/bin/|pip install|\. \.venv|export AWS_")
 ONLY_READ = ("pull", "quantize", "export", "serve", "bench")
 
 
@@ -123,7 +123,8 @@ def test_a_block_runs_as_it_is_printed(block, place, monkeypatch, capsys):
         put_real_ones(place)
     monkeypatch.setattr(remove_module, "is_terminal", lambda _: True)
     for line in lines:
-        is_long = to_command(line).split()[1] in ONLY_READ or "--benchmark" in line
+        is_long = to_command(line).split()[1] in ONLY_READ
+        is_long = is_long or "--benchmark" in line or "--cluster" in line
         if is_long and line.startswith("tinyv"):
             check_words(line)
         else:
