@@ -1,4 +1,8 @@
-"""A short round of each campaign against files, and an example of each fault that was found."""
+"""A short round of each campaign against files, and an example of each fault that was found.
+
+Run by `tests/campaign/test_rounds.py` in a process of one thread, since its workers are forked:
+beside other threads, as those of a test that is one of several at once, a fork may wait for ever.
+"""
 
 import ctypes
 import struct
