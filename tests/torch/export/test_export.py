@@ -227,6 +227,7 @@ def test_too_little_room_is_refused_with_figures_before_anything_is_read(
 ):
     from types import SimpleNamespace
 
-    monkeypatch.setattr(place, lambda *_: SimpleNamespace(available=1_000_000, free=1_000_000))
+    room = SimpleNamespace(total=2_000_000, available=1_000_000, free=1_000_000)
+    monkeypatch.setattr(place, lambda *_: room)
     monkeypatch.setattr("quantize.export.pipeline.map_vision_side", pytest.fail)
     assert said in refused(DeviceError).problem
