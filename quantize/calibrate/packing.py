@@ -1,4 +1,4 @@
-"""Sequences of embeddings become rows of a batch, in which none sees another."""
+"""Sequences of embeddings become rows of a batch, each seeing nothing but itself."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,9 @@ _ROW_POSITIONS = 640  # several sequences stand in a row: attention is cheap, li
 
 @dataclass(frozen=True)
 class Sequences:
-    """Sequences of embeddings or states, several in a row, none of which sees another.
+    """Sequences of embeddings or states, several in a row.
+
+    None sees another, but for a beginning that they share, which stands there once.
 
     Attributes:
         states: (B, T, D), the rest of each row zeros.
@@ -49,7 +51,11 @@ def pack(
             once: the questions about one picture are half picture.
     """
     capacity = max(_ROW_POSITIONS, *map(len, sequences))
-    clusters = cluster_by_beginning(sequences, capacity if share_beginnings else 0)
+    if share_beginnings:
+        clusters = cluster_by_beginning(sequences, capacity)
+    else:
+        lengths = enumerate(map(len, sequences))
+        clusters = [Cluster(n, {index: torch.arange(n)}) for index, n in lengths]
     used: list[int] = []  # of each row
     places: list[tuple[int, Tensor]] = [(0, torch.empty(0))] * len(sequences)
     for cluster in sorted(clusters, key=lambda each: -each.length):

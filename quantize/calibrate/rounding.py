@@ -96,7 +96,8 @@ def calibrate_matrix(
         wanted: Y, (P, N) float32, the outputs that it is to have, bias included.
         make_grid: makes the numbers that it may take.
         settings: how far it goes.
-        threads: runs of rows that are rounded at once; the result does not depend on it.
+        threads: runs of rows that are rounded at once. With another number the last bits of a sum
+            differ, and now and then a code.
 
     Returns:
         The matrix and the bias with which inputs · matrixᵀ + bias is near to what is wanted.

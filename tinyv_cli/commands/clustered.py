@@ -32,7 +32,7 @@ def check_cluster(arguments: BatchArguments) -> None:
         UsageError: it is not so.
     """
     if arguments.cluster is None:
-        for flag in ("variant_from", "column", "id"):
+        for flag in ("workers", "variant_from", "column", "id"):
             if getattr(arguments, flag) is not None:
                 shown = f"--{flag.replace('_', '-')}"
                 raise UsageError(f"{shown} goes with --cluster", "add it: `--cluster local`")
@@ -80,7 +80,7 @@ def answer_on_cluster(
     is_relative = source.are_files and not all(Path(each).is_absolute() for each in source.words)
     folder = str(Path.cwd()) if is_relative else ""
     (model, worker, settings), resources = _plan(arguments, question, options, folder, console)
-    cluster = Cluster(arguments.cluster or "", arguments.workers, resources)
+    cluster = Cluster(arguments.cluster or "", arguments.workers or 1, resources)
     target, flags = arguments.output, {"fresh": arguments.fresh, "retries": arguments.retry}
     with nullcontext() if target == "-" else open_lines(target, settings, to_key, **flags) as kept:
         answers = {} if kept is None else kept.answers
@@ -144,7 +144,7 @@ def _plan(
     engine = plan_captioner(model, question, worker, console.write_note)
     to_grammar(arguments, engine.variant)  # refuses before anything is started
     settings = to_settings(arguments, question, engine, folder)
-    needed, n = engine.needed_bytes, arguments.workers
+    needed, n = engine.needed_bytes, arguments.workers or 1
     if arguments.cluster == LOCAL and engine.memory and n * needed > engine.memory.limit_bytes:
         limit = engine.memory.limit_bytes
         raise DeviceError(

@@ -49,16 +49,18 @@ def read_main_memory(groups: Path = _GROUPS, own_groups: Path = _OWN_GROUPS) -> 
             os.sysconf("SC_PAGE_SIZE") * os.sysconf(name)
             for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES")
         )
-    for limit_bytes, used_bytes in list_limits(groups, own_groups):
+    for limit_bytes, used_bytes in list_limits(total_bytes, groups, own_groups):
         total_bytes = min(total_bytes, limit_bytes)
         available_bytes = min(available_bytes, max(0, limit_bytes - used_bytes))
     return MainMemory(total_bytes, available_bytes)
 
 
-def list_limits(groups: Path, own_groups: Path) -> Iterator[tuple[int, int]]:
+def list_limits(below_bytes: int, groups: Path, own_groups: Path) -> Iterator[tuple[int, int]]:
     """Lists limits that hold for this process, and what is taken of each, in bytes.
 
     Args:
+        below_bytes: limits from here on are none. What is taken of them is not asked, since the
+            kernel needs half a millisecond for it, and pictures are decoded by the thousand.
         groups: where Linux shows control groups.
         own_groups: which of them are the process's.
 
@@ -72,15 +74,21 @@ def list_limits(groups: Path, own_groups: Path) -> Iterator[tuple[int, int]]:
         controllers, _, path = rest.partition(":")
         if controllers not in _FILES:
             continue
-        root = groups / controllers
+        root, (limit_name, used_name) = groups / controllers, _FILES[controllers]
         folder = root / path.lstrip("/")
         for each in (folder, *folder.parents):  # a parent's limit holds for its children
             # Whole numbers; "max", a file that is missing or strange: no limit.
-            with suppress(OSError, ValueError, KeyError):
-                limit_bytes, used_bytes = (int((each / n).read_text()) for n in _FILES[controllers])
-                words = (each / "memory.stat").read_text().split()
-                kinds = dict(zip(words[::2], words[1::2], strict=False))
-                given_back = sum(int(kinds.get(kind, 0)) for kind in _GIVEN_BACK)
-                yield limit_bytes, used_bytes - given_back
+            with suppress(OSError, ValueError):
+                limit_bytes = int((each / limit_name).read_text())
+                if limit_bytes < below_bytes:
+                    yield limit_bytes, _read_used(each, used_name)
             if each == root:
                 break
+
+
+def _read_used(group: Path, name: str) -> int:
+    """Reads the bytes that a group has taken, but for copies of files."""
+    used_bytes = int((group / name).read_text())
+    words = (group / "memory.stat").read_text().split()
+    kinds = dict(zip(words[::2], words[1::2], strict=False))
+    return used_bytes - sum(int(kinds.get(kind, 0)) for kind in _GIVEN_BACK)

@@ -72,11 +72,11 @@ ClusterAddress = Annotated[
 ]
 
 Workers = Annotated[
-    int,
+    int | None,
     option(
         "--workers",
         metavar="N",
-        help="With --cluster: processes with the model, -t threads each",
+        help="With --cluster: processes with the model, -t threads each (else 1)",
         panel=MACHINE,
         reads=whole("--workers", 1),
     ),
@@ -121,7 +121,7 @@ class BatchArguments(QuestionArguments):
     retry: Retry = False
     parallel: Parallel = DEFAULT_PARALLEL
     cluster: ClusterAddress = None
-    workers: Workers = 1
+    workers: Workers = None
     variant_from: VariantFrom = None
     column: PictureColumn = None
     id: IdColumn = None

@@ -30,6 +30,7 @@ _LARGEST = {"stage": 4, "n_layers": 1000, "image_px": 4096, "rope_base": 1e12}
 _LARGEST_EPSILON = 1.0
 _LARGEST_BITS = 32
 _LARGEST_FILE_BYTES = 1 << 60
+ROUNDINGS = ("calibrated", "nearest")
 # Of what was measured; cosines and shares end at 1.
 _LARGEST_FIGURES = {
     **dict.fromkeys(("logits_kl_nats", "logits_kl_low", "logits_kl_high"), 1e3),
@@ -109,9 +110,9 @@ class Manifest:
 
     @property
     def rounding(self) -> str | None:
-        """How the language model was rounded, in a word, where its recipe tells."""
+        """How the language model was rounded, one of `ROUNDINGS`, where its recipe tells."""
         rounding = self.recipe.get("rounding")
-        return rounding if isinstance(rounding, str) else None
+        return rounding if rounding in ROUNDINGS else None
 
     def count_bytes(self, *roles: str) -> int:
         """Sums the bytes of the files of these roles; a role without a file counts nothing."""
@@ -322,6 +323,9 @@ def _check_values(manifest: Manifest) -> None:
     for stop_id in manifest.stop_ids:
         if not 0 <= stop_id < manifest.spec.language.vocab_size:
             raise ValueError(f"stop id {_shorten(stop_id)} is not in the vocabulary")
+    for text in (manifest.template, manifest.made_by):  # which are shown as they stand
+        if not text.isprintable():
+            raise ValueError(f"{text[:_SHOWN_DIGITS]!r} cannot be printed")
     for entry in (*manifest.files, *manifest.sources):
         path = PurePosixPath(entry.path)
         # A colon is a Windows drive or a second stream of a file; a backslash is a separator there.

@@ -26,9 +26,9 @@ def refuse(capsys, *flags):
     return capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flag", ["--variant-from", "--column", "--id"])
+@pytest.mark.parametrize("flag", ["--variant-from", "--column", "--id", "--workers"])
 def test_flags_of_a_cluster_want_one(capsys, flag):
-    assert f"{flag} goes with --cluster" in refuse(capsys, flag, "x")
+    assert f"{flag} goes with --cluster" in refuse(capsys, flag, "2")
 
 
 @pytest.mark.parametrize("flags", [["--sidecar"], ["--sheet", "page.html"]])

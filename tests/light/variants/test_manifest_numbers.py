@@ -205,3 +205,14 @@ def test_a_file_of_more_bytes_than_any_disk_has_is_told(folder, capsys, files):
     assert out == ""
     assert f"size of {values[files][0]['path']} is 1000000" in err
     assert len(err.splitlines()) == 2
+
+
+@pytest.mark.parametrize("verb", [("list",), ("show", "v")])
+@pytest.mark.parametrize("name", ["made_by", "template", "rounding"])
+def test_no_text_of_a_manifest_reaches_the_terminal_as_it_stands(folder, capsys, name, verb):
+    values = read_manifest(folder)
+    (values["recipe"] if name == "rounding" else values)[name] = "\x1b[31mred\nnote: trust me"
+    write_manifest(folder, values)
+    _, out, err = run(capsys, *verb)
+    assert "\x1b" not in out + err
+    assert "\nnote: trust me" not in out + err

@@ -1,4 +1,4 @@
-"""A picture whose head is read is refused where a small file would keep the computer busy.
+"""A picture whose head is read is refused where memory lacks, or a small file would keep it busy.
 
 Most decoders take a few nanoseconds a pixel, and end where the file ends. Those of Pillow's that
 are written in Python take a hundred times as long, and some fill in what is missing; a JPEG may go
@@ -10,11 +10,14 @@ from typing import BinaryIO
 
 from PIL import Image, ImageFile
 
+from tinyv_cli.machine.memory import read_main_memory
 from tinyv_cli.pictures.decoding.formats import NotReadError
 
 _SLOW_PIXELS = 1 << 24  # by Python, which takes some 0.3 µs for one; more where the file is larger
 _SCANNED_PIXELS = 1 << 33  # scans times pixels; writers make 14 scans at the most
 _FRAME_PIXELS = 1 << 27  # of all frames that are looked through
+_PEAK_BYTES = 8  # a pixel: with transparency as it is stored, and as RGB, which Pillow pads to 4
+_ASKED_FROM_BYTES = 4 << 20  # asking what is free takes 0.5 ms, a small picture 1 ms
 _SCAN = b"\xff\xda"
 _WITH_SCANS = frozenset({"BLP", "JPEG", "MPO"})  # libtiff counts those in a TIFF itself
 
@@ -42,6 +45,19 @@ def check_effort(picture: ImageFile.ImageFile, stream: BinaryIO) -> None:
     if n_scans * n_pixels > _SCANNED_PIXELS:
         raise NotReadError(f"goes over its {n_pixels} pixels {n_scans} times")
     stream.seek(place)
+
+
+def check_memory(width: int, height: int) -> None:
+    """Checks that so many pixels fit into what is free.
+
+    Raises:
+        MemoryError: they do not.
+    """
+    needed_bytes = width * height * _PEAK_BYTES
+    if needed_bytes < _ASKED_FROM_BYTES:
+        return
+    if needed_bytes > read_main_memory().available_bytes:
+        raise MemoryError
 
 
 def count_frames(picture: ImageFile.ImageFile, most: int) -> int:

@@ -12,7 +12,6 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from tinyv_cli.machine.memory import read_main_memory
 from tinyv_cli.pictures.decoding.depth import (
     Meaning,
     find_transparent,
@@ -21,7 +20,7 @@ from tinyv_cli.pictures.decoding.depth import (
     to_levels,
     to_low_bytes,
 )
-from tinyv_cli.pictures.decoding.effort import check_effort, count_frames
+from tinyv_cli.pictures.decoding.effort import check_effort, check_memory, count_frames
 from tinyv_cli.pictures.decoding.formats import (
     HEAD_BYTES,
     NotReadError,
@@ -40,7 +39,6 @@ _ANIMATIONS = frozenset({"AVIF", "FLI", "GIF", "HEIF", "PNG", "WEBP"})
 _WHITE_IS_STATED = {"JPEG2000": 16, "PPM": 16}  # Pillow brings them to so many bits
 _MOST_FRAMES = 100  # looked through for one that shows something
 _STRIP_PIXELS = 1 << 20
-_PEAK_BYTES = 8  # a pixel: with transparency as it is stored, and as RGB, which Pillow pads to 4
 
 # Source: EXIF 2.3, tag 0x0112; the same table as PIL.ImageOps.exif_transpose.
 _UPRIGHT = {
@@ -107,8 +105,7 @@ def decode(
             content = stream.read()
             for inside in re.finditer(re.escape(SIGNATURE), content):
                 check_png(BytesIO(content[inside.start() :]), max_pixels)
-        if width * height * _PEAK_BYTES > read_main_memory().available_bytes:
-            raise MemoryError
+        check_memory(width, height)
         loaded, n_bits = _load(opened, stream)
         if n_bits:
             notes.append(f"uses {n_bits} bits of its words of 16, white is {2**n_bits - 1}")
