@@ -14,6 +14,7 @@ from typing import Any
 from tinyv_cli.devices.findings import Findings, KernelFindings
 from tinyv_cli.devices.names import to_cuda_name
 from tinyv_cli.disk import places
+from tinyv_cli.disk.reading import read_bytes
 from tinyv_cli.disk.whole_file import write_whole
 
 LARGEST_ROW_ERROR = 0.01  # float16 is off by 0.0003; what is wrong is off by much more
@@ -50,7 +51,7 @@ def examine_kernels(found: Findings, bitsandbytes: str | None, *, again: bool) -
 def _read_ends() -> dict[str, dict[str, Any]]:
     """Reads what is remembered, by card and versions; nothing where that is damaged."""
     try:
-        ends = json.loads(places.kernels_path().read_text("utf-8"))
+        ends = json.loads(read_bytes(places.kernels_path()))
     except (OSError, ValueError):
         return {}
     is_sound = isinstance(ends, dict) and all(isinstance(each, dict) for each in ends.values())

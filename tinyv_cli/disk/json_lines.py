@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from tinyv_cli.disk.paths import exists
+from tinyv_cli.disk.reading import read_bytes
 from tinyv_cli.disk.typed_json import read_object
 from tinyv_cli.disk.whole_file import sync_folder, write_whole
 from tinyv_cli.disk.writing import writing
@@ -129,7 +130,7 @@ class JsonLines(Generic[K, V]):
         lines: list[tuple[bytes, V]] = []
         content = b""
         try:
-            content = self.path.read_bytes()
+            content = read_bytes(self.path)
         except FileNotFoundError:
             pass
         except OSError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tinyv_cli.disk import paths
 from tinyv_cli.disk.places import variants_dir
+from tinyv_cli.disk.reading import read_bytes
 from tinyv_cli.disk.typed_json import read_object
 from tinyv_cli.errors import UsageError, WeightsError
 from tinyv_cli.variants import miniature
@@ -85,7 +86,7 @@ def check_replaceable(folder: Path, flag: str) -> None:
         names = {path.relative_to(folder).as_posix() for path in paths}
         usual = {name for name in names if name.endswith(_SUFFIXES) or name == "tokenizer.json"}
         try:
-            values = read_object((folder / MANIFEST_NAME).read_bytes())
+            values = read_object(read_bytes(folder / MANIFEST_NAME))
             is_ours = isinstance(values.get("format_version"), int)
             entries = values.get("files")
         except (OSError, ValueError, RecursionError):  # a damaged variant may be replaced, too

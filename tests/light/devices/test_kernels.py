@@ -1,6 +1,7 @@
 """A GPU's kernels are tried in another process, and how that ended is remembered."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -82,6 +83,15 @@ def test_memory_that_was_short_is_no_end_to_remember(probe):
     for _ in range(2):
         assert "out of memory" in examine_kernels(FOUND, "0.50.2", again=False).problem
     assert len(ran) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_a_pipe_in_the_place_of_what_is_remembered_is_as_good_as_none(probe):
+    ran = probe(f"print('{RIGHT}')")
+    places.kernels_path().parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(places.kernels_path())
+    assert examine_kernels(FOUND, "0.50.2", again=False) == GOOD
+    assert len(ran) == 1
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"a": 1}', "{"])

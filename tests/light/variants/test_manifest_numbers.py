@@ -1,6 +1,7 @@
 """A manifest's numbers are believed in nothing: limits, divisibility, and what the files hold."""
 
 import json
+import os
 import shutil
 import time
 
@@ -16,7 +17,7 @@ from tests.light.real_variant import (
 from tinyv_cli.app import main
 from tinyv_cli.disk.places import variants_dir
 from tinyv_cli.errors import ExitCode, WeightsError
-from tinyv_cli.variants.home import list_variants
+from tinyv_cli.variants.home import check_replaceable, list_variants
 from tinyv_cli.variants.manifest import Variant, read_variant
 
 # Found by mutating manifests (4,128 of them, 182 tracebacks; 16 s and 3.8 GB for one).
@@ -216,3 +217,12 @@ def test_no_text_of_a_manifest_reaches_the_terminal_as_it_stands(folder, capsys,
     _, out, err = run(capsys, *verb)
     assert "\x1b" not in out + err
     assert "\nnote: trust me" not in out + err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_a_pipe_in_the_place_of_a_manifest_is_not_waited_for(folder):
+    (folder / "manifest.json").unlink()
+    os.mkfifo(folder / "manifest.json")
+    check_replaceable(folder, "-o")  # what else lies there is a variant's
+    with pytest.raises(WeightsError):
+        read_variant(folder)
