@@ -22,7 +22,7 @@ from tests.campaign.damage.picture_files import NESTS, damage_png, list_seeds
 from tests.light.real_variant import copy_variant
 from tinyv_cli.errors import DeviceError, ExitCode, InputError
 from tinyv_cli.pictures.decoding.formats import list_formats
-from tinyv_cli.pictures.decoding.rgb import _PEAK_BYTES
+from tinyv_cli.pictures.decoding.effort import PEAK_BYTES
 from tinyv_cli.pictures.image import read_picture, to_pixels
 
 ASKED_EVERY = 1000
@@ -124,7 +124,7 @@ def _count_bytes(content):
     with suppress(Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with Image.open(BytesIO(content), formats=list_formats()) as picture:
-            return picture.width * picture.height * _PEAK_BYTES
+            return picture.width * picture.height * PEAK_BYTES
     return 0
 
 

@@ -16,7 +16,7 @@ from tinyv_cli.pictures.decoding.formats import NotReadError
 _SLOW_PIXELS = 1 << 24  # by Python, which takes some 0.3 µs for one; more where the file is larger
 _SCANNED_PIXELS = 1 << 33  # scans times pixels; writers make 14 scans at the most
 _FRAME_PIXELS = 1 << 27  # of all frames that are looked through
-_PEAK_BYTES = 8  # a pixel: with transparency as it is stored, and as RGB, which Pillow pads to 4
+PEAK_BYTES = 8  # a pixel: with transparency as it is stored, and as RGB, which Pillow pads to 4
 _ASKED_FROM_BYTES = 4 << 20  # asking what is free takes 0.5 ms, a small picture 1 ms
 _SCAN = b"\xff\xda"
 _WITH_SCANS = frozenset({"BLP", "JPEG", "MPO"})  # libtiff counts those in a TIFF itself
@@ -53,7 +53,7 @@ def check_memory(width: int, height: int) -> None:
     Raises:
         MemoryError: they do not.
     """
-    needed_bytes = width * height * _PEAK_BYTES
+    needed_bytes = width * height * PEAK_BYTES
     if needed_bytes < _ASKED_FROM_BYTES:
         return
     if needed_bytes > read_main_memory().available_bytes:
