@@ -21,8 +21,8 @@ from tests.campaign.damage.mutations import mutate
 from tests.campaign.damage.picture_files import NESTS, damage_png, list_seeds
 from tests.light.real_variant import copy_variant
 from tinyv_cli.errors import DeviceError, ExitCode, InputError
-from tinyv_cli.pictures.decoding.formats import list_formats
 from tinyv_cli.pictures.decoding.effort import PEAK_BYTES
+from tinyv_cli.pictures.decoding.formats import list_formats
 from tinyv_cli.pictures.image import read_picture, to_pixels
 
 ASKED_EVERY = 1000
