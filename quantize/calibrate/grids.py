@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from quantize.calibrate.rounding import RoundColumn
 from quantize.cuda_recipe import DOUBLE_QUANTISATION, NF4_BLOCK
 from quantize.groupwise import GroupedCodes, round_matrix
 from quantize.recipe import Rounding
@@ -35,25 +36,39 @@ class AffineGrid:
     def __init__(self, matrix: Tensor, weights: Tensor, rounding: Rounding, threads: int) -> None:
         found = round_matrix(matrix, rounding, threads, weights)
         self._found = found
-        self._group, self._top = found.rounding.group, 2**found.rounding.bits - 1
+        self._group, top = found.rounding.group, 2**found.rounding.bits - 1
         self._scales = found.scales.T.contiguous()  # (G, N)
-        self._zero_points = found.zero_points.T.float()
-        self._codes = found.codes.T.contiguous()  # (K, N)
+        self._lowest = -found.zero_points.T.float()  # in steps from the zero point
+        self._highest = self._lowest + top
 
-    def round_column(self, column: int, values: Tensor, rows: slice) -> Tensor:
-        """Rounds some rows of a column (`calibrate.rounding.Grid`)."""
-        group = column // self._group
-        scale, zero_point = self._scales[group, rows], self._zero_points[group, rows]
-        codes = (values / scale).round_().add_(zero_point).clamp_(0, self._top)
-        self._codes[column, rows] = codes.to(torch.uint8)
-        return codes.sub_(zero_point).mul_(scale)
+    def for_rows(self, rows: slice) -> RoundColumn:
+        """Makes what rounds these rows (`calibrate.rounding.Grid`)."""
+        by_group = (self._scales, self._lowest, self._highest)
+        limits = list(zip(*(each[:, rows].unbind() for each in by_group), strict=True))
 
-    def to_arrays(self) -> dict[str, Tensor]:
-        """Returns what `to_grouped_codes` makes codes of again."""
+        def round_column(column: int, values: Tensor) -> Tensor:
+            scale, lowest, highest = limits[column // self._group]
+            steps: Tensor = (values / scale).round_().clamp_(lowest, highest)
+            return steps.mul_(scale)
+
+        return round_column
+
+    def to_arrays(self, matrix: Tensor) -> dict[str, Tensor]:
+        """Returns what `to_grouped_codes` makes codes of again.
+
+        Args:
+            matrix: (N, K) float32, all of it rounded to this grid.
+        """
         found = self._found
-        codes = self._codes.T.contiguous()
-        arrays = {"codes": codes, "scales": found.scales, "zero_points": found.zero_points}
-        return arrays | {"n_columns": torch.tensor(found.n_columns)}
+        padding = found.codes.shape[1] - found.n_columns
+        groups = torch.nn.functional.pad(matrix, (0, padding)).view(*found.scales.shape, -1)
+        codes = (groups / found.scales[..., None]).round_().add_(found.zero_points[..., None])
+        return {
+            "codes": codes.flatten(1).to(torch.uint8),
+            "scales": found.scales,
+            "zero_points": found.zero_points,
+            "n_columns": torch.tensor(found.n_columns),
+        }
 
 
 def to_grouped_codes(arrays: dict[str, Tensor], rounding: Rounding) -> GroupedCodes:
@@ -83,11 +98,10 @@ class Nf4Grid:
         from tinyv_cli.backends.cuda.torch_modules import read_nf4
         from tinyv_cli.devices.quiet_bitsandbytes import quantize_4bit
 
-        self.shape = matrix.shape
+        self._shape = matrix.shape
         n_weights, n_columns = matrix.numel(), matrix.shape[1]
-        flat = torch.nn.functional.pad(matrix.flatten(), (0, -n_weights % NF4_BLOCK))
-        blocks = flat.view(-1, NF4_BLOCK)
-        self._levels = quantize_4bit(flat[:NF4_BLOCK], quant_type="nf4")[1].code  # (16), rising
+        blocks = _to_blocks(matrix)
+        self._levels = quantize_4bit(blocks[0], quant_type="nf4")[1].code  # (16), rising
         self._edges = (self._levels[1:] + self._levels[:-1]) / 2
         scales = blocks.abs().amax(1)
         for start in range(0, len(blocks), _CHUNK_BLOCKS):
@@ -107,7 +121,6 @@ class Nf4Grid:
         )
         ones = read_nf4(packed.fill_(_TWO_ONES), self._state, torch.float32)
         self._scales = ones.flatten()[::NF4_BLOCK].clone()
-        self._codes = torch.zeros(flat.numel(), dtype=torch.uint8)
 
     def _search(self, blocks: Tensor, largest: Tensor, costs: Tensor) -> Tensor:
         """Returns the scale (n) of least weighted squared error for blocks (n, 64)."""
@@ -126,20 +139,37 @@ class Nf4Grid:
         codes = torch.bucketize(values / safe, self._edges)
         return codes, self._levels[codes] * scales
 
-    def round_column(self, column: int, values: Tensor, rows: slice) -> Tensor:
-        """Rounds some rows of a column (`calibrate.rounding.Grid`)."""
-        n_rows, n_columns = self.shape
-        places = torch.arange(*rows.indices(n_rows)) * n_columns + column
-        codes, rounded = self._round(values, self._scales[places // NF4_BLOCK])
-        self._codes[places] = codes.to(torch.uint8)
-        return rounded
+    def for_rows(self, rows: slice) -> RoundColumn:
+        """Makes what rounds these rows (`calibrate.rounding.Grid`)."""
+        n_rows, n_columns = self._shape
+        begins = torch.arange(*rows.indices(n_rows)) * n_columns
 
-    def to_arrays(self) -> dict[str, Tensor]:
-        """Returns the file's arrays, by the ends of their names (`cuda_recipe.list_arrays`)."""
-        codes = self._codes[: self.shape.numel()]
-        codes = torch.nn.functional.pad(codes, (0, len(codes) % 2))
-        packed = (codes[::2] << 4) | codes[1::2]
+        def round_column(column: int, values: Tensor) -> Tensor:
+            return self._round(values, self._scales[(begins + column) // NF4_BLOCK])[1]
+
+        return round_column
+
+    def to_arrays(self, matrix: Tensor) -> dict[str, Tensor]:
+        """Returns the file's arrays, by the ends of their names (`cuda_recipe.list_arrays`).
+
+        Args:
+            matrix: (N, K) float32, all of it rounded to this grid.
+        """
+        blocks = _to_blocks(matrix)
+        codes = torch.empty(blocks.shape, dtype=torch.uint8)
+        for start in range(0, len(blocks), _CHUNK_BLOCKS):
+            part = slice(start, start + _CHUNK_BLOCKS)
+            codes[part] = self._round(blocks[part], self._scales[part, None])[0]
+        n_even = -(-matrix.numel() // 2) * 2
+        in_order = codes.view(-1)[:n_even]
+        packed = (in_order[::2] << 4) | in_order[1::2]
         return name_nf4_arrays(packed[:, None], self._state)
+
+
+def _to_blocks(matrix: Tensor) -> Tensor:
+    """Returns a matrix's weights (N, K) row by row as (n, 64), the last filled with zeros."""
+    flat = matrix.flatten()
+    return torch.nn.functional.pad(flat, (0, -len(flat) % NF4_BLOCK)).view(-1, NF4_BLOCK)
 
 
 def name_nf4_arrays(packed: Tensor, state: "QuantState") -> dict[str, Tensor]:

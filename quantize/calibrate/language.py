@@ -172,17 +172,19 @@ class LanguagePass:
         """Computes what full precision makes of the measured sequences."""
         hooks = []
 
-        def watch(name: str, linear: nn.Linear, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0][self._measured.filled]
+        def watch(name: str, linear: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
             assert self._recipe is not None
-            rounding = self._recipe.rounding(name)
-            group = rounding.fit(x.shape[1]).group
-            if rounding.has_codes and not bears_8_bits(x, linear.weight, group):
+            assert isinstance(linear, nn.Linear)
+            rounding, filled = self._recipe.rounding(name), self._measured.filled
+            group = rounding.fit(linear.in_features).group
+            if rounding.has_codes and not bears_8_bits(
+                linear, inputs[0][filled], out[filled], group
+            ):
                 self.unfit.add(name)
 
         for name in MATRICES if self._recipe else ():
             hook = partial(watch, f"{at}.{name}.weight")
-            hooks.append(block.get_submodule(name).register_forward_pre_hook(hook))
+            hooks.append(block.get_submodule(name).register_forward_hook(hook))
         self._measured = replace(self._measured, states=self._measured.run(block))
         for each in hooks:
             each.remove()
@@ -207,7 +209,7 @@ class LanguagePass:
             found = calibrate_matrix(linear.weight, x, wanted, make_grid, settings, threads)
             linear.weight.copy_(found.matrix)
             linear.bias.copy_(found.bias)
-            for suffix, array in grids[0].to_arrays().items():
+            for suffix, array in grids[0].to_arrays(found.matrix).items():
                 self._arrays[f"{name}:{suffix}"] = array
             self._arrays[f"{at}.{key}.bias"] = found.bias
             del self._tensors[name]

@@ -60,19 +60,20 @@ def round_activations(x: Tensor, group: int) -> Tensor:
     return rounded
 
 
-def bears_8_bits(x: Tensor, matrix: Tensor, group: int) -> bool:
+def bears_8_bits(linear: nn.Linear, x: Tensor, output: Tensor, group: int) -> bool:
     """Measures whether a product bears that its activations are rounded to 8 bits.
 
     By position, since one whose activations are huge would hide the others in a norm over all.
 
     Args:
+        linear: W, (N, K), and its bias.
         x: (P, K) float32.
-        matrix: W, (N, K).
+        output: that of these, (P, N).
         group: neighbouring columns that share a scale.
     """
-    rows = x[:: max(1, len(x) // _MEASURED_ROWS)]
-    exact = rows @ matrix.T
-    errors = (round_activations(rows, group) @ matrix.T - exact).norm(dim=1)
+    step = max(1, len(x) // _MEASURED_ROWS)
+    rows, exact = x[::step], output[::step] - linear.bias
+    errors = ((round_activations(rows, group) - rows) @ linear.weight.T).norm(dim=1)
     errors /= exact.norm(dim=1).clamp_min(torch.finfo(exact.dtype).tiny)
     return bool(errors.mean() <= LARGEST_MEAN_ERROR and errors.max() <= LARGEST_ERROR)
 

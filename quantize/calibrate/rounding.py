@@ -5,17 +5,19 @@ Knows activations and a grid of allowed numbers; neither layers nor files. In wo
 1. The target. W stands for exact inputs X; the rounded network sends X̂. With both centred by
    their means, W* = argmin ‖X̂·W*ᵀ − Y‖² + ridge · ‖W* − W‖², Y the output wanted; the matrix is
    moved from W towards W* by a share, its strength.
-2. The Hessian H = X̂ᵀ·X̂ / P, damped, and U, the upper factor of H⁻¹ = Uᵀ·U.
-3. The grid, searched for the target with column k weighted by 1 / U_kk², and fixed from then on.
-4. Columns by falling diagonal of H: each is rounded, and its error (w − ŵ) / U_kk times the rest of
-   U's row taken off the columns that follow.
+2. The Hessian H = X̂ᵀ·X̂ / P, damped, columns by falling diagonal, and its upper factor, H = V·Vᵀ.
+   With errors δ = w − ŵ the loss is ‖δ·V‖²: entry k has those of columns up to k, times V_ik.
+3. The grid, searched for the target with column k weighted by V_kk², and fixed from then on.
+4. In this order each column is rounded where it makes its entry smallest: near w_k + Σ δ_i·V_ik /
+   V_kk over the columns before it.
 5. The bias takes what is left on the mean.
 
 Where a row is longer than `_MOST_COLUMNS`, runs of columns are rounded one after the other, each
 with a Hessian of its own and a target that also takes over what those before it lost: the whole
 Hessian of Phi-2's fc2 would be 420 MB, and its factor a minute of work.
 
-Source: GPTQ, arXiv 2210.17323, section 3 (the order by falling diagonal is its published code's);
+Source: GPTQ, arXiv 2210.17323, section 3 (the order by falling diagonal is its published code's; it
+takes the inverse's factor, whose steps are the same: arXiv 2507.18553);
 targets for inputs that are rounded already, GPTAQ, arXiv 2504.02692, section 3. Bounds held by the
 tests: against every other choice of codes on small matrices, and never worse than the nearest.
 """
@@ -32,23 +34,17 @@ from quantize.groupwise import divided_among
 
 _MOST_COLUMNS = 2560
 _LEAF_COLUMNS = 8  # rounded one by one; what follows takes their errors as one product
-_LEAST_INVERTED = 64  # rows; larger triangles are inverted by halves
+
+
+# A column of the matrix and some rows' weights in it, (n) float32, become the nearest allowed ones.
+RoundColumn: TypeAlias = Callable[[int, Tensor], Tensor]
 
 
 class Grid(Protocol):
     """The numbers that the weights of one matrix may take, fixed."""
 
-    def round_column(self, column: int, values: Tensor, rows: slice) -> Tensor:
-        """Rounds weights to the nearest allowed ones, and remembers their codes.
-
-        Args:
-            column: of the matrix.
-            values: (rows) float32, these rows' weights in it.
-            rows: which; other threads may round other rows at the same time.
-
-        Returns:
-            (rows) float32.
-        """
+    def for_rows(self, rows: slice) -> RoundColumn:
+        """Makes what rounds these rows; other threads may round other rows at the same time."""
 
 
 # A target (N, K) float32, and what a squared error in each column costs, (K) positive → its grid.
@@ -108,10 +104,10 @@ def calibrate_matrix(
     left_over = (wanted - wanted_means).addmm_(centred, matrix.T, alpha=-1)
     n_runs = -(-n_columns // _MOST_COLUMNS)
     runs = [slice(*ends) for ends in pairwise(n_columns * n // n_runs for n in range(n_runs + 1))]
-    factors = [factor_inverse(centred[:, run], settings.damping) for run in runs]
+    factors = [factor_hessian(centred[:, run], settings.damping) for run in runs]
     weights = torch.empty(n_columns)
     for run, (order, factor) in zip(runs, factors, strict=True):
-        weights[run][order] = factor.diagonal() ** -2
+        weights[run][order] = factor.diagonal().square()
     rounded = matrix.clone()
     grid = None
     for run, (order, factor) in zip(runs, factors, strict=True):
@@ -149,15 +145,15 @@ def find_shift(inputs: Tensor, wanted: Tensor, ridge: float) -> Tensor:
     return torch.cholesky_solve(inputs.T @ wanted, torch.linalg.cholesky(gram)).T
 
 
-def factor_inverse(inputs: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """Orders columns by falling squares, and factors the inverse of their damped Hessian.
+def factor_hessian(inputs: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """Orders columns by falling squares, and factors their damped Hessian.
 
     Args:
         inputs: X, (P, K), centred.
         damping: in shares of each diagonal entry.
 
     Returns:
-        The order (K) int64, and U (K, K), upper, with Uᵀ·U = H⁻¹ for columns in that order.
+        The order (K) int64, and V (K, K), upper, with V·Vᵀ = H for columns in that order.
     """
     hessian = (inputs.T @ inputs) / len(inputs)
     diagonal = hessian.diagonal()
@@ -165,26 +161,8 @@ def factor_inverse(inputs: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     order = torch.argsort(diagonal, descending=True, stable=True)
     hessian = hessian[order][:, order]
     hessian.diagonal().mul_(1 + damping)
-    # H = V·Vᵀ with V upper is the usual factor of the flipped matrix, and U = V⁻¹.
-    upper = torch.linalg.cholesky(hessian.flip(0, 1)).flip(0, 1)
-    invert_upper(upper)
-    return order, upper
-
-
-def invert_upper(matrix: Tensor) -> None:
-    """Inverts an upper triangular matrix (K, K) in place.
-
-    By halves: of [[A, B], [0, C]] the inverse is [[A⁻¹, -A⁻¹·B·C⁻¹], [0, C⁻¹]]. That is a third of
-    the work of solving for every column of the identity.
-    """
-    half = len(matrix) // 2
-    if len(matrix) <= _LEAST_INVERTED:
-        matrix.copy_(torch.linalg.solve_triangular(matrix, torch.eye(len(matrix)), upper=True))
-        return
-    first, across, last = matrix[:half, :half], matrix[:half, half:], matrix[half:, half:]
-    invert_upper(first)
-    invert_upper(last)
-    across.copy_(first @ across @ last).neg_()
+    # The usual factor is lower; of the flipped matrix it is V flipped.
+    return order, torch.linalg.cholesky(hessian.flip(0, 1)).flip(0, 1)
 
 
 def round_in_order(
@@ -195,38 +173,41 @@ def round_in_order(
     Args:
         matrix: (N, K) float32; these columns are rounded in place.
         columns: (k) of it, in the order in which they are rounded.
-        factor: U, (k, k), upper, in this order.
+        factor: V, (k, k), upper, in this order.
         grid: that they are rounded to.
         threads: runs of rows at once.
     """
     names: list[int] = columns.tolist()
-    diagonal: list[float] = factor.diagonal().tolist()
-
-    # Each thread takes all its rows at once: a column's operators are short as it is.
+    spread = factor / factor.diagonal()
+    # Each thread takes all its rows at once: a column's operators are short as it is, and threads
+    # take turns at starting them.
     n_at_once = -(-len(matrix) // threads)
 
     def round_rows(start: int) -> None:
         rows = slice(start, start + n_at_once)
-        left = matrix[rows].T[columns]  # (k, n): a column of the matrix lies in one piece
-        errors = torch.empty_like(left)
+        round_column = grid.for_rows(rows)
+        wanted = matrix[rows].T[columns]  # (k, n): a column of the matrix lies in one piece
+        errors = wanted.clone()  # becomes δ a column after the other
+        wanted_of, error_of = wanted.unbind(), errors.unbind()
 
         def walk(first: int, last: int) -> None:
             if last - first > _LEAF_COLUMNS:
                 middle = (first + last) // 2
                 walk(first, middle)
-                spread = factor[first:middle, middle:last].T
-                left[middle:last].addmm_(spread, errors[first:middle], alpha=-1)
+                across = spread[first:middle, middle:last].T
+                wanted[middle:last].addmm_(across, errors[first:middle])
                 walk(middle, last)
                 return
+            nearest = []
             for k in range(first, last):
-                nearest = grid.round_column(names[k], left[k], rows)
-                torch.sub(left[k], nearest, out=errors[k]).div_(diagonal[k])
-                left[k] = nearest
+                nearest.append(round_column(names[k], wanted_of[k]))
+                error_of[k].sub_(nearest[-1])
                 if k + 1 < last:
-                    left[k + 1 : last].addr_(factor[k, k + 1 : last], errors[k], alpha=-1)
+                    wanted[k + 1 : last].addr_(spread[k, k + 1 : last], error_of[k])
+            torch.stack(nearest, out=wanted[first:last])
 
         walk(0, len(names))
-        matrix[rows, columns] = left.T
+        matrix[rows, columns] = wanted.T
 
     with divided_among(threads) as pool:
         list(pool.map(round_rows, range(0, len(matrix), n_at_once)))

@@ -159,7 +159,9 @@ def test_with_float_activations_huge_channels_cost_the_others_nothing(rounding, 
     [(1, slice(None), True), (100, slice(None), False), (1000, slice(None), False)],
 )
 def test_it_is_measured_whether_a_product_bears_8_bits(factor, rows, is_borne):
-    matrix, x = torch.randn(48, 256), torch.randn(500, 256)
+    linear, x = nn.Linear(256, 48), torch.randn(500, 256)
+    nn.init.normal_(linear.weight)
     x[rows, 5] *= factor
-    matrix[:, 5] /= factor
-    assert bears_8_bits(x, matrix, 128) == is_borne
+    with torch.no_grad():
+        linear.weight[:, 5] /= factor
+        assert bears_8_bits(linear, x, linear(x), 128) == is_borne
