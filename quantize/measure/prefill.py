@@ -43,7 +43,7 @@ def prefill(variant: Variant, threads: int) -> ComputeLogits:
         model.graph.output[0].CopyFrom(make_tensor_value_info("logits", TensorProto.FLOAT, shape))
         try:
             onnx.save(model, copy)
-            sessions = open_graphs([*paths, copy], threads)
+            sessions = open_graphs([*paths, copy], threads, has_arena=False)
         finally:
             copy.unlink(missing_ok=True)
         nothing = np.zeros((1, spec.n_heads, 0, spec.head_width), np.float32)

@@ -15,13 +15,16 @@ def compute_divergences(exact: np.ndarray, other: np.ndarray) -> np.ndarray:
 
     Source: Kullback and Leibler, "On Information and Sufficiency" (1951), equation 2.4.
     """
-    exact_log, other_log = log_softmax(exact), log_softmax(other)
-    divergences: np.ndarray = (np.exp(exact_log) * (exact_log - other_log)).sum(-1)
+    divergences = np.empty(len(exact))
+    # A position at a time: all of a sequence's would take 20 MB an array, many times over.
+    for place, pair in enumerate(zip(exact, other, strict=True)):
+        exact_log, other_log = map(log_softmax, pair)
+        divergences[place] = (np.exp(exact_log) * (exact_log - other_log)).sum()
     return divergences.clip(min=0.0)  # rounding can leave -1e-17
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Computes the logarithms of the probabilities of logits (T, V), in float64."""
+    """Computes the logarithms of the probabilities of logits (…, V), in float64."""
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
     log_softmax: np.ndarray = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     return log_softmax

@@ -20,26 +20,31 @@ _FATAL_ONLY = 4  # ORT_LOGGING_LEVEL_FATAL: what goes wrong is raised too, and t
 _OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory")
 
 
-def open_graphs(paths: Sequence[Path], threads: int) -> list[ort.InferenceSession]:
+def open_graphs(
+    paths: Sequence[Path], threads: int, has_arena: bool = True
+) -> list[ort.InferenceSession]:
     """Opens the graphs of a part, several at once: the runtime uses one thread for each.
 
     Args:
         paths: the graphs.
         threads: of one operator, and how many graphs are opened at once.
+        has_arena: as `open_graph`.
 
     Raises:
         WeightsError: the runtime cannot read a graph or its data.
     """
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda path: open_graph(path, threads), paths))
+        return list(pool.map(lambda path: open_graph(path, threads, has_arena), paths))
 
 
-def open_graph(path: Path, threads: int) -> ort.InferenceSession:
+def open_graph(path: Path, threads: int, has_arena: bool = True) -> ort.InferenceSession:
     """Opens a graph; its weights are mapped, and rearranged for this processor.
 
     Args:
         path: the graph.
         threads: of one operator.
+        has_arena: memory that a run took is kept for the next one; inputs of many lengths make that
+            as much again.
 
     Raises:
         WeightsError: the runtime cannot read the graph or its data.
@@ -48,6 +53,7 @@ def open_graph(path: Path, threads: int) -> ort.InferenceSession:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _FATAL_ONLY
+    options.enable_cpu_mem_arena = has_arena
     options.enable_mem_pattern = False  # lengths change from call to call
     # Threads that spin while they wait take cores from the next session and from other programs:
     # beside one busy process a token took 316 ms with spinning and 268 without, alone the same.
