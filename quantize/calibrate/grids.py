@@ -17,6 +17,7 @@ from quantize.recipe import Rounding
 
 _NF4_SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8)
 _CHUNK_BLOCKS = 1 << 12
+_CHUNK_ROWS = 256
 _TWO_ONES = 0xFF  # two codes of level 1 in a byte
 
 if TYPE_CHECKING:
@@ -60,11 +61,15 @@ class AffineGrid:
             matrix: (N, K) float32, all of it rounded to this grid.
         """
         found = self._found
-        padding = found.codes.shape[1] - found.n_columns
-        groups = torch.nn.functional.pad(matrix, (0, padding)).view(*found.scales.shape, -1)
-        codes = (groups / found.scales[..., None]).round_().add_(found.zero_points[..., None])
+        codes, padding = [], found.codes.shape[1] - found.n_columns
+        for start in range(0, len(matrix), _CHUNK_ROWS):
+            part = slice(start, start + _CHUNK_ROWS)
+            scales, zero_points = found.scales[part, :, None], found.zero_points[part, :, None]
+            padded = torch.nn.functional.pad(matrix[part], (0, padding))
+            steps = (padded.view(len(padded), scales.shape[1], -1) / scales).round_()
+            codes.append(steps.add_(zero_points).flatten(1).to(torch.uint8))
         return {
-            "codes": codes.flatten(1).to(torch.uint8),
+            "codes": torch.cat(codes),
             "scales": found.scales,
             "zero_points": found.zero_points,
             "n_columns": torch.tensor(found.n_columns),

@@ -33,6 +33,7 @@ from tinyv_cli.backends.backend import (
     resolve_threads,
 )
 from tinyv_cli.engine import Engine, OpenEngine
+from tinyv_cli.machine.memory import give_back_freed
 from tinyv_cli.pictures.image import to_pixels
 from tinyv_cli.progress import Progress
 from tinyv_cli.prompts.prompt import TEMPLATES
@@ -88,6 +89,7 @@ class Trial:
             DeviceError: memory does not suffice.
         """
         self.weights.close()  # what was mapped to be rounded
+        give_back_freed()
         if images is None:
             return self._try_cuda(probes)
         with ExitStack() as stack:

@@ -1,7 +1,9 @@
+import platform
+
 import psutil
 import pytest
 
-from tinyv_cli.machine.memory import read_main_memory
+from tinyv_cli.machine.memory import give_back_freed, read_main_memory
 
 MB = 1 << 20
 
@@ -75,3 +77,15 @@ def test_where_proc_is_hidden_the_system_is_asked(monkeypatch, tmp_path):
     found = read_main_memory(tmp_path, tmp_path / "own")
     assert found.total_bytes == pytest.approx(right.total, rel=0.01)
     assert 0 < found.available_bytes < found.total_bytes
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_what_was_freed_goes_back_to_the_system():
+    process = psutil.Process()
+    pieces = [b"x" * 100_000 for _ in range(2000)]
+    last = pieces[-1]  # stands behind all that is freed
+    del pieces
+    before = process.memory_info().rss
+    give_back_freed()
+    assert before - process.memory_info().rss > 100 * MB
+    assert last
