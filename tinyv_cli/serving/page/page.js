@@ -343,6 +343,7 @@ at("download").onclick = () => {
 function choose(name) {
   task = name;
   for (const each of at("tasks").children) each.setAttribute("aria-pressed", String(each.dataset.task === name));
+  at("tasks").querySelector("[aria-pressed=true]").scrollIntoView({ block: "nearest", inline: "nearest" });
   at("send").textContent = TASKS[name].button;
   words.placeholder = TASKS[name].hint;
 }
