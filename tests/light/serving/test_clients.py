@@ -463,6 +463,7 @@ def test_the_npm_packages_ask(keyed, expected, tmp_path):
     assert found["stopped"] == expected.split()[0]
     assert found["broken"][0] == 400
     assert "damaged" in found["broken"][1]
+    wait_until(lambda: keyed.count("tinyv_dropped_by_client_total") == dropped + 2)
     assert found["missing"][0] == found["absent"][0] == 404
     assert "not found" in found["absent"][1]
     assert found["locked"] == 401
