@@ -33,6 +33,7 @@ let going = null; // the AbortController of the answer under way
 // --- the picture ---------------------------------------------------------------------------------
 
 async function show(files) {
+  stop();
   tell("");
   for (const file of files) {
     if (file.size > MAX_BYTES) { tell("The picture is larger than 22 MB."); continue; }
@@ -51,7 +52,6 @@ async function look(url) {
   try {
     await Object.assign(new Image(), { src: url }).decode();
   } catch { return tell("The browser cannot show this file as a picture."); }
-  stop();
   address = picture.src = url;
   await picture.decode();
   mark(null);
