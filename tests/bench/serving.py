@@ -3,6 +3,7 @@
 `python -m tests.bench.serving speed|clients|soak|many [NUMBER]` prints one JSON document: the times
 beside a session's own, those of many clients, eight clients of every kind for so many seconds, and
 so many requests in a row. `peer URL [SECONDS]` asks another server as `clients` asks this one.
+`speed NUMBER TIMES` computes each step so many times, as long as a larger network would take.
 """
 
 import json
@@ -55,7 +56,19 @@ def stream(connection, body):
     return text, first or total, total, n_tokens
 
 
-def measure_speed(folder, n=25):
+def slow_down(times):
+    """Lets the decoder of this process compute each step so many times, to the same end."""
+    from tinyv_cli.backends.cpu import onnx_decoder
+
+    once = onnx_decoder._BoundGraph.run
+    onnx_decoder._BoundGraph.run = lambda graph: [once(graph) for _ in range(times)]
+
+
+SLOWED = "import sys\nfrom tests.bench.serving import slow_down\nslow_down({})\n"
+SLOWED += "from tinyv_cli.app import main\nsys.exit(main(sys.argv[1:]))"
+
+
+def measure_speed(folder, n=25, times=1):
     """The same answers through a session in this process and through a server, in turn."""
     from tinyv_cli.answers.constrained import make_schema_grammar
     from tinyv_cli.backends.backend import BackendOptions
@@ -76,12 +89,16 @@ def measure_speed(folder, n=25):
         total, n_tokens = time.perf_counter() - started, reply.answer.usage.completion_tokens
         return reply.answer.text, first, total, n_tokens
 
-    with serve(folder, "--device", "cpu") as served, engine.open() as opened:
+    slow_down(times)
+    program = ("-c", SLOWED.format(times))
+    words = ["--device", "cpu"]
+    with serve(folder, *words, program=program) as served, engine.open() as opened:
         pixels = to_pixels(read_picture(PICTURES["cat"]), found.image_px)
         grammar = make_schema_grammar(opened.tokenizer, json.dumps(LONG))
-        long = {"max_tokens": 400, "response_format": FORM}
+        n_most = max(40, 400 // times)
+        long = {"max_tokens": n_most, "response_format": FORM}
         asked = [(ask_of("cat", SHORT), AnswerOptions())]
-        asked += [(ask_of("cat", SHORT, **long), AnswerOptions(400, grammar=grammar))]
+        asked += [(ask_of("cat", SHORT, **long), AnswerOptions(n_most, grammar=grammar))]
         session = opened.start_session()
         for body, options in (asked[:1] * 4 + asked[1:]) * n:
             rows = {"session": ask(session, options)}

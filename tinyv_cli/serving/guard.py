@@ -27,6 +27,7 @@ from tinyv_cli.serving.metrics import Metrics
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+EXAMPLES = "/examples/"
 OPEN_PATHS = frozenset({"/", "/page.css", "/page.js", "/health", "/ready"})  # without a key
 # What the openai libraries send beside the usual headers; browsers take no pattern together with
 # a key.
@@ -179,7 +180,7 @@ class Guard:
             allowed["access-control-allow-headers"] = CORS_HEADERS
             return Response(status_code=204, headers=allowed)
         scope["tinyv"]["owner"] = ""
-        if path not in OPEN_PATHS:
+        if path not in OPEN_PATHS and not path.startswith(EXAMPLES):
             scope["tinyv"]["owner"] = self._gate.find_owner(headers.get("authorization", ""))
         return None
 

@@ -17,7 +17,8 @@ from tinyv_cli.serving.answering import Answers, House, Talk, read_content
 from tinyv_cli.serving.catalog import Model
 from tinyv_cli.serving.dialects import ollama, openai, responses
 from tinyv_cli.serving.dialects.asking import Body, RefusedError, read_body
-from tinyv_cli.serving.guard import Gate, Guard, make_error
+from tinyv_cli.serving.guard import EXAMPLES, Gate, Guard, make_error
+from tinyv_cli.variants.miniature import list_examples
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -51,6 +52,7 @@ def make_app(house: House, gate: Gate) -> "ASGIApp":
         "/api/ps": views.list_loaded,
         "/page.js": views.show_page_file,
         "/page.css": views.show_page_file,
+        EXAMPLES + "{name}": views.show_example,
     }
     posts = {"/api/show": views.show_whole, "/api/pull": views.pull}
     routes = [Route(path, Answers(house, read), methods=["POST"]) for path, read in asks.items()]
@@ -120,6 +122,14 @@ class Views:
         content = await asyncio.to_thread((_PAGE / name).read_bytes)
         headers = {"content-security-policy": _CSP}
         return Response(content, 200, headers, kinds[name.rpartition(".")[2]])
+
+    async def show_example(self, request: Request) -> Response:
+        """Shows one of the pictures that come along, for the page; its name is never a path."""
+        name = request.path_params["name"]
+        found = [each for each in await asyncio.to_thread(list_examples) if each.name == name]
+        if not found:
+            raise RefusedError(404, "there is no such picture")
+        return Response(await asyncio.to_thread(found[0].read_bytes), media_type="image/png")
 
     async def show_health(self, request: Request) -> Response:
         """Tells whether the process can compute at all."""

@@ -40,6 +40,11 @@ def find_ready_variant() -> Path | None:
     return folder if (folder / MANIFEST_NAME).exists() else None
 
 
+def list_examples() -> list[Path]:
+    """Lists the pictures that it can be shown; none where tinyv came without them."""
+    return sorted((miniature_dir() / "examples").glob("*.png"))
+
+
 def read_kinds() -> list[str]:
     """Reads the kinds of things that it knows drawings of; none where tinyv came without it."""
     path = miniature_dir() / "kinds.txt"

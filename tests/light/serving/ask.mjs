@@ -31,6 +31,8 @@ found.generated = (await ollama.generate(prompt)).response;
 found.lines = "";
 for await (const each of await ollama.generate({ ...prompt, stream: true }))
   found.lines += each.response;
+const left = await ollama.generate({ ...prompt, format: long, options: { num_predict: 1900 }, stream: true });
+for await (const _ of left) { left.abort(); break; }
 try { await ollama.generate({ ...prompt, model: "llava" }); }
 catch (error) { found.absent = [error.status_code, error.message]; }
 try { await new Ollama({ host: url }).list(); }

@@ -34,9 +34,10 @@ QUESTIONS = [
 
 
 class Served:
-    def __init__(self, process, lines):
+    def __init__(self, process, lines, key=None):
         self.process, self.lines = process, lines
         self.url = None
+        self.headers = {"authorization": f"Bearer {key}"} if key else {}
 
     def wait_for(self, pattern, timeout_s=60):
         """Waits for a line of the log; returns its match."""
@@ -51,7 +52,14 @@ class Served:
         raise AssertionError(f"no line {pattern!r} in:\n" + "".join(self.lines))
 
     def client(self, **options):
-        return httpx.Client(base_url=self.url, timeout=60, trust_env=False, **options)
+        options = {"headers": self.headers, "timeout": 60, "trust_env": False, **options}
+        return httpx.Client(base_url=self.url, **options)
+
+    def count(self, name):
+        """Reads a number of its metrics."""
+        with self.client() as client:
+            lines = client.get("/metrics").text.splitlines()
+        return next(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
 
     def end(self, number=signal.SIGTERM, timeout_s=30):
         """Sends a signal, and returns the exit code."""
@@ -74,7 +82,7 @@ def serve(home, *words, is_ready=True, is_logged=True, program=("-m", "tinyv_cli
     process = subprocess.Popen(
         command, cwd=ROOT, env=own, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
     )
-    served = Served(process, [])
+    served = Served(process, [], variables.get("TINYV_API_KEY"))
     served.reader = threading.Thread(target=lambda: served.lines.extend(process.stderr))
     served.reader.start()
     try:
@@ -89,6 +97,13 @@ def serve(home, *words, is_ready=True, is_logged=True, program=("-m", "tinyv_cli
         process.wait()
         served.reader.join(5)
         process.stderr.close()
+
+
+def wait_until(check, timeout_s=20):
+    until_s = time.monotonic() + timeout_s
+    while not check():
+        assert time.monotonic() < until_s
+        time.sleep(0.02)
 
 
 def ask_of(name, question, **options):

@@ -9,9 +9,11 @@ import gc
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from base64 import b64decode
+from contextlib import contextmanager
 from pathlib import Path
 
 import jsonschema
@@ -25,6 +27,7 @@ from tests.light.serving.served import (
     URLS,
     ask_of,
     serve,
+    wait_until,
 )
 
 NAME, QUESTION = "three-apples", "[caption] describe this image."
@@ -32,6 +35,7 @@ KEY = "a-key"
 SCHEMA = {"type": "object", "properties": {"n": {"enum": [2, 3]}}, "required": ["n"]}
 SCHEMA |= {"additionalProperties": False}
 FORM = {"type": "json_schema", "json_schema": {"name": "count", "schema": SCHEMA}}
+LONG_FORM = {"type": "json_schema", "json_schema": {"name": "long", "schema": LONG}}
 BROKEN = ENCODED["cat"][:800]
 # Libraries warn of their own age, and leave sockets to the collector.
 pytestmark = [
@@ -63,12 +67,21 @@ def _own_settings(monkeypatch, tmp_path):
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 
-def is_asked_long(served):
-    """Whether the last question was dropped by its client, and others are answered."""
-    with served.client(headers={"authorization": f"Bearer {KEY}"}) as client:
+@contextmanager
+def leaving(served):
+    """Checks that what is asked inside, at length, ends long before its answer would.
+
+    The answer's 1,900 tokens take some ten seconds. An answer is either counted as dropped, and the
+    worker makes no more of it, or as answered.
+    """
+    dropped, answered = "tinyv_dropped_by_client_total", "tinyv_first_token_seconds_count"
+    before = [served.count(name) for name in (dropped, answered)]
+    yield
+    wait_until(lambda: served.count("tinyv_running") == 0, 3)
+    assert [served.count(name) for name in (dropped, answered)] == [before[0] + 1, before[1]]
+    with served.client() as client:
         answer = client.post("/v1/chat/completions", json=ask_of("cat", "what is this?")).json()
-        assert answer["choices"][0]["message"]["content"] == "a cat"
-        return "tinyv_dropped_by_client_total 0" not in client.get("/metrics").text
+    assert answer["choices"][0]["message"]["content"] == "a cat"
 
 
 class TestOpenai:
@@ -154,11 +167,10 @@ class TestOpenai:
             other.models.list()
 
     def test_it_leaves(self, openai, keyed):
-        form = {"type": "json_schema", "json_schema": {"name": "long", "schema": LONG}}
-        stream = self.ask(openai, response_format=form, max_tokens=1900, stream=True)
-        next(iter(stream))
-        stream.close()
-        assert is_asked_long(keyed)
+        with leaving(keyed):
+            stream = self.ask(openai, response_format=LONG_FORM, max_tokens=1900, stream=True)
+            next(iter(stream))
+            stream.close()
 
 
 class TestOllama:
@@ -207,10 +219,10 @@ class TestOllama:
         assert failed.value.status_code == 401
 
     def test_it_leaves(self, ollama, keyed):
-        stream = self.ask(ollama, format=LONG, options={"num_predict": 1900}, stream=True)
-        next(iter(stream))
-        stream.close()
-        assert is_asked_long(keyed)
+        with leaving(keyed):
+            stream = self.ask(ollama, format=LONG, options={"num_predict": 1900}, stream=True)
+            next(iter(stream))
+            stream.close()
 
 
 class TestLitellm:
@@ -238,13 +250,23 @@ class TestLitellm:
         pieces = litellm.completion(messages=messages, stream=True, **route)
         assert "".join(each.choices[0].delta.content or "" for each in pieces) == expected
 
-    def test_it_goes_on_and_leaves(self, litellm, route, expected, keyed):
+    def test_it_goes_on(self, litellm, route, expected):
         messages = ask_of(NAME, QUESTION)["messages"]
         messages += [{"role": "assistant", "content": expected}]
         messages += [{"role": "user", "content": "[vqa] how many apples are there?"}]
         assert litellm.completion(messages=messages, **route).choices[0].message.content
-        next(iter(litellm.completion(messages=messages[:1], stream=True, **route)))
-        is_asked_long(keyed)
+
+    def test_it_leaves(self, litellm, route, keyed):
+        """In a text: litellm keeps an object from its caller until it is whole."""
+        schema = {"name": "long", "schema": LONG["properties"]["a"]}
+        long = {"response_format": {"type": "json_schema", "json_schema": schema}}
+        long |= {"max_tokens": 1900, "stream": True}
+        messages = ask_of(NAME, QUESTION)["messages"]
+        with leaving(keyed):
+            stream = litellm.completion(messages=messages, **long, **route)
+            while not next(stream).choices[0].delta.content:
+                pass
+            stream.close()
 
     def test_it_keeps_to_a_form_and_a_stop(self, litellm, route, expected):
         messages = ask_of(NAME, QUESTION)["messages"]
@@ -317,54 +339,102 @@ class TestLangchain:
             chat().invoke(messages)
 
     def test_it_leaves(self, chat, keyed):
-        stream = chat().stream(ask_of(NAME, QUESTION)["messages"])
-        next(stream)
-        stream.close()
-        is_asked_long(keyed)
+        openai = {"max_tokens": 1900, "model_kwargs": {"response_format": LONG_FORM}}
+        ollama = {"num_predict": 1900, "format": LONG}
+        is_openai = "OpenAI" in type(chat()).__name__
+        with leaving(keyed):
+            asking = chat(**(openai if is_openai else ollama))
+            stream = asking.stream(ask_of(NAME, QUESTION)["messages"])
+            while not next(stream).content:
+                pass
+            stream.close()
 
 
 class TestLlm:
-    """`llm` as a program, with its plugin for Ollama and with an entry of its own."""
+    """`llm` by its command line, with its plugin for Ollama and with an entry of its own.
+
+    It runs in this process, but where it is left: starting it takes two seconds.
+    """
+
+    MODELS = ("tinyv", "ollama/miniature:latest")
+
+    @pytest.fixture(params=MODELS)
+    def model(self, request):
+        return request.param
 
     @pytest.fixture
-    def llm(self, served, tmp_path):
+    def llm(self, keyed, tmp_path, monkeypatch):
         pytest.importorskip("llm")
         pytest.importorskip("llm_ollama")
+        from click.testing import CliRunner
+        from llm.cli import cli
+
+        entry = "- {{model_id: {}, model_name: {}, api_base: {}/v1, api_key_name: tinyv, "
+        entry += "vision: true, supports_schema: true}}\n"
+        names = {"tinyv": "miniature", "absent": "llava"}.items()
+        text = "".join(entry.format(*pair, keyed.url) for pair in names)
         folder = tmp_path / "llm"
         folder.mkdir(exist_ok=True)
-        more = "  vision: true\n  supports_schema: true\n"
-        entry = f"- model_id: tinyv\n  model_name: miniature\n  api_base: {served.url}/v1\n"
-        (folder / "extra-openai-models.yaml").write_text(entry + more)
+        (folder / "extra-openai-models.yaml").write_text(text)
+        monkeypatch.setenv("OLLAMA_HOST", keyed.url)
 
         def run(*words):
-            own = {**os.environ, "OLLAMA_HOST": served.url, "LLM_USER_PATH": str(folder)}
-            options = {"capture_output": True, "text": True, "timeout": 240, "check": False}
-            command = [sys.executable, "-m", "llm", *words]
-            return subprocess.run(command, env=own, stdin=subprocess.DEVNULL, **options)
+            return CliRunner().invoke(cli, words)
 
-        return run
+        for alias in ("tinyv", "ollama"):
+            assert run("keys", "set", alias, "--value", KEY).exit_code == 0
+        yield run
+        gc.collect()  # it leaves its connections open
 
-    @pytest.mark.parametrize("model", ["tinyv", "ollama/miniature:latest"])
-    def test_it_asks_and_goes_on(self, llm, expected, model):
-        listed = llm("models")
-        assert model in listed.stdout, listed.stderr
-        picture = str(EXAMPLES / f"{NAME}.png")
+    def ask(self, llm, model, *words):
+        return llm("-m", model, "-a", str(EXAMPLES / f"{NAME}.png"), QUESTION, *words)
+
+    def test_it_asks_and_goes_on(self, llm, model, expected):
+        assert model in llm("models").stdout
         for words in ([], ["--no-stream"]):
-            done = llm("-m", model, "-a", picture, QUESTION, *words)
-            assert done.stdout.strip() == expected, done.stderr
+            assert self.ask(llm, model, *words).stdout.strip() == expected
         done = llm("-c", "[vqa] how many apples are there?")
-        assert done.returncode == 0, done.stderr
+        assert done.exit_code == 0, done.output
         assert done.stdout.strip()
-        done = llm("-m", model, "-a", picture, "--schema", json.dumps(SCHEMA), "count")
-        jsonschema.validate(json.loads(done.stdout), SCHEMA)
 
-    @pytest.mark.parametrize("model", ["tinyv", "ollama/miniature:latest"])
+    def test_it_keeps_to_a_form_and_a_stop(self, llm, model, expected):
+        """A stop in Python: llm's command line has no word for the list that llm-ollama takes."""
+        import llm as library
+
+        done = self.ask(llm, model, "--schema", json.dumps(SCHEMA))
+        jsonschema.validate(json.loads(done.stdout), SCHEMA)
+        first, second = expected.split()[:2]
+        stop = f" {second}" if model == "tinyv" else [f" {second}"]
+        picture = library.Attachment(path=str(EXAMPLES / f"{NAME}.png"))
+        asked = library.get_model(model).prompt(QUESTION, attachments=[picture], stop=stop)
+        assert asked.text().strip() == first
+
     def test_it_hears_why_there_is_no_answer(self, llm, model, tmp_path):
+        """llm-ollama lists what there is before it asks: llm itself tells of an unknown model."""
         broken = tmp_path / "broken.png"
         broken.write_bytes(b64decode(BROKEN))
         done = llm("-m", model, "-a", str(broken), QUESTION)
-        assert done.returncode != 0
-        assert "damaged" in done.stderr
+        assert (done.exit_code, "damaged" in done.stderr) == (1, True)
+        done = self.ask(llm, model, "--key", "wrong")
+        assert (done.exit_code, "the key is missing or wrong" in done.stderr) == (1, True)
+        absent = "absent" if model == "tinyv" else "ollama/llava"
+        told = "model 'llava' not found" if model == "tinyv" else "Unknown model: ollama/llava"
+        done = self.ask(llm, absent)
+        assert (done.exit_code, told in done.stderr) == (1, True)
+
+    def test_it_leaves(self, llm, model, keyed):
+        """As somebody who presses Ctrl-C in a terminal."""
+        longest = ("max_tokens" if model == "tinyv" else "num_predict", "1900")
+        words = ["-m", model, "--schema", json.dumps(LONG), "-o", *longest, "tell me"]
+        command = [sys.executable, "-m", "llm", *words]
+        with leaving(keyed):
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+            assert process.stdout.read(1) == b"{"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) != 0
+            process.communicate()
 
 
 NODE = Path(__file__).with_name("ask.mjs")
@@ -379,6 +449,7 @@ def test_the_npm_packages_ask(keyed, expected, tmp_path):
     shutil.copy(NODE, script)
     words = [keyed.url, KEY, ENCODED[NAME], QUESTION, BROKEN]
     words += [json.dumps(each) for each in (FORM, LONG)]
+    dropped = keyed.count("tinyv_dropped_by_client_total")
     done = subprocess.run(
         ["node", str(script), *words], capture_output=True, text=True, timeout=120, check=False
     )
@@ -392,7 +463,7 @@ def test_the_npm_packages_ask(keyed, expected, tmp_path):
     assert found["stopped"] == expected.split()[0]
     assert found["broken"][0] == 400
     assert "damaged" in found["broken"][1]
-    assert is_asked_long(keyed)
+    wait_until(lambda: keyed.count("tinyv_dropped_by_client_total") == dropped + 2)
     assert found["missing"][0] == found["absent"][0] == 404
     assert "not found" in found["absent"][1]
     assert found["locked"] == 401

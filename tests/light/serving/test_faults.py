@@ -11,8 +11,8 @@ import pytest
 
 from tests.bench.serving import soak
 from tests.light.real_variant import copy_variant
-from tests.light.serving.served import ask_of, serve
-from tests.light.serving.test_serve_program import CHAT, ask_long, wait_until
+from tests.light.serving.served import ask_of, serve, wait_until
+from tests.light.serving.test_serve_program import CHAT, ask_long
 
 CAT = ask_of("cat", "what is this?")
 NO_FILES = "import resource, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"

@@ -250,6 +250,7 @@ def test_a_model_that_is_there_can_be_pulled_and_another_cannot(client, path):
         ("/api/generate", {"prompt": "x", "format": {"type": "nothing"}}, 400, "schema"),
         ("/api/chat", {"messages": [{"role": "assistant", "content": "x"}]}, 400, "question"),
         ("/api/chat", {"messages": ["x"]}, 400, "messages[0]"),
+        ("/api/chat", {"messages": [{"role": "narrator", "content": "x"}]}, 400, "[0].role"),
         ("/api/embed", {"input": "x"}, 404, "path"),
         ("/api/show", {}, 400, "model"),
     ],

@@ -7,6 +7,7 @@ installs them.
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -180,6 +181,66 @@ def test_boxes_of_an_answer_are_drawn_named_and_lit(page):
     assert download.value.suggested_filename == "picture.png"
 
 
+def test_several_pictures_stay_at_hand_and_a_phrase_goes_back_to_its_own(page):
+    names = ("car-and-tree", "cat", "three-apples")
+    page.set_input_files("#file", [str(EXAMPLES / f"{name}.png") for name in names])
+    page.locator("#strip .thumb").nth(2).wait_for()
+    pressed = page.locator("#strip [aria-pressed=true]")
+    assert pressed.get_attribute("aria-label") == "Picture 3"
+    assert "apples" in ask(page, "[caption] describe this image.")
+    page.get_by_role("button", name="Picture 1").press("Enter")
+    page.locator("[aria-label='Picture 1'][aria-pressed=true]").wait_for()
+    page.click("[data-task=grounding]")
+    wait_for_answers(page, 2)
+    page.get_by_role("button", name="Picture 2").click()
+    page.locator("[aria-label='Picture 2'][aria-pressed=true]").wait_for()
+    assert page.locator(".found").count() == 0
+    page.click("[data-task=ask]")
+    assert ask(page, "what is this?", 3) == "a cat"
+    page.locator(".phrase").first.click()
+    page.locator(".found.on").wait_for()
+    assert pressed.get_attribute("aria-label") == "Picture 1"
+    assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
+    page.keyboard.press("Control+k")
+    assert not page.locator("#strip").is_visible()
+
+
+def test_examples_are_shown_with_something_to_ask(page):
+    page.locator("#examples .thumb").nth(3).wait_for()
+    assert page.locator("#examples img").nth(2).get_attribute("alt") == "car and tree"
+    page.locator("#examples .thumb").nth(2).press("Enter")
+    page.locator("#frame").wait_for()
+    page.locator("[data-task=refer][aria-pressed=true]").wait_for()
+    assert page.input_value("#words") == "the red car"
+    page.press("#words", "Enter")
+    wait_for_answers(page, 1)
+    assert page.locator(".found").count() == 1
+
+
+def test_the_answers_are_saved_as_json(page):
+    assert not page.locator("#download").is_visible()
+    show(page)
+    page.click("[data-task=grounding]")
+    wait_for_answers(page, 1)
+    page.click("[data-task=ask]")
+    said = ask(page, "what is this?", 2)
+    with page.expect_download() as download:
+        page.click("#download")
+    assert download.value.suggested_filename == "answers.json"
+    saved = json.loads(Path(download.value.path()).read_text("utf-8"))
+    first, second = saved["turns"]
+    assert first["prompt"] == "[grounding] describe this image in detail"
+    assert [each["label"] for each in first["phrases"]] == ["a red car", "a tree"]
+    assert all(0 <= edge <= 1 for each in first["phrases"] for edge in each["boxes"][0])
+    wanted = {"task": "ask", "question": "what is this?", "answer": said, "finish_reason": "stop"}
+    assert wanted.items() <= second.items()
+    assert second["model"] == "miniature"
+    assert saved["pictures"][second["picture"]].startswith("data:image/png;base64,")
+    assert len(saved["pictures"]) == 1
+    page.keyboard.press("Control+k")
+    assert not page.locator("#download").is_visible()
+
+
 def test_text_is_put_in_as_text(page):
     hostile = "<img src=x onerror=alert(1)><script>alert(2)</script> <p><b>bold</b></p> {<1><2>"
     slow(page, [hostile[:20], hostile[20:]])
@@ -343,8 +404,10 @@ def test_nothing_is_wider_than_the_screen_nor_hard_to_perceive(open_page, width,
         assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []
 
     page.locator("#model option").wait_for(state="attached")
+    page.locator("#examples .thumb").nth(3).wait_for()
     check()
-    show(page)
+    page.set_input_files("#file", [str(EXAMPLES / f"{each}.png") for each in ("cat", "breakfast")])
+    page.locator("#strip .thumb").nth(1).wait_for()
     page.click("[data-task=grounding]")
     wait_for_answers(page, 1)
     check()

@@ -15,7 +15,15 @@ import pytest
 
 from tests.demo import DEMO
 from tests.light.real_variant import copy_variant, read_manifest, write_manifest
-from tests.light.serving.served import LONG, ROOT, ask_of, ask_ollama, read_events, serve
+from tests.light.serving.served import (
+    LONG,
+    ROOT,
+    ask_of,
+    ask_ollama,
+    read_events,
+    serve,
+    wait_until,
+)
 
 CHAT = "/v1/chat/completions"
 FORM = {"type": "json_schema", "json_schema": {"name": "long", "schema": LONG}}
@@ -30,19 +38,6 @@ def ask_long(**options):
     """A question whose answer takes seconds."""
     long = {"response_format": FORM, "max_tokens": 1900, "temperature": 1, "seed": 5}
     return ask_of("cat", "what is this?", **long, **options)
-
-
-def count(served, name):
-    with served.client() as client:
-        lines = client.get("/metrics").text.splitlines()
-    return next(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
-
-
-def wait_until(check, timeout_s=20):
-    until_s = time.monotonic() + timeout_s
-    while not check():
-        assert time.monotonic() < until_s
-        time.sleep(0.02)
 
 
 def run(*words, **variables):
@@ -115,8 +110,8 @@ def test_a_client_that_leaves_ends_its_answer(tmp_path, stream):
                 continue
             with pytest.raises(httpx.ReadTimeout), served.client() as client:
                 client.post(CHAT, json=ask_long(), timeout=0.3)
-        wait_until(lambda: count(served, "tinyv_running") == 0, 3)
-        assert count(served, "tinyv_dropped_by_client_total") == 2
+        wait_until(lambda: served.count("tinyv_running") == 0, 3)
+        assert served.count("tinyv_dropped_by_client_total") == 2
         with served.client() as client:
             answer = client.post(CHAT, json=ask_of("cat", "what is this?")).json()
             assert answer["choices"][0]["message"]["content"] == "a cat"
@@ -149,8 +144,8 @@ def test_a_full_queue_is_told_in_the_status_of_each_dialect_and_lists_answer_mea
                 started = time.monotonic()
                 assert client.get(path).status_code == 200
                 assert time.monotonic() - started < 3
-        wait_until(lambda: count(served, "tinyv_running") == 0)
-        assert count(served, "tinyv_queue_length") == 0
+        wait_until(lambda: served.count("tinyv_running") == 0)
+        assert served.count("tinyv_queue_length") == 0
 
 
 @contextmanager
@@ -198,13 +193,13 @@ def test_what_programs_ask_for_themselves_waits_for_people(tmp_path):
     with serve(tmp_path) as served:
         others = []
         with keep_asking(served, 1):
-            wait_until(lambda: count(served, "tinyv_running") == 1)
+            wait_until(lambda: served.count("tinyv_running") == 1)
             task = ask_of(None, "### Task:\nname this chat", max_tokens=5)
             person = ask_of("cat", "what is this?")
             for i, each in enumerate([("task", task), ("person", person)], 1):
                 others.append(threading.Thread(target=ask, args=(served, *each)))
                 others[-1].start()
-                wait_until(lambda n=i: count(served, "tinyv_queue_length") == n)
+                wait_until(lambda n=i: served.count("tinyv_queue_length") == n)
         for each in others:
             each.join()
     assert order == ["person", "task"]
@@ -280,7 +275,7 @@ def test_models_that_do_not_fit_together_take_turns(tmp_path):
             target=leave, args=(served, {**ask_long(stream=True), "model": "one"})
         )
         leaver.start()
-        wait_until(lambda: count(served, "tinyv_running") == 1)
+        wait_until(lambda: served.count("tinyv_running") == 1)
         with served.client() as client:  # waits until the other one is free
             body = ask_of("cat", "what is this?", model="two")
             answer = client.post(CHAT, json=body).json()

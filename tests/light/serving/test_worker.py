@@ -1,11 +1,14 @@
 """The worker by itself: a bug, a failing model, death, and what two owners share."""
 
+import itertools
+import json
 import queue
+from dataclasses import replace
 
 import pytest
 
 from tests.demo import DEMO
-from tests.light.serving.served import URLS
+from tests.light.serving.served import LONG, URLS, wait_until
 from tinyv_cli.answers.scheduler import Scheduler
 from tinyv_cli.backends.backend import BackendOptions
 from tinyv_cli.errors import DeviceError
@@ -124,6 +127,24 @@ def test_image_tokens_and_keys_of_one_owner_serve_no_other(house):
     encode_s, n_reused = look("two")
     assert encode_s > 0.001
     assert n_reused == 0
+
+
+def test_an_answer_that_nobody_waits_for_any_more_ends_within_one_token(house, monkeypatch):
+    whole, n_made = Scheduler.advance, itertools.count()
+
+    def advance(self):
+        next(n_made)
+        return whole(self)
+
+    monkeypatch.setattr(Scheduler, "advance", advance)
+    job, events = house.submit(replace(CAT, schema=json.dumps(LONG), max_tokens=1900))
+    while not isinstance(events.get(timeout=60), Piece):
+        pass
+    house.worker.cancel(job)
+    n_then = next(n_made)
+    wait_until(lambda: house.worker.n_running == 0, 5)
+    assert next(n_made) - n_then <= 2  # one of them for this look
+    assert house.ask()[0] == "a cat"
 
 
 def test_a_cancelled_question_is_dropped_unseen(house):

@@ -17,6 +17,7 @@ from tinyv_cli.prompts.tasks import TASKS
 DEFAULT_MAX_TOKENS = 256
 CHORE_MAX_TOKENS = 64  # of what Open WebUI asks for itself: titles, tags, follow-ups
 
+_ROLES = ("system", "developer", "user", "assistant", "tool")
 _CHORE = "### Task:"
 _TAG = re.compile(rf"\s*\[(?:{'|'.join(TASKS)})\]\s*", re.IGNORECASE)
 # Only such escapes can stand for what no text may hold: half a character, or NUL.
@@ -224,6 +225,14 @@ class Said:
     role: str
     text: str
     pictures: tuple[str, ...] = ()
+
+
+def read_role(message: Body) -> str:
+    """Reads who says a message: `system`, `developer`, `user` or `assistant`; a tool is a user."""
+    role = message.text("role") or "user"
+    if role not in _ROLES:
+        raise message.refuse("role", f"has to be one of {', '.join(_ROLES)}")
+    return "user" if role == "tool" else role
 
 
 def to_conversation(

@@ -17,6 +17,7 @@ from tinyv_cli.serving.dialects.asking import (
     RefusedError,
     Said,
     note_penalties,
+    read_role,
     read_sampling,
     to_address,
     to_conversation,
@@ -226,10 +227,8 @@ class Chat(_Answering):
             if not isinstance(each, dict):
                 raise RefusedError(400, f"`messages[{i}]` has to be an object")
             message = Body(each, f"messages[{i}]")
-            role = message.text("role") or "user"
-            pictures = read_pictures(message)
             text = message.text("content") or ""
-            said.append(Said("user" if role == "tool" else role, text, pictures))
+            said.append(Said(read_role(message), text, read_pictures(message)))
         if not said:
             self.asked = self._read(body, None)
             return

@@ -16,6 +16,7 @@ from tinyv_cli.serving.dialects.asking import (
     RefusedError,
     Said,
     note_penalties,
+    read_role,
     read_sampling,
     to_address,
     to_conversation,
@@ -24,7 +25,6 @@ from tinyv_cli.serving.jobs import Ended, Step
 
 ANY_OBJECT = '{"type": "object"}'
 DONE = b"data: [DONE]\n\n"
-_ROLES = ("system", "developer", "user", "assistant", "tool")
 _TYPES = {403: "permission_error", 429: "rate_limit_error"}
 _CODES = {413: "too_large"}
 
@@ -144,11 +144,8 @@ def read_messages(messages: list[Any], where: str) -> list[Said]:
         if not isinstance(each, dict):
             raise RefusedError(400, f"`{where}[{i}]` has to be an object")
         message = Body(each, f"{where}[{i}]")
-        role = message.text("role") or "user"
-        if role not in _ROLES:
-            raise message.refuse("role", f"has to be one of {', '.join(_ROLES)}")
         text, pictures = read_content(each.get("content"), message.name("content"))
-        said.append(Said("user" if role == "tool" else role, text, pictures))
+        said.append(Said(read_role(message), text, pictures))
     return said
 
 

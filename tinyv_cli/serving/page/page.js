@@ -5,7 +5,7 @@
 
 const at = (id) => document.getElementById(id);
 const stage = at("stage"), frame = at("frame"), picture = at("picture"), drawn = at("drawn");
-const words = at("words"), statusLine = at("status"), answers = at("answers");
+const words = at("words"), statusLine = at("status"), answers = at("answers"), strip = at("strip");
 
 const TASKS = {
   ask: { button: "Ask", hint: "What is this?" },
@@ -26,36 +26,48 @@ const MAX_BYTES = 22 * 1024 * 1024;
 let task = "ask";
 let address = null; // the picture's data: address
 let place = null; // the box that was drawn, 0 to 1: [x1, y1, x2, y2]
-let turns = []; // {question, answer}, of this picture
+let shown = 0; // pictures, since the page was opened
+let turns = []; // what was asked and answered, about whichever picture
 let going = null; // the AbortController of the answer under way
 
 // --- the picture ---------------------------------------------------------------------------------
 
-function show(file) {
-  if (!file) return;
-  if (file.size > MAX_BYTES) return tell("The picture is larger than 22 MB.");
-  const reader = new FileReader();
-  reader.onerror = () => tell("The picture could not be read.");
-  reader.onload = () => look(reader.result, () => {});
-  reader.readAsDataURL(file);
+async function show(files) {
+  stop();
+  tell("");
+  for (const file of files) {
+    if (file.size > MAX_BYTES) { tell("The picture is larger than 22 MB."); continue; }
+    const reader = new FileReader();
+    const read = new Promise((resolve) => { reader.onloadend = () => resolve(reader.result); });
+    reader.readAsDataURL(file);
+    const url = await read;
+    if (url) await look(url);
+    else tell("The picture could not be read.");
+  }
+  words.focus();
 }
 
-function look(url, then) {
-  picture.onload = () => {
-    stop();
-    address = url;
-    turns = [];
-    mark(null);
-    drawBoxes([]);
-    at("empty").hidden = true;
-    frame.hidden = at("tools").hidden = false;
-    fit();
-    tell("");
-    words.focus();
-    then();
-  };
-  picture.onerror = () => tell("The browser cannot show this file as a picture.");
-  picture.src = url;
+// Puts a picture on the stage, where the browser can show it; those shown before stay at hand.
+async function look(url) {
+  try {
+    await Object.assign(new Image(), { src: url }).decode();
+  } catch { return tell("The browser cannot show this file as a picture."); }
+  address = picture.src = url;
+  await picture.decode();
+  mark(null);
+  drawBoxes([]);
+  if (![...strip.children].some((each) => each.url === url)) {
+    const thumb = make("button", "thumb");
+    Object.assign(thumb, { type: "button", url, onclick: () => look(url) });
+    thumb.setAttribute("aria-label", `Picture ${++shown}`);
+    thumb.append(Object.assign(new Image(), { src: url, alt: "" }));
+    strip.append(thumb);
+  }
+  for (const each of strip.children) each.setAttribute("aria-pressed", String(each.url === url));
+  strip.hidden = strip.children.length < 2;
+  at("empty").hidden = true;
+  frame.hidden = at("tools").hidden = false;
+  fit();
 }
 
 // As large as there is room for, but small pictures at most three times as large as they are.
@@ -72,21 +84,41 @@ function fit() {
 new ResizeObserver(fit).observe(stage);
 
 at("choose").onclick = at("other").onclick = () => at("file").click();
-at("file").onchange = () => { show(at("file").files[0]); at("file").value = ""; };
+at("file").onchange = async () => { await show([...at("file").files]); at("file").value = ""; };
 
 addEventListener("paste", (event) => {
-  const file = [...(event.clipboardData?.files ?? [])].find((each) => each.type.startsWith("image/"));
-  if (file) { event.preventDefault(); show(file); }
+  const files = [...(event.clipboardData?.files ?? [])].filter((each) => each.type.startsWith("image/"));
+  if (files.length) { event.preventDefault(); show(files); }
 });
 addEventListener("dragover", (event) => { event.preventDefault(); stage.classList.add("over"); });
 addEventListener("dragleave", (event) => { if (!event.relatedTarget) stage.classList.remove("over"); });
 addEventListener("drop", (event) => {
   event.preventDefault();
   stage.classList.remove("over");
-  const file = event.dataTransfer?.files[0];
-  if (file) show(file);
+  const files = [...(event.dataTransfer?.files ?? [])];
+  if (files.length) show(files);
   else tell("Only files can be dropped here.");
 });
+
+const EXAMPLES = [ // pictures that come along, each with a task and words to try
+  ["cat", "ask", "what is this?"], ["three-apples", "ask", "how many apples are there?"],
+  ["car-and-tree", "refer", "the red car"], ["breakfast", "grounding", ""],
+];
+for (const [name, task, text] of EXAMPLES) {
+  const button = make("button", "thumb"), image = Object.assign(new Image(), { alt: name.replaceAll("-", " ") });
+  image.onload = () => { at("examples").hidden = false; };
+  image.onerror = () => button.remove();
+  image.src = `examples/${name}.png`;
+  button.type = "button";
+  button.onclick = async () => {
+    await show([await (await fetch(image.src)).blob()]);
+    choose(task);
+    words.value = text;
+    grow();
+  };
+  button.append(image);
+  at("examples").lastElementChild.append(button);
+}
 
 // --- the camera ----------------------------------------------------------------------------------
 
@@ -107,7 +139,7 @@ at("shoot").onclick = () => {
   [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
   canvas.getContext("2d").drawImage(video, 0, 0);
   viewfinder.close();
-  canvas.toBlob(show, "image/png");
+  canvas.toBlob((blob) => show([blob]), "image/png");
 };
 
 // --- a box that somebody draws ---------------------------------------------------------------------
@@ -215,7 +247,7 @@ function read(text, isWhole, name) {
   return parts;
 }
 
-function write(target, parts) {
+function write(target, parts, url) {
   target.textContent = "";
   let tone = 0;
   for (const each of parts) {
@@ -228,7 +260,7 @@ function write(target, parts) {
     button.style.setProperty("--tone", `var(--c${each.tone})`);
     button.textContent = each.boxes.length > 1 ? `${each.label || "here"} (${each.boxes.length})` : each.label || "here";
     button.setAttribute("aria-pressed", "false");
-    button.onclick = () => light(button, each, parts);
+    button.onclick = () => light(button, each, parts, url);
     target.append(button);
   }
 }
@@ -254,11 +286,13 @@ function drawBoxes(parts) {
   }
 }
 
-function light(button, phrase, parts) {
-  const isOn = button.getAttribute("aria-pressed") === "true";
+async function light(button, phrase, parts, url) {
+  const isOn = button.getAttribute("aria-pressed") === "true" && (!url || url === address);
+  if (url && url !== address) await look(url);
   for (const each of document.querySelectorAll(".phrase")) each.setAttribute("aria-pressed", "false");
   mark(null);
   drawBoxes(parts);
+  stage.scrollIntoView({ block: "nearest" });
   if (isOn) return;
   button.setAttribute("aria-pressed", "true");
   at("boxes").classList.add("lit");
@@ -284,11 +318,24 @@ at("save").onclick = () => {
     pen.fillStyle = "#fff";
     pen.fillText(label, x + 3 * unit, top + 9 * unit);
   }
-  canvas.toBlob((blob) => {
-    const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: "picture.png" });
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-  });
+  canvas.toBlob((blob) => download(blob, "picture.png"));
+};
+
+function download(blob, name) {
+  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
+
+at("download").onclick = () => {
+  const pictures = [...new Set(turns.map((each) => each.picture).filter(Boolean))];
+  const told = turns.map(({ task, shown, sent, said, reason, name, model, picture }) => ({
+    task, question: shown, prompt: sent, answer: said, finish_reason: reason, model,
+    phrases: read(said, true, name).filter((each) => each.boxes?.length),
+    picture: picture ? pictures.indexOf(picture) : null,
+  }));
+  const all = JSON.stringify({ saved: new Date().toISOString(), turns: told, pictures }, null, 1);
+  download(new Blob([all], { type: "application/json" }), "answers.json");
 };
 
 // --- questions ---------------------------------------------------------------------------------------
@@ -296,6 +343,7 @@ at("save").onclick = () => {
 function choose(name) {
   task = name;
   for (const each of at("tasks").children) each.setAttribute("aria-pressed", String(each.dataset.task === name));
+  at("tasks").querySelector("[aria-pressed=true]").scrollIntoView({ block: "nearest", inline: "nearest" });
   at("send").textContent = TASKS[name].button;
   words.placeholder = TASKS[name].hint;
 }
@@ -330,6 +378,7 @@ function ask(again) {
   if (!asked) return;
   asked.task ??= task;
   asked.picture ??= address;
+  asked.model = at("model").value;
   if (!again) { words.value = ""; grow(); }
   hear(asked, begin(asked));
 }
@@ -360,7 +409,7 @@ async function hear(asked, { card, text, acts }) {
   const began = performance.now();
   const render = (isWhole) => {
     const parts = read(said, isWhole, asked.name);
-    write(text, parts);
+    write(text, parts, asked.picture);
     if (asked.picture === address && parts.some((each) => each.boxes?.length)) drawBoxes(parts);
     return parts;
   };
@@ -387,8 +436,7 @@ async function hear(asked, { card, text, acts }) {
   if (card.classList.contains("bad")) text.append(said ? "\n" : "", card.dataset.problem);
   else if (!said && reason !== "stopped") text.textContent = "(nothing)";
   if (reason && !card.classList.contains("bad")) {
-    turns.push({ question: asked.sent, answer: said, picture: asked.picture });
-    keep({ ...asked, said });
+    keep(remember({ ...asked, said, reason }));
   }
   const seconds = ((performance.now() - began) / 1000).toFixed(1);
   finish(asked, said, acts, reason === "length" ? `cut at its longest · ${seconds} s` : reason === "stopped" ? "stopped" : `${seconds} s`);
@@ -401,6 +449,12 @@ async function hear(asked, { card, text, acts }) {
     words.focus();
   }
   card.parentElement.scrollIntoView({ block: "end" });
+}
+
+function remember(turn) {
+  turns.push(turn);
+  at("download").hidden = false;
+  return turn;
 }
 
 function finish(asked, said, acts, note) {
@@ -428,14 +482,14 @@ function toHeaders() {
 async function* stream(asked, signal) {
   const messages = [];
   const before = at("follow").checked ? turns.filter((each) => each.picture === asked.picture) : [];
-  for (const each of [...before, { question: asked.sent }]) {
-    const content = [{ type: "text", text: each.question }];
+  for (const each of [...before, asked]) {
+    const content = [{ type: "text", text: each.sent }];
     if (!messages.length && asked.picture) content.unshift({ type: "image_url", image_url: { url: asked.picture } });
     messages.push({ role: "user", content });
-    if (each.answer !== undefined) messages.push({ role: "assistant", content: each.answer });
+    if (each.said !== undefined) messages.push({ role: "assistant", content: each.said });
   }
   const body = {
-    model: at("model").value || undefined, messages, stream: true,
+    model: asked.model || undefined, messages, stream: true,
     max_tokens: Math.max(1, +at("length").value || 256), temperature: Math.max(0, +at("warmth").value || 0),
   };
   let response;
@@ -481,6 +535,8 @@ function tell(text) { statusLine.textContent = text; }
 function renew() {
   stop();
   turns = [];
+  for (const each of [...strip.children]) if (each.url !== address) each.remove();
+  strip.hidden = at("download").hidden = true;
   for (const each of answers.querySelectorAll(".turn")) each.remove();
   at("nothing").hidden = false;
   listEarlier();
@@ -536,19 +592,19 @@ async function listEarlier() {
     const said = read(turn.said, true, turn.name).map((each) => each.label ?? each).join("");
     both.append(make("b", "", turn.shown), make("small", "", said));
     button.append(Object.assign(new Image(), { src: turn.picture, alt: "" }), both);
-    button.onclick = () => look(turn.picture, () => recall(turn));
+    button.onclick = async () => { await look(turn.picture); recall(turn); };
     item.append(button);
     return item;
   }));
   at("earlier").hidden = !kept.length || answers.querySelector(".turn") !== null;
 }
 
-function recall({ said, ...asked }) {
+function recall({ said, reason, ...asked }) {
   const { card, text, acts } = begin(asked), parts = read(said, true, asked.name);
-  write(text, parts);
+  write(text, parts, asked.picture);
   drawBoxes(parts);
   card.classList.remove("going");
-  turns.push({ question: asked.sent, answer: said, picture: asked.picture });
+  remember({ ...asked, said, reason });
   finish(asked, said, acts, "earlier");
 }
 

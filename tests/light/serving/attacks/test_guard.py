@@ -10,7 +10,7 @@ from base64 import b64encode
 import httpx
 import pytest
 
-from tests.light.serving.served import ask_of, serve
+from tests.light.serving.served import PICTURES, ask_of, serve
 
 CHAT = "/v1/chat/completions"
 HOSTS = [
@@ -113,7 +113,7 @@ def test_a_key_is_asked_for(guarded, given, status):
                 assert response.headers["www-authenticate"] == "Bearer"
                 error = response.json()["error"]
                 assert path == "/api/tags" or error["code"] == "invalid_api_key"
-        for path in ("/", "/health"):
+        for path in ("/", "/health", "/examples/cat.png"):
             assert client.get(path, headers=headers).status_code == 200
 
 
@@ -254,6 +254,13 @@ def test_a_thousand_half_open_connections_do_not_keep_the_next_question_out(serv
     finally:
         for each in opened:
             each.close()
+
+
+@pytest.mark.parametrize("name", ["nothing.png", "%2e%2e", "..%2fvariant%2fmanifest.json", ""])
+def test_only_the_pictures_that_come_along_are_examples(client, name):
+    found = client.get("/examples/cat.png")
+    assert (found.content, found.headers["content-type"]) == (PICTURES["cat"], "image/png")
+    assert client.get(f"/examples/{name}").status_code == 404
 
 
 def test_the_page_lets_nothing_in_from_outside(client):
