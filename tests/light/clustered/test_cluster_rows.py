@@ -187,6 +187,8 @@ def test_a_store_that_fsspec_opens_is_listed_read_and_written(place):
         files.pipe(name, (place / "cat.png").read_bytes())
     source = find_rows(["memory:///shelf"], lambda: b"", Columns(), recurses=True)
     assert source.names == ["memory:///shelf/a.png", "memory:///shelf/b/cat.png"]
+    with pytest.raises(InputError, match="memory:///none cannot be read: there is no such file"):
+        find_rows(["memory:///none"], lambda: b"", Columns(), recurses=True)
     word = source.words["memory:///shelf/a.png"]
     assert Place(word).read() == (place / "cat.png").read_bytes()
     target = "memory:///shelf/out.jsonl"

@@ -246,6 +246,8 @@ def _describe(error: Exception) -> str:
     refused = _REFUSED.search(str(error))
     if refused:
         return f"it is refused ({refused[1]})"
+    if isinstance(error, FileNotFoundError) and error.errno is None:  # its text is the path alone
+        return "there is no such file or folder"
     reason = describe_os_error(error) if isinstance(error, OSError) else str(error)
     reason = _AROUND_REASON.sub("", reason)
     return reason.splitlines()[0][:200] if reason else type(error).__name__
