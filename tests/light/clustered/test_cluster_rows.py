@@ -1,6 +1,8 @@
 """Words become rows, lines become parts; needs pyarrow, and no Ray that runs."""
 
 import json
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ pa = pytest.importorskip("pyarrow", reason="the extra [ray] is not installed")
 parquet = pytest.importorskip("pyarrow.parquet", reason="the extra [ray] is not installed")
 
 from tests.light.toy_variant import write_picture, write_variant  # noqa: E402
+from tinyv_cli.batch.cluster import storage  # noqa: E402
 from tinyv_cli.batch.cluster.lines import to_lines, to_table  # noqa: E402
 from tinyv_cli.batch.cluster.parts import open_parts  # noqa: E402
 from tinyv_cli.batch.cluster.sources import Columns, find_rows  # noqa: E402
@@ -184,6 +187,8 @@ def test_a_store_that_fsspec_opens_is_listed_read_and_written(place):
         files.pipe(name, (place / "cat.png").read_bytes())
     source = find_rows(["memory:///shelf"], lambda: b"", Columns(), recurses=True)
     assert source.names == ["memory:///shelf/a.png", "memory:///shelf/b/cat.png"]
+    with pytest.raises(InputError, match="memory:///none cannot be read: there is no such file"):
+        find_rows(["memory:///none"], lambda: b"", Columns(), recurses=True)
     word = source.words["memory:///shelf/a.png"]
     assert Place(word).read() == (place / "cat.png").read_bytes()
     target = "memory:///shelf/out.jsonl"
@@ -192,3 +197,26 @@ def test_a_store_that_fsspec_opens_is_listed_read_and_written(place):
             assert len(parts.answers) == n_before
             if not n_before:
                 parts.write(ANSWERED)
+
+
+def test_a_store_without_its_library_says_which_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "adlfs", None)
+    with pytest.raises(InputError, match="az://c/x needs adlfs") as failure:
+        Place("az://c/x")
+    assert failure.value.hint == "install it: `pip install adlfs`"
+
+
+@pytest.mark.parametrize("scheme", ["gs", "hf"])
+def test_a_store_that_does_not_answer_is_told_soon_and_what_it_asks_for(monkeypatch, scheme):
+    monkeypatch.setattr(storage, "_GS_RETRIES_S", 1)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    address, variable = {
+        "gs": ("gs://anonymous@b/x?scheme=http&endpoint_override=127.0.0.1:9", "GOOGLE_"),
+        "hf": ("hf://datasets/owner/name/folder", "HF_TOKEN"),
+    }[scheme]
+    begun_s = time.monotonic()
+    with pytest.raises(InputError, match="cannot be read: ") as failure:
+        Place(address).list_files(recurses=True)
+    assert variable in failure.value.hint
+    assert "::" not in failure.value.problem
+    assert time.monotonic() - begun_s < 30

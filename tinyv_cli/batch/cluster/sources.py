@@ -17,7 +17,7 @@ from tinyv_cli.addresses import is_address, to_lasting_name, to_shown
 from tinyv_cli.batch.cluster.storage import Place, is_remote, to_identity
 from tinyv_cli.batch.finding import find_pictures
 from tinyv_cli.disk.typed_json import read_object
-from tinyv_cli.errors import InputError, UsageError
+from tinyv_cli.errors import InputError, TinyvError, UsageError
 from tinyv_cli.pictures.decoding.formats import list_suffixes
 
 TABLES = (".parquet", ".jsonl", ".ndjson")
@@ -208,9 +208,11 @@ def _read_parquet(file: str, columns: Columns, found: dict[str, str]) -> list[Ro
                     for each, word in zip(names, _reach(rows, picture).to_pylist(), strict=True):
                         _add(found, each, _join(file, str(word)))
             return groups
-    except (OSError, pa.ArrowException) as error:
+    except TinyvError:
+        raise
+    except Exception as error:  # a store's library has kinds of its own
         raise InputError(
-            f"{to_shown(file)} cannot be read: {str(error).splitlines()[0][:200]}",
+            f"{to_shown(file)} cannot be read: {str(error)[:200].partition(chr(10))[0]}",
             "check that it is parquet, and that it may be read",
         ) from error
 

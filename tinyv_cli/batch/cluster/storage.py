@@ -11,23 +11,31 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from pyarrow import ArrowException, fs
+from pyarrow import fs
 
 from tinyv_cli.addresses import is_address, to_shown
 from tinyv_cli.disk.whole_file import write_whole
 from tinyv_cli.errors import DeviceError, InputError, describe_os_error
 
 _CONNECT_TIMEOUT_S, _REQUEST_TIMEOUT_S = 10, 60  # pyarrow's own 1 s and 3 s give up on slow objects
+_GS_RETRIES_S = 30
 _COPIED_BYTES = 8 << 20
 _PATTERN = re.compile(r"[*?\[]")
 _REFUSED = re.compile(r"(ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|Forbidden)")
-_S3_WAY_OUT = (
-    "check name and rights: `aws s3 ls BUCKET`; keys come from AWS_ACCESS_KEY_ID, "
-    "AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL"
+_AROUND_REASON = re.compile(
+    r"^google::cloud::status\(\w+: (retry policy exhausted, with a last message of )?"
+    r"|error_info=.*",
+    re.IGNORECASE,
 )
-
-# Whatever pyarrow and fsspec raise where a place cannot be used.
-_FAILURES = (OSError, ValueError, ImportError, NotImplementedError, ArrowException)
+_WAYS_OUT = {
+    "s3": "check name and rights: `aws s3 ls BUCKET`; keys come from AWS_ACCESS_KEY_ID, "
+    "AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL",
+    "gs": "check name and rights: `gcloud storage ls gs://BUCKET`; keys come from "
+    "GOOGLE_APPLICATION_CREDENTIALS; what is open to all has `anonymous` before its `@`",
+    "az": "check name and rights; keys come from AZURE_STORAGE_CONNECTION_STRING, or "
+    "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+    "hf": "check its name, as `hf://datasets/OWNER/NAME/FOLDER`; a token comes from HF_TOKEN",
+}
 
 
 class Place:
@@ -53,7 +61,7 @@ class Place:
             host = f"{scheme}://{rest.removesuffix(mark + options).partition('/')[0]}"
         try:
             self.files = _open_files(host, options)
-        except _FAILURES as error:
+        except Exception as error:
             raise self._explain(error) from error
 
     def list_files(self, *, recurses: bool) -> list[str]:
@@ -71,7 +79,7 @@ class Place:
                 return [self.address]
             goes_down = recurses or "/" in self.path[len(folder) + 1 :] if mark else recurses
             found = self.files.get_file_info(fs.FileSelector(folder, recursive=goes_down))
-        except _FAILURES as error:
+        except Exception as error:
             raise self._explain(error) from error
         names = sorted(each.path for each in found if each.is_file)
         if mark:
@@ -87,7 +95,7 @@ class Place:
         """
         try:
             found = self.files.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
-        except _FAILURES as error:
+        except Exception as error:
             raise self._explain(error) from error
         return sorted(each.base_name for each in found if each.is_file)
 
@@ -103,7 +111,7 @@ class Place:
         """
         try:
             self.files.delete_file(self.path)
-        except _FAILURES as error:
+        except Exception as error:
             raise self._explain(error) from error
 
     def read(self) -> bytes:
@@ -115,7 +123,7 @@ class Place:
         try:
             with self.files.open_input_stream(self.path) as stream:
                 content: bytes = stream.read()
-        except _FAILURES as error:
+        except Exception as error:
             raise self._explain(error) from error
         return content
 
@@ -128,7 +136,7 @@ class Place:
         """
         try:
             source = self.files.open_input_stream(self.path)
-        except _FAILURES as error:
+        except Exception as error:
             raise self._explain(error) from error
         with source, target.open("wb") as file:
             while piece := source.read(_COPIED_BYTES):
@@ -149,7 +157,7 @@ class Place:
                 return
             Path(self.path).mkdir(parents=True, exist_ok=True)
             write_whole(Path(target), content)
-        except _FAILURES as error:
+        except Exception as error:
             raise DeviceError(
                 f"{to_shown(self.address)}/{name} cannot be written: {_describe(error)}",
                 "make room or allow it; the same command then goes on from there",
@@ -164,15 +172,16 @@ class Place:
         return f"{scheme}://{user}{at}{path}{''.join(_split_options(rest))}"
 
     def _explain(self, error: Exception) -> InputError:
-        """Makes the error of a place that cannot be used."""
-        shown = to_shown(self.address)
-        is_s3 = self.address.startswith("s3://")
+        """Makes the error of a place that cannot be used; each store's library has its own."""
+        shown, scheme = to_shown(self.address), self.address.partition("://")[0]
         if isinstance(error, ImportError):
+            missing = error.__cause__ if isinstance(error.__cause__, ImportError) else error
+            package = missing.name or "fsspec"  # which tells of others by what it caught
             return InputError(
-                f"{shown} needs {error.name or error}, which is not installed",
-                f"install it: `pip install {error.name or 'fsspec'}`",
+                f"{shown} needs {package}, which is not installed",
+                f"install it: `pip install {package}`",
             )
-        way_out = _S3_WAY_OUT if is_s3 else "check its name, and that it may be read from here"
+        way_out = _WAYS_OUT.get(scheme, "check its name, and that it may be read from here")
         return InputError(f"{shown} cannot be read: {_describe(error)}", way_out)
 
 
@@ -224,7 +233,9 @@ def _open_files(host: str, options: str) -> fs.FileSystem:
             **{name: values[name] for name in names},
         )
     if parts.scheme == "gs":
-        return fs.FileSystem.from_uri(f"{host}/?{options}" if options else f"{host}/")[0]
+        if "retry_limit_seconds=" not in options:  # else 15 minutes, where nobody answers
+            options += f"{'&' * bool(options)}retry_limit_seconds={_GS_RETRIES_S}"
+        return fs.FileSystem.from_uri(f"{host}/?{options}")[0]
     import fsspec
 
     return fs.PyFileSystem(fs.FSSpecHandler(fsspec.core.url_to_fs(f"{host}/")[0]))
@@ -235,5 +246,8 @@ def _describe(error: Exception) -> str:
     refused = _REFUSED.search(str(error))
     if refused:
         return f"it is refused ({refused[1]})"
+    if isinstance(error, FileNotFoundError) and error.errno is None:  # its text is the path alone
+        return "there is no such file or folder"
     reason = describe_os_error(error) if isinstance(error, OSError) else str(error)
+    reason = _AROUND_REASON.sub("", reason)
     return reason.splitlines()[0][:200] if reason else type(error).__name__
