@@ -18,6 +18,7 @@ from tinyv_cli.errors import DeviceError, TinyvError, describe_os_error
 from tinyv_cli.progress import Bar, LineBar, SilentBar, TerminalBar, Unit
 
 _GLUE = "\0"  # stands for a blank that no line is broken at
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tabs and newlines
 _NARROW, _USUAL = 60, 80  # columns
 ENDLESS = 1_000_000  # columns; no line has so many
 
@@ -171,12 +172,14 @@ def _write(stream: TextIO | None, text: str) -> None:
 
 
 def _write_stdout(text: str) -> None:
-    """Writes to stdout and flushes.
+    """Writes to stdout and flushes; a terminal is shown control characters, and does not obey them.
 
     Raises:
         BrokenPipeError: the reader has gone away.
         DeviceError: it is refused otherwise, as by a full disk; nothing more is written there.
     """
+    if is_terminal(sys.stdout):
+        text = _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
     try:
         _write(sys.stdout, text)
     except BrokenPipeError:

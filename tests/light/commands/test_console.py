@@ -104,6 +104,15 @@ def test_notes_reports_and_errors_go_to_stderr(capsys):
     )
 
 
+def test_a_terminal_does_not_obey_what_an_answer_holds(monkeypatch, capsys):
+    hostile = "a\tcat\x1b]0;title\x07\r\x9b2J\nis here é"
+    Console().write_piece(hostile)
+    assert capsys.readouterr().out == hostile  # a pipe gets it as it is
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    Console().write_piece(hostile)
+    assert capsys.readouterr().out == "a\tcat\\x1b]0;title\\x07\\r\\x9b2J\nis here é"
+
+
 def test_quiet_keeps_everything_back_but_errors_and_answers(capsys):
     console = Console(quiet=True)
     console.write_note("note")
