@@ -111,7 +111,7 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
         progress("quantising", WholeProgress.UNITS) as whole,
     ):
         plan = _plan(weights, options)
-        progress = WholeProgress(whole, _list_shares(plan, options))
+        progress = WholeProgress(whole, _list_shares(plan))
         tokenizer_json = read_tokenizer_json(files, weights.spec.language.vocab_size)
         check_known_hashes(files, progress)
         check_disk(target.parent, plan.disk_bytes, "the variant needs")
@@ -120,8 +120,7 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
         kept = rounding_cache_dir() / name
         written = _Writing(building, weights, plan, options, kept, progress)
         recipe, probes, images = written.write()
-        is_calibrated = recipe.is_calibrated and not options.quick
-        variant = _describe(building, weights, plan, recipe, is_calibrated, progress)
+        variant = _describe(building, weights, plan, recipe, progress)
         tried = Trial(variant, weights, options.threads, progress).run(probes, images)
         divergence, limit = tried.errors.logits_kl_nats, options.max_error
         if limit is not None and divergence > limit:
@@ -183,9 +182,9 @@ def check_known_hashes(files: SourceFiles, progress: Progress) -> None:
     check_hashes(files.folder, entries, progress, FETCH_HINT)
 
 
-def _list_shares(plan: VariantPlan, options: QuantizeOptions) -> dict[str, float]:
+def _list_shares(plan: VariantPlan) -> dict[str, float]:
     """Lists the steps, and about how many seconds each takes at full size on two cores."""
-    is_calibrated = plan.recipe.is_calibrated and not options.quick
+    is_calibrated = plan.recipe.is_calibrated
     shares = {"computing the vision side in full precision": 60.0, "hashing": 20.0}
     shares |= {"measuring against full precision": 60.0, "answering a question": 5.0}
     if is_calibrated:
@@ -205,6 +204,8 @@ def _plan(weights: MergedWeights, options: QuantizeOptions) -> VariantPlan:
     if "cpu" in devices:
         check_heads(weights.spec.language)
     recipe = RECIPES[options.bits]
+    if options.quick:
+        recipe = replace(recipe, is_calibrated=False)
     if recipe.most_bits:  # which matrices get them is measured later; so many bytes they will be
         recipe = recipe.spend(weights.shapes, sorted(weights.shapes))
     return make_plan(weights.spec, weights.shapes, recipe, devices, options.vision_bits)
@@ -291,7 +292,7 @@ class _Writing:
 
     def _calibrate(self, target: Target, encode: Encode) -> Calibration | None:
         """Makes the streams to round for, None where matrices are rounded to the nearest."""
-        if self.options.quick or not self.plan.recipe.is_calibrated:
+        if not self.plan.recipe.is_calibrated:
             return None
         with self.progress("preparing what to round for"):
             own, folder = self.options.calibrate, self.kept / type(target).__name__
@@ -331,7 +332,6 @@ def _describe(
     weights: MergedWeights,
     plan: VariantPlan,
     recipe: Recipe,
-    is_calibrated: bool,
     progress: Progress,
 ) -> Variant:
     """Writes the manifest, its errors still unmeasured, and reads the variant back."""
@@ -348,7 +348,7 @@ def _describe(
         origin = tuple(describe(path, weights.files.folder, "source") for path in sources)
     tokenizer = Tokenizer(building / plan.files[TOKENIZER])
     described: dict[str, Any] = recipe.to_dict() if "cpu" in plan.devices else {"bits": recipe.bits}
-    described["rounding"] = "calibrated" if is_calibrated else "nearest"
+    described["rounding"] = "calibrated" if plan.recipe.is_calibrated else "nearest"
     if "cuda" in plan.devices:
         described["cuda"] = plan.cuda_recipe.to_dict()
     manifest = Manifest(

@@ -426,15 +426,17 @@ class TestLlm:
         """As somebody who presses Ctrl-C in a terminal."""
         longest = ("max_tokens" if model == "tinyv" else "num_predict", "1900")
         words = ["-m", model, "--schema", json.dumps(LONG), "-o", *longest, "tell me"]
-        command = [sys.executable, "-m", "llm", *words]
-        with leaving(keyed):
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-            )
+        program = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        program += "runpy.run_module('llm', run_name='__main__')"  # a shell's background ignores it
+        command = [sys.executable, "-c", program, *words]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with (
+            leaving(keyed),
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, **pipes) as process,
+        ):
             assert process.stdout.read(1) == b"{"
             process.send_signal(signal.SIGINT)
             assert process.wait(20) != 0
-            process.communicate()
 
 
 NODE = Path(__file__).with_name("ask.mjs")

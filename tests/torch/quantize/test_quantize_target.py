@@ -3,15 +3,20 @@
 import errno
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from safetensors import safe_open
 
+from quantize.plan import make_plan
+from quantize.recipe import RECIPES
 from tinyv_cli.app import main
 from tinyv_cli.devices.driver import Driver, Gpu
 from tinyv_cli.errors import ExitCode
+from tinyv_cli.spec import ModelSpec
 from tinyv_cli.variants.manifest import read_variant
+from weights.reading.accounting import expected_shapes
 from weights.safetensors_writer import SafetensorsWriter
 
 
@@ -188,3 +193,11 @@ def test_a_vision_side_rounded_for_a_small_gpu_is_told(tiny_sources, tmp_path, s
         "note: the vision side gets 8 bits, since Small GPU has 4.3 GB; "
         "`--vision-bits 16` makes it as usual\n"
     )
+
+
+def test_memory_to_calibrate_is_more_than_to_round_to_the_nearest():
+    spec = ModelSpec()
+    shapes, recipe = expected_shapes(spec), RECIPES[4]
+    nearest = make_plan(spec, shapes, replace(recipe, is_calibrated=False)).quantise_bytes
+    calibrated = make_plan(spec, shapes, recipe).quantise_bytes
+    assert nearest < calibrated == pytest.approx(4.08e9, rel=0.1)  # measured
