@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save_file
 
 from tests.golden import CASES, GOLDEN, needs_golden
 from tests.light.pulling.hub_server import HubServer
+from tests.light.pulling.toy_hub import point_at
 from tests.torch.conftest import read_golden_case
 from tests.torch.quantize.tiny_sources import write_tiny
 from tinyv_cli.app import main
@@ -65,16 +65,14 @@ def write_list(path, folder, stage, pinned_phi=None):
 
 
 @pytest.fixture
-def serve(monkeypatch):
+def serve(monkeypatch, tmp_path):
     """Opens a server of one repository and points the hub's library at it."""
     servers = []
 
     def open_server(folder):
         server = HubServer({"someone/sources": folder}, folder.parent)
         servers.append(server.__enter__())
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        point_at(monkeypatch, server.url, tmp_path)
         return server
 
     yield open_server
