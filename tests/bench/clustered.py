@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 N_PICTURES, N_BROKEN = 300, 5
 PROMPT = "[caption] describe this image."
 PORT = 39127  # of the cluster that is joined
-SPEED_WAIT_S, N_SPEED = 2.0, 280
+SPEED_WAIT_S, N_SPEED = 2.0, 420
 THRESHOLD = 0.3  # of this machine's memory, past which Ray kills a worker in the step `memory`
 
 # Put before what a worker imports: a wait that stands in for the full size, and a worker that eats
