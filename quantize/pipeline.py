@@ -37,8 +37,10 @@ from tinyv_cli.progress import Progress, WholeProgress
 from tinyv_cli.prompts.prompt import default_template
 from tinyv_cli.variants.hashes import check_hashes, hash_file, remember_hashes
 from tinyv_cli.variants.manifest import (
+    CALIBRATED,
     FORMAT_VERSION,
     MANIFEST_NAME,
+    NEAREST,
     FileEntry,
     Manifest,
     Variant,
@@ -348,7 +350,7 @@ def _describe(
         origin = tuple(describe(path, weights.files.folder, "source") for path in sources)
     tokenizer = Tokenizer(building / plan.files[TOKENIZER])
     described: dict[str, Any] = recipe.to_dict() if "cpu" in plan.devices else {"bits": recipe.bits}
-    described["rounding"] = "calibrated" if plan.recipe.is_calibrated else "nearest"
+    described["rounding"] = CALIBRATED if plan.recipe.is_calibrated else NEAREST
     if "cuda" in plan.devices:
         described["cuda"] = plan.cuda_recipe.to_dict()
     manifest = Manifest(

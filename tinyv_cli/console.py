@@ -179,7 +179,7 @@ def _write_stdout(text: str) -> None:
         DeviceError: it is refused otherwise, as by a full disk; nothing more is written there.
     """
     if is_terminal(sys.stdout):
-        text = _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+        text = _CONTROLS.sub(lambda found: _escape(found[0]), text)
     try:
         _write(sys.stdout, text)
     except BrokenPipeError:
@@ -240,10 +240,12 @@ def _to_printable(text: str) -> str:
     """
     from tinyv_cli.addresses import hide_secrets  # `--help` writes no note
 
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode()
-        for each in hide_secrets(text)
-    )
+    return "".join(each if each.isprintable() else _escape(each) for each in hide_secrets(text))
+
+
+def _escape(character: str) -> str:
+    """Writes a character as it stands in Python source."""
+    return character.encode("unicode_escape").decode()
 
 
 def _to_encodable(text: str, stream: TextIO | None) -> str:

@@ -17,9 +17,9 @@ with a Hessian of its own and a target that also takes over what those before it
 Hessian of Phi-2's fc2 would be 420 MB, and its factor a minute of work.
 
 Source: GPTQ, arXiv 2210.17323, section 3 (the order by falling diagonal is its published code's; it
-takes the inverse's factor, whose steps are the same: arXiv 2507.18553);
-targets for inputs that are rounded already, GPTAQ, arXiv 2504.02692, section 3. Bounds held by the
-tests: against every other choice of codes on small matrices, and never worse than the nearest.
+takes the inverse's factor, whose steps are the same: arXiv 2507.18553); targets for inputs that are
+rounded already, GPTAQ, arXiv 2504.02692, section 3. Bounds held by the tests: against every other
+choice of codes on small matrices, and never worse than the nearest.
 """
 
 from collections.abc import Callable

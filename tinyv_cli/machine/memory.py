@@ -1,6 +1,5 @@
-"""This computer's main memory: how much a process may take of it."""
+"""This computer's main memory: how much a process may take of it, and what it gives back."""
 
-import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -61,6 +60,8 @@ def give_back_freed() -> None:
 
     Does nothing with another C library.
     """
+    import ctypes  # 4 ms, and only heavy code comes here
+
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 

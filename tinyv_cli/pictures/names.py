@@ -64,7 +64,10 @@ def hint_at_name(path: Path) -> str:
     """Returns a hint for a picture that is not there: what was meant, or where to look."""
     meant = find_meant(path)
     if meant is None:
-        return f"check its name: `ls {shlex.quote(str(path.parent))}`"
+        folder = next(
+            filter(paths.is_folder, path.parents), path.parent
+        )  # the nearest that is there
+        return f"check its name: `ls {shlex.quote(str(folder))}`"
     return f"did you mean {shlex.quote(meant)}?"
 
 

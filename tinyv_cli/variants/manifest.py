@@ -30,7 +30,7 @@ _LARGEST = {"stage": 4, "n_layers": 1000, "image_px": 4096, "rope_base": 1e12}
 _LARGEST_EPSILON = 1.0
 _LARGEST_BITS = 32
 _LARGEST_FILE_BYTES = 1 << 60
-ROUNDINGS = ("calibrated", "nearest")
+CALIBRATED, NEAREST = ROUNDINGS = ("calibrated", "nearest")
 # Of what was measured; cosines and shares end at 1.
 _LARGEST_FIGURES = {
     **dict.fromkeys(("logits_kl_nats", "logits_kl_low", "logits_kl_high"), 1e3),

@@ -1,9 +1,11 @@
 """Words become rows, lines become parts; needs pyarrow, and no Ray that runs."""
 
+import io
 import json
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +16,7 @@ from tests.light.toy_variant import write_picture, write_variant  # noqa: E402
 from tinyv_cli.batch.cluster import storage  # noqa: E402
 from tinyv_cli.batch.cluster.lines import to_lines, to_table  # noqa: E402
 from tinyv_cli.batch.cluster.parts import open_parts  # noqa: E402
-from tinyv_cli.batch.cluster.sources import Columns, find_rows  # noqa: E402
+from tinyv_cli.batch.cluster.sources import Columns, RowGroup, find_rows  # noqa: E402
 from tinyv_cli.batch.cluster.storage import Place, is_remote, to_identity  # noqa: E402
 from tinyv_cli.batch.cluster.weights_copy import copy_variant  # noqa: E402
 from tinyv_cli.batch.settings import Settings  # noqa: E402
@@ -197,6 +199,26 @@ def test_a_store_that_fsspec_opens_is_listed_read_and_written(place):
             assert len(parts.answers) == n_before
             if not n_before:
                 parts.write(ANSWERED)
+
+
+class Torn(io.BytesIO):
+    """A stream of a store whose library has kinds of failures of its own."""
+
+    def __init__(self, _):
+        super().__init__(b"PAR1" * 100)
+
+    def read(self, *_):
+        raise RuntimeError("the line is down")
+
+
+def test_a_store_that_fails_in_mid_read_is_told_wherever_it_is_read(monkeypatch, tmp_path):
+    files = SimpleNamespace(open_input_stream=Torn, open_input_file=Torn)
+    monkeypatch.setattr(storage, "_open_files", lambda *_: files)
+    place = Place("far://store/a.parquet")
+    rows = RowGroup(place.address, 0, "bytes", ("a",)).read(frozenset("a"), 1)
+    for read in (place.read, lambda: place.copy_to(tmp_path / "a"), lambda: next(rows)):
+        with pytest.raises(InputError, match=r"a\.parquet cannot be read: the line"):
+            read()
 
 
 def test_a_store_without_its_library_says_which_to_install(monkeypatch):

@@ -275,6 +275,8 @@ def test_a_picture_one_pixel_thin_is_refused(size):
 def test_a_missing_file_is_named(tmp_path):
     error = check_refusal(tmp_path / "no such cat.png", "no such cat.png")
     assert error.hint == f"check its name: `ls {tmp_path}`"
+    error = check_refusal(tmp_path / "no" / "folder" / "cat.png", "cat.png")
+    assert error.hint == f"check its name: `ls {tmp_path}`"
 
 
 def test_a_folder_is_not_a_picture(tmp_path):

@@ -46,7 +46,7 @@ class RowGroup:
     def read(self, wanted: frozenset[str], n_rows: int) -> Iterator[pa.Table]:
         """Reads the pictures that are wanted, some at a time, into columns `path` and `bytes`."""
         place = Place(self.file)
-        with place.files.open_input_file(place.path) as file:
+        with place.reached(), place.files.open_input_file(place.path) as file:
             begin = 0
             table = parquet.ParquetFile(file)
             for batch in table.iter_batches(n_rows, row_groups=[self.index], columns=[self.column]):

@@ -7,6 +7,8 @@ finds installed. Opens no picture.
 import fnmatch
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -59,8 +61,18 @@ class Place:
             scheme, _, rest = address.partition("://")
             mark, options = _split_options(rest)
             host = f"{scheme}://{rest.removesuffix(mark + options).partition('/')[0]}"
-        try:
+        with self.reached():
             self.files = _open_files(host, options)
+
+    @contextmanager
+    def reached(self) -> Iterator[None]:
+        """Makes planned errors of what a store's library raises inside; each has kinds of its own.
+
+        Raises:
+            InputError: the place cannot be used.
+        """
+        try:
+            yield
         except Exception as error:
             raise self._explain(error) from error
 
@@ -74,13 +86,11 @@ class Place:
         """
         mark = _PATTERN.search(self.path)
         folder = self.path[: mark.start()].rpartition("/")[0] if mark else self.path
-        try:
+        with self.reached():
             if not mark and self.files.get_file_info(self.path).is_file:
                 return [self.address]
             goes_down = recurses or "/" in self.path[len(folder) + 1 :] if mark else recurses
             found = self.files.get_file_info(fs.FileSelector(folder, recursive=goes_down))
-        except Exception as error:
-            raise self._explain(error) from error
         names = sorted(each.path for each in found if each.is_file)
         if mark:
             names = [name for name in names if fnmatch.fnmatchcase(name, self.path)]
@@ -93,10 +103,8 @@ class Place:
         Raises:
             InputError: it cannot be listed.
         """
-        try:
+        with self.reached():
             found = self.files.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
-        except Exception as error:
-            raise self._explain(error) from error
         return sorted(each.base_name for each in found if each.is_file)
 
     def at(self, name: str) -> "Place":
@@ -109,10 +117,8 @@ class Place:
         Raises:
             InputError: it cannot be removed.
         """
-        try:
+        with self.reached():
             self.files.delete_file(self.path)
-        except Exception as error:
-            raise self._explain(error) from error
 
     def read(self) -> bytes:
         """Reads a file whole.
@@ -120,11 +126,8 @@ class Place:
         Raises:
             InputError: it cannot be read.
         """
-        try:
-            with self.files.open_input_stream(self.path) as stream:
-                content: bytes = stream.read()
-        except Exception as error:
-            raise self._explain(error) from error
+        with self.reached(), self.files.open_input_stream(self.path) as stream:
+            content: bytes = stream.read()
         return content
 
     def copy_to(self, target: Path) -> None:
@@ -134,13 +137,15 @@ class Place:
             InputError: it cannot be read.
             OSError: the target cannot be written.
         """
-        try:
-            source = self.files.open_input_stream(self.path)
-        except Exception as error:
-            raise self._explain(error) from error
-        with source, target.open("wb") as file:
-            while piece := source.read(_COPIED_BYTES):
+        with target.open("wb") as file:
+            for piece in self._read_pieces():
                 file.write(piece)
+
+    def _read_pieces(self) -> Iterator[bytes]:
+        """Reads a file a piece after the other."""
+        with self.reached(), self.files.open_input_stream(self.path) as source:
+            while piece := source.read(_COPIED_BYTES):
+                yield piece
 
     def write(self, name: str, content: bytes) -> None:
         """Writes a file below this folder, whole or not at all.
@@ -172,7 +177,7 @@ class Place:
         return f"{scheme}://{user}{at}{path}{''.join(_split_options(rest))}"
 
     def _explain(self, error: Exception) -> InputError:
-        """Makes the error of a place that cannot be used; each store's library has its own."""
+        """Makes the error of a place that cannot be used."""
         shown, scheme = to_shown(self.address), self.address.partition("://")[0]
         if isinstance(error, ImportError):
             missing = error.__cause__ if isinstance(error.__cause__, ImportError) else error
