@@ -7,81 +7,25 @@ its own leaving. What `tinyv ask` answers to the same is what all of them have t
 
 import gc
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
 from base64 import b64decode
-from contextlib import contextmanager
-from pathlib import Path
 
 import jsonschema
 import pytest
 
-from tests.light.serving.served import (
-    ENCODED,
-    EXAMPLES,
-    LONG,
-    ROOT,
-    URLS,
-    ask_of,
-    serve,
-    wait_until,
+from tests.light.serving.clients.asking import (
+    AS_THEY_COME,
+    BROKEN,
+    FORM,
+    KEY,
+    LONG_FORM,
+    NAME,
+    QUESTION,
+    SCHEMA,
+    leaving,
 )
+from tests.light.serving.served import ENCODED, EXAMPLES, LONG, URLS, ask_of
 
-NAME, QUESTION = "three-apples", "[caption] describe this image."
-KEY = "a-key"
-SCHEMA = {"type": "object", "properties": {"n": {"enum": [2, 3]}}, "required": ["n"]}
-SCHEMA |= {"additionalProperties": False}
-FORM = {"type": "json_schema", "json_schema": {"name": "count", "schema": SCHEMA}}
-LONG_FORM = {"type": "json_schema", "json_schema": {"name": "long", "schema": LONG}}
-BROKEN = ENCODED["cat"][:800]
-# Libraries warn of their own age, and leave sockets to the collector.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-@pytest.fixture(scope="module")
-def keyed(tmp_path_factory):
-    with serve(tmp_path_factory.mktemp("keyed"), TINYV_API_KEY=KEY) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def expected(said):
-    return said[NAME, QUESTION]["answer"]
-
-
-@pytest.fixture(autouse=True)
-def _own_settings(monkeypatch, tmp_path):
-    """No proxy, key or folder of whoever runs the tests."""
-    for name in list(os.environ):
-        if name.upper().endswith("_PROXY") or name.startswith(("OPENAI", "OLLAMA", "LITELLM")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("LLM_USER_PATH", str(tmp_path / "llm"))
-    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-
-
-@contextmanager
-def leaving(served):
-    """Checks that what is asked inside, at length, ends long before its answer would.
-
-    The answer's 1,900 tokens take some ten seconds. An answer is either counted as dropped, and the
-    worker makes no more of it, or as answered.
-    """
-    dropped, answered = "tinyv_dropped_by_client_total", "tinyv_first_token_seconds_count"
-    before = [served.count(name) for name in (dropped, answered)]
-    yield
-    wait_until(lambda: served.count("tinyv_running") == 0, 3)
-    assert [served.count(name) for name in (dropped, answered)] == [before[0] + 1, before[1]]
-    with served.client() as client:
-        answer = client.post("/v1/chat/completions", json=ask_of("cat", "what is this?")).json()
-    assert answer["choices"][0]["message"]["content"] == "a cat"
+pytestmark = AS_THEY_COME
 
 
 class TestOpenai:
@@ -348,124 +292,3 @@ class TestLangchain:
             while not next(stream).content:
                 pass
             stream.close()
-
-
-class TestLlm:
-    """`llm` by its command line, with its plugin for Ollama and with an entry of its own.
-
-    It runs in this process, but where it is left: starting it takes two seconds.
-    """
-
-    MODELS = ("tinyv", "ollama/miniature:latest")
-
-    @pytest.fixture(params=MODELS)
-    def model(self, request):
-        return request.param
-
-    @pytest.fixture
-    def llm(self, keyed, tmp_path, monkeypatch):
-        pytest.importorskip("llm")
-        pytest.importorskip("llm_ollama")
-        from click.testing import CliRunner
-        from llm.cli import cli
-
-        entry = "- {{model_id: {}, model_name: {}, api_base: {}/v1, api_key_name: tinyv, "
-        entry += "vision: true, supports_schema: true}}\n"
-        names = {"tinyv": "miniature", "absent": "llava"}.items()
-        text = "".join(entry.format(*pair, keyed.url) for pair in names)
-        folder = tmp_path / "llm"
-        folder.mkdir(exist_ok=True)
-        (folder / "extra-openai-models.yaml").write_text(text)
-        monkeypatch.setenv("OLLAMA_HOST", keyed.url)
-
-        def run(*words):
-            return CliRunner().invoke(cli, words)
-
-        for alias in ("tinyv", "ollama"):
-            assert run("keys", "set", alias, "--value", KEY).exit_code == 0
-        yield run
-        gc.collect()  # it leaves its connections open
-
-    def ask(self, llm, model, *words):
-        return llm("-m", model, "-a", str(EXAMPLES / f"{NAME}.png"), QUESTION, *words)
-
-    def test_it_asks_and_goes_on(self, llm, model, expected):
-        assert model in llm("models").stdout
-        for words in ([], ["--no-stream"]):
-            assert self.ask(llm, model, *words).stdout.strip() == expected
-        done = llm("-c", "[vqa] how many apples are there?")
-        assert done.exit_code == 0, done.output
-        assert done.stdout.strip()
-
-    def test_it_keeps_to_a_form_and_a_stop(self, llm, model, expected):
-        """A stop in Python: llm's command line has no word for the list that llm-ollama takes."""
-        import llm as library
-
-        done = self.ask(llm, model, "--schema", json.dumps(SCHEMA))
-        jsonschema.validate(json.loads(done.stdout), SCHEMA)
-        first, second = expected.split()[:2]
-        stop = f" {second}" if model == "tinyv" else [f" {second}"]
-        picture = library.Attachment(path=str(EXAMPLES / f"{NAME}.png"))
-        asked = library.get_model(model).prompt(QUESTION, attachments=[picture], stop=stop)
-        assert asked.text().strip() == first
-
-    def test_it_hears_why_there_is_no_answer(self, llm, model, tmp_path):
-        """llm-ollama lists what there is before it asks: llm itself tells of an unknown model."""
-        broken = tmp_path / "broken.png"
-        broken.write_bytes(b64decode(BROKEN))
-        done = llm("-m", model, "-a", str(broken), QUESTION)
-        assert (done.exit_code, "damaged" in done.stderr) == (1, True)
-        done = self.ask(llm, model, "--key", "wrong")
-        assert (done.exit_code, "the key is missing or wrong" in done.stderr) == (1, True)
-        absent = "absent" if model == "tinyv" else "ollama/llava"
-        told = "model 'llava' not found" if model == "tinyv" else "Unknown model: ollama/llava"
-        done = self.ask(llm, absent)
-        assert (done.exit_code, told in done.stderr) == (1, True)
-
-    def test_it_leaves(self, llm, model, keyed):
-        """As somebody who presses Ctrl-C in a terminal."""
-        longest = ("max_tokens" if model == "tinyv" else "num_predict", "1900")
-        words = ["-m", model, "--schema", json.dumps(LONG), "-o", *longest, "tell me"]
-        program = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        program += "runpy.run_module('llm', run_name='__main__')"  # a shell's background ignores it
-        command = [sys.executable, "-c", program, *words]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with (
-            leaving(keyed),
-            subprocess.Popen(command, stdin=subprocess.DEVNULL, **pipes) as process,
-        ):
-            assert process.stdout.read(1) == b"{"
-            process.send_signal(signal.SIGINT)
-            assert process.wait(20) != 0
-
-
-NODE = Path(__file__).with_name("ask.mjs")
-
-
-def test_the_npm_packages_ask(keyed, expected, tmp_path):
-    modules = os.environ.get("TINYV_TEST_NODE_MODULES") or str(ROOT / "node_modules")
-    if shutil.which("node") is None or not os.path.isdir(f"{modules}/ollama"):  # noqa: PTH112
-        pytest.skip("Node, or the npm packages openai and ollama, are not there")
-    (tmp_path / "node_modules").symlink_to(modules)
-    script = tmp_path / "ask.mjs"
-    shutil.copy(NODE, script)
-    words = [keyed.url, KEY, ENCODED[NAME], QUESTION, BROKEN]
-    words += [json.dumps(each) for each in (FORM, LONG)]
-    dropped = keyed.count("tinyv_dropped_by_client_total")
-    done = subprocess.run(
-        ["node", str(script), *words], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert (found["models"], found["tags"]) == (["miniature"], ["miniature:latest"])
-    for key in ("whole", "pieces", "helper", "generated", "lines"):
-        assert found[key] == expected
-    assert found["next"]
-    jsonschema.validate(json.loads(found["form"]), SCHEMA)
-    assert found["stopped"] == expected.split()[0]
-    assert found["broken"][0] == 400
-    assert "damaged" in found["broken"][1]
-    wait_until(lambda: keyed.count("tinyv_dropped_by_client_total") == dropped + 2)
-    assert found["missing"][0] == found["absent"][0] == 404
-    assert "not found" in found["absent"][1]
-    assert found["locked"] == 401
