@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tinyv_cli.answers.tokenizer import Tokenizer
     from tinyv_cli.answers.tracked import TrackedDecoder
     from tinyv_cli.backends.backend import Backend, BackendEncoder, BackendOptions
+    from tinyv_cli.backends.prefetch_pictures import Preparing
     from tinyv_cli.session import Session
 
 Notify = Callable[[str], None]  # takes one line for the user
@@ -119,6 +120,14 @@ class Engine(FoundVariant):
     def is_offloaded(self) -> bool:
         """Whether the vision side is given back before the decoder is opened."""
         return self.memory is not None and self.memory.is_offloaded
+
+    @property
+    def preparing(self) -> "Preparing":
+        """How its pictures are made ready while others are answered; if offloaded, before that."""
+        from tinyv_cli.backends.prefetch_pictures import Preparing
+
+        preparing = Preparing(self.image_px, takes_turns=self.options.takes_turns)
+        return replace(preparing, n_ahead=None) if self.is_offloaded else preparing
 
     @property
     def needed_bytes(self) -> int:

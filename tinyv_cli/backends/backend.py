@@ -35,6 +35,11 @@ class BackendOptions:
     n_slots: int | None = field(default=None, kw_only=True)
     notify: Callable[[str], None] = field(default=lambda _: None, compare=False)
 
+    @property
+    def takes_turns(self) -> bool:
+        """Whether pictures and tokens had better be computed in turn: each wants all the cores."""
+        return self.device == "cpu" and 2 * resolve_threads(self.threads) > _count_cores()
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -111,8 +116,7 @@ def resolve_threads(asked: int | None, notify: Callable[[str], None] = lambda _:
     """
     if asked is not None and asked < 1:
         raise UsageError(f"{asked} threads compute nothing", "use `--threads 1` or more")
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    n_cores = max(1, len(allowed) if allowed else os.cpu_count() or 1)
+    n_cores = _count_cores()
     variable = os.environ.get("OMP_NUM_THREADS", "")
     if asked is not None:
         wanted, origin = asked, "--threads"
@@ -123,3 +127,9 @@ def resolve_threads(asked: int | None, notify: Callable[[str], None] = lambda _:
     if wanted > n_cores:
         notify(f"{origin} is {wanted}: limited to {n_cores}, the cores that there are")
     return min(wanted, n_cores)
+
+
+def _count_cores() -> int:
+    """Counts the cores that this process may use."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    return max(1, len(allowed) if allowed else os.cpu_count() or 1)

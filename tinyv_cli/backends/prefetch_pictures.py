@@ -1,7 +1,8 @@
 """Pictures are read and encoded in threads, one after the other, before they are asked about.
 
 Reading, the vision side and the decoder each have a thread: a large photograph takes longer to read
-than a small model to encode.
+than a small model to encode. Where the two sides of the model would want the same cores they
+compute in turn.
 """
 
 from collections import deque
@@ -19,7 +20,22 @@ from tinyv_cli.answers.generate import ImageEncoder, ImageTokens
 from tinyv_cli.errors import TinyvError
 from tinyv_cli.pictures.image import hash_pixels, to_pixels
 
-N_AHEAD = 2  # one waits with its tokens while the next is encoded; a picture takes 2.4 MB
+_N_AHEAD = 2  # one waits while the next is made ready; a picture takes 2.4 MB
+
+
+@dataclass(frozen=True)
+class Preparing:
+    """How pictures are made ready.
+
+    Attributes:
+        image_px: S, the side of the square that the vision tower sees.
+        n_ahead: how many are made ready at most before they are wanted; None for all of them.
+        takes_turns: whether a picture is read ahead alone, and encoded while it is waited for.
+    """
+
+    image_px: int
+    n_ahead: int | None = _N_AHEAD
+    takes_turns: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,15 +83,27 @@ class Unreadable:
     error: TinyvError
 
 
+@dataclass
+class _Begun:
+    """A picture that is being read, and perhaps encoded."""
+
+    read: "Future[_Read | Unreadable]"
+    encoded: Future[Encoded | Unreadable] | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all that was asked for is done."""
+        return self.encoded.done() if self.encoded else self.read.done()
+
+
 class PicturePrefetcher:
     """Pictures in their order, made ready before they are wanted; also a session's encoder.
 
     Args:
         encoder: is used by one thread alone.
-        paths: that name the pictures; the first are begun at once.
+        paths: that name the pictures; the first is encoded at once, while something is opened.
         read: opens a picture by its name, in a thread, or raises a `TinyvError`.
-        image_px: S, the side of the square that the vision tower sees.
-        n_ahead: how many are made ready at most while one is answered; 0 makes each when wanted.
+        preparing: how they are made ready.
         look: is given each picture's name and pixels, (1, 3, S, S), in the reading thread.
 
     Attributes:
@@ -87,21 +115,22 @@ class PicturePrefetcher:
         encoder: ImageEncoder,
         paths: Iterable[Path],
         read: Callable[[Path], Image.Image],
-        image_px: int,
-        n_ahead: int = N_AHEAD,
+        preparing: Preparing,
         look: Callable[[Path, np.ndarray], None] = lambda *_: None,
     ) -> None:
         self._encoder = encoder
-        self._image_px = image_px
+        self._preparing = preparing
         self._open = read
         self._look = look
         self._paths = iter(paths)
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read")
         self._encoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
-        self._begun: deque[Future[Encoded | Unreadable]] = deque()
+        self._begun: deque[_Begun] = deque()
         self.is_cancelled = False
-        for path in islice(self._paths, n_ahead):
+        for path in islice(self._paths, preparing.n_ahead):
             self._begin(path)
+        if self._begun:
+            self._encode_begun(self._begun[0])
 
     def __iter__(self) -> Iterator[Encoded | Unreadable]:
         """Waits for one picture after the other.
@@ -115,10 +144,12 @@ class PicturePrefetcher:
                 self._begin(following)
             if not self._begun:
                 return
-            yield self._begun.popleft().result()
+            yield self._encode_begun(self._begun.popleft()).result()
 
     def as_ready(self, may_wait: Callable[[], bool]) -> Iterator[Encoded | Unreadable | None]:
-        """Yields one picture after the other, or None where the next would have to be waited for.
+        """Yields one picture after the other, or None where the next is not ready.
+
+        Where the sides take turns, one that was read is encoded then and there.
 
         Args:
             may_wait: whether nothing else is to be done meanwhile, so that it is waited for.
@@ -128,7 +159,7 @@ class PicturePrefetcher:
         """
         pictures = iter(self)
         while True:
-            if self._begun and not self._begun[0].done() and not may_wait():
+            if self._begun and not self._begun[0].is_ready and not may_wait():
                 yield None
                 continue
             picture = next(pictures, None)
@@ -141,9 +172,9 @@ class PicturePrefetcher:
         return self._encoding.submit(self._encoder.encode, pixels).result()
 
     def wait(self) -> None:
-        """Waits until every picture that was begun is ready."""
+        """Encodes every picture that was begun, and waits for it."""
         for each in self._begun:
-            each.exception()
+            self._encode_begun(each).exception()
 
     def cancel(self) -> None:
         """Begins no further picture."""
@@ -158,8 +189,14 @@ class PicturePrefetcher:
             each.shutdown()
 
     def _begin(self, path: Path) -> None:
-        read = self._reading.submit(self._read, path)
-        self._begun.append(self._encoding.submit(self._encode, read))
+        self._begun.append(_Begun(self._reading.submit(self._read, path)))
+        if not self._preparing.takes_turns:
+            self._encode_begun(self._begun[-1])
+
+    def _encode_begun(self, begun: _Begun) -> Future[Encoded | Unreadable]:
+        """Begins to encode a picture, unless that was done before."""
+        begun.encoded = begun.encoded or self._encoding.submit(self._encode, begun.read)
+        return begun.encoded
 
     def _read(self, path: Path) -> "_Read | Unreadable":
         """Reads one picture, in the first thread."""
@@ -168,12 +205,12 @@ class PicturePrefetcher:
             picture = self._open(path)
         except TinyvError as error:
             return Unreadable(path, error)
-        pixels = to_pixels(picture, self._image_px)
+        pixels = to_pixels(picture, self._preparing.image_px)
         self._look(path, pixels)
         return _Read(path, picture.width, picture.height, perf_counter() - started, pixels)
 
     def _encode(self, read: "Future[_Read | Unreadable]") -> Encoded | Unreadable:
-        """Encodes one picture as soon as it was read, in the second thread."""
+        """Encodes one picture once it has been read, in the second thread."""
         picture = read.result()
         if isinstance(picture, Unreadable):
             return picture

@@ -13,7 +13,7 @@ from tinyv_cli.answers.generate import ImageEncoder
 from tinyv_cli.answers.reply import Answer, Reply
 from tinyv_cli.answers.report import describe_toy
 from tinyv_cli.answers.scheduler import Request, Scheduler
-from tinyv_cli.backends.prefetch_pictures import N_AHEAD, Encoded, PicturePrefetcher, Unreadable
+from tinyv_cli.backends.prefetch_pictures import Encoded, PicturePrefetcher, Unreadable
 from tinyv_cli.batch.finding import is_url, make_url_error
 from tinyv_cli.disk.reading import is_pipe, read_bytes
 from tinyv_cli.engine import Engine, OpenEngine
@@ -53,8 +53,7 @@ def answer_pictures(
         def read(path: Path) -> Image.Image:
             return _open(words[path], path, engine, begun)
 
-        n_ahead = len(words) if engine.is_offloaded else N_AHEAD
-        begun.append(asking.prefetch(encoder, words, read, n_ahead))
+        begun.append(asking.prefetch(encoder, words, read))
         return begun[0]
 
     with engine.open(prefetch, caches_images=caches_images) as opened:
@@ -79,7 +78,6 @@ class Asking:
         encoder: ImageEncoder,
         paths: Iterable[Path],
         read: Callable[[Path], Image.Image],
-        n_ahead: int = N_AHEAD,
     ) -> PicturePrefetcher:
         """Begins to make pictures ready.
 
@@ -87,7 +85,6 @@ class Asking:
             encoder: as in `PicturePrefetcher`.
             paths: that name the pictures, each another.
             read: opens a picture by its name, or raises a `TinyvError`.
-            n_ahead: as in `PicturePrefetcher`.
         """
 
         def read_asked(path: Path) -> Image.Image:
@@ -98,7 +95,7 @@ class Asking:
         def look(path: Path, pixels: np.ndarray) -> None:
             self._toys[path] = describe_toy(self._engine.is_toy, [pixels])
 
-        return PicturePrefetcher(encoder, paths, read_asked, self._engine.image_px, n_ahead, look)
+        return PicturePrefetcher(encoder, paths, read_asked, self._engine.preparing, look)
 
     def answer(self, opened: OpenEngine, pictures: PicturePrefetcher) -> Generator[dict[str, Any]]:
         """Asks about pictures as they become ready; yields their lines as answers end.

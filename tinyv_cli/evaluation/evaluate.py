@@ -204,7 +204,7 @@ def _examine(
 
     def prefetch(encoder: ImageEncoder) -> PicturePrefetcher:
         read = partial(read_picture, reading=AS_PUBLISHED)
-        begun.append(PicturePrefetcher(encoder, groups, read, engine.image_px))
+        begun.append(PicturePrefetcher(encoder, groups, read, engine.preparing))
         return begun[0]
 
     label = f"asking {candidate.name}"

@@ -1,9 +1,11 @@
-"""A picture is encoded while the decoder is being opened: once, and its errors are not lost."""
+"""Pictures are made ready before they are wanted: once, in turn, and no error is lost."""
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.light.toy_decoder import ScriptedDecoder, ToyEncoder, ToySlots
 from tests.light.toy_variant import make_script
@@ -11,6 +13,7 @@ from tinyv_cli.app import main
 from tinyv_cli.backends import opening as backends
 from tinyv_cli.backends.backend import Backend
 from tinyv_cli.backends.prefetch import PrefetchingEncoder
+from tinyv_cli.backends.prefetch_pictures import PicturePrefetcher, Preparing
 from tinyv_cli.errors import ExitCode, WeightsError
 
 ONE, OTHER = (np.full((1, 3, 4, 4), value, np.float32) for value in (1, 2))
@@ -83,3 +86,30 @@ def test_another_picture_is_encoded_although_the_first_could_not_be():
     with pytest.raises(WeightsError, match="this one"):
         ahead.encode(ONE)
     assert ahead.encode(OTHER).mean() == 2
+
+
+def test_a_picture_that_is_read_is_encoded_at_once_and_one_still_being_read_is_not_waited_for():
+    may_end = threading.Event()
+
+    def read(path):
+        assert path.name == "quick" or may_end.wait(30)
+        return Image.new("RGB", (8, 8))
+
+    encoder = ToyEncoder()
+    names = [Path("quick"), Path("slow"), Path("next")]
+    ahead = PicturePrefetcher(encoder, names, read, Preparing(4, 3, takes_turns=True))
+    pictures = ahead.as_ready(lambda: False)
+    try:
+        while (first := next(pictures)) is None:  # until it has been read
+            pass
+        assert first.path.name == "quick"
+        assert next(pictures) is None
+        assert encoder.n_encoded == 1
+        may_end.set()
+        while (second := next(pictures)) is None:
+            pass
+        assert second.path.name == "slow"
+        assert encoder.n_encoded == 2, "encoded before it was wanted"
+    finally:
+        may_end.set()
+        ahead.close()

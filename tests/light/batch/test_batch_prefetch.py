@@ -1,6 +1,7 @@
 """Pictures of a batch made ready ahead, and what ends or parts the run."""
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from tests.light.toy_decoder import ScriptedDecoder, ToyDecoder, ToySlots
 from tests.light.toy_variant import make_script
 from tinyv_cli import engine
 from tinyv_cli.app import main
+from tinyv_cli.backends import backend
 from tinyv_cli.backends import opening as backends
 from tinyv_cli.backends.backend import Backend
+from tinyv_cli.batch import pipeline
 from tinyv_cli.commands import batch
 from tinyv_cli.errors import DeviceError, ExitCode
 from tinyv_cli.variants.memory import MemoryPlan
@@ -21,7 +24,71 @@ from tinyv_cli.variants.memory import MemoryPlan
 pytestmark = pytest.mark.usefixtures("place")
 
 
-def test_the_next_picture_is_encoded_while_one_is_answered(capsys, monkeypatch):
+def test_pictures_are_read_while_one_is_answered(monkeypatch):
+    third_is_read = threading.Event()
+    names = [f"{i}.png" for i in range(4)]
+    for i, name in enumerate(names):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(name)
+    read = pipeline.open_listed
+
+    def open_listed(word, path, note):
+        if path.name == "2.png":
+            third_is_read.set()
+        return read(word, path, note)
+
+    class WaitingDecoder(ScriptedDecoder):
+        """Answers the first picture only when the third is being read."""
+
+        def extend(self, segments):
+            assert third_is_read.wait(30), "nothing was read meanwhile"
+            return super().extend(segments)
+
+    def open_backend(variant, options, meanwhile):
+        encoder = ClosableEncoder()
+        meanwhile(encoder, "toy")
+        return Backend(encoder, ToySlots(WaitingDecoder(make_script("a cat") * 4)), "toy", 0.1)
+
+    monkeypatch.setattr(pipeline, "open_listed", open_listed)
+    monkeypatch.setattr(backends, "open_backend", open_backend)
+    assert main(["batch", *names, "what?", "-o", "out.jsonl", "--no-cache"]) == ExitCode.OK
+    assert [line["answer"] for line in read_lines()] == ["a cat"] * 4
+
+
+@pytest.mark.parametrize("n_slots", [1, 3])
+def test_the_sides_of_the_model_compute_in_turn(n_slots, monkeypatch):
+    names = [f"{i}.png" for i in range(6)]
+    for i, name in enumerate(names):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(name)
+    busy = threading.Lock()
+
+    def compute(what):
+        assert busy.acquire(blocking=False), f"{what} beside another"
+        time.sleep(0.01)
+        busy.release()
+
+    class BusyEncoder(ClosableEncoder):
+        def encode(self, pixels):
+            compute("encode")
+            return super().encode(pixels)
+
+    class BusyDecoder(ScriptedDecoder):
+        def extend(self, segments):
+            compute("decode")
+            return super().extend(segments)
+
+    def open_backend(variant, options, meanwhile):
+        encoder = BusyEncoder()
+        meanwhile(encoder, "toy")
+        decoders = [BusyDecoder(make_script("a cat") * 6) for _ in range(n_slots)]
+        return Backend(encoder, ToySlots(*decoders), "toy", 0.1)
+
+    monkeypatch.setattr(backends, "open_backend", open_backend)
+    words = ("-o", "out.jsonl", "--no-cache", "--parallel", str(n_slots))
+    assert main(["batch", *names, "what?", *words]) == ExitCode.OK
+    assert [line["answer"] for line in read_lines()] == ["a cat"] * 6
+
+
+def test_where_cores_are_left_the_next_picture_is_encoded_meanwhile(monkeypatch):
     second_is_encoded = threading.Event()
     names = [f"{i}.png" for i in range(4)]
     for i, name in enumerate(names):
@@ -47,10 +114,11 @@ def test_the_next_picture_is_encoded_while_one_is_answered(capsys, monkeypatch):
         return Backend(encoder, ToySlots(WaitingDecoder(make_script("a cat") * 4)), "toy", 0.1)
 
     monkeypatch.setattr(backends, "open_backend", open_backend)
-    assert main(["batch", *names, "what?", "-o", "out.jsonl", "--no-cache"]) == ExitCode.OK
+    monkeypatch.setattr(backend, "_count_cores", lambda: 2)
+    words = ("-o", "out.jsonl", "--no-cache", "--threads", "1")
+    assert main(["batch", *names, "what?", *words]) == ExitCode.OK
     assert [line["answer"] for line in read_lines()] == ["a cat"] * 4
     assert encoder.n_encoded == 4
-    assert capsys.readouterr().out == ""
 
 
 def test_an_encoder_that_fails_ends_the_run_with_its_own_code(capsys, monkeypatch):

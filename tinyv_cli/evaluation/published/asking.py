@@ -68,7 +68,7 @@ def ask_records(
         def read(name: Path) -> Image.Image:
             return read_picture(groups[name][0].picture.read(), PLAINLY)
 
-        begun.append(PicturePrefetcher(encoder, groups, read, engine.image_px))
+        begun.append(PicturePrefetcher(encoder, groups, read, engine.preparing))
         return begun[0]
 
     label = f"asking {engine.variant.name}"
