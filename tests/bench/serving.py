@@ -3,7 +3,8 @@
 `python -m tests.bench.serving speed|clients|soak|many [NUMBER]` prints one JSON document: the times
 beside a session's own, those of many clients, eight clients of every kind for so many seconds, and
 so many requests in a row. `peer URL [SECONDS]` asks another server as `clients` asks this one.
-`speed NUMBER TIMES` computes each step so many times, as long as a larger network would take.
+`speed NUMBER TIMES NAME LETTERS` computes each step so many times, as long as a larger network
+would take, and asks that variant for texts of so many letters.
 """
 
 import json
@@ -23,9 +24,22 @@ import psutil
 from tests.light.serving.served import PICTURES, QUESTIONS, ask_of, serve
 
 CHAT = "/v1/chat/completions"
-LONG = {"type": "object", "properties": {"a": {"type": "string", "minLength": 900}}}
-LONG |= {"required": ["a"], "additionalProperties": False}
-FORM = {"type": "json_schema", "json_schema": {"name": "long", "schema": LONG}}
+
+
+def make_schema(n_letters):
+    """A JSON Schema whose document holds one text of so many letters at least."""
+    text = {"type": "string", "minLength": n_letters}
+    properties = {"properties": {"a": text}, "required": ["a"], "additionalProperties": False}
+    return {"type": "object", **properties}
+
+
+def ask_for(n_letters):
+    """What a chat completion asks for such a document with."""
+    form = {"name": "long", "schema": make_schema(n_letters)}
+    return {"response_format": {"type": "json_schema", "json_schema": form}, "max_tokens": 1000}
+
+
+N_LETTERS = 900
 SHORT = "what is this?"
 
 
@@ -68,7 +82,7 @@ SLOWED = "import sys\nfrom tests.bench.serving import slow_down\nslow_down({})\n
 SLOWED += "from tinyv_cli.app import main\nsys.exit(main(sys.argv[1:]))"
 
 
-def measure_speed(folder, n=25, times=1):
+def measure_speed(folder, n=25, times=1, name="miniature", n_letters=N_LETTERS):
     """The same answers through a session in this process and through a server, in turn."""
     from tinyv_cli.answers.constrained import make_schema_grammar
     from tinyv_cli.backends.backend import BackendOptions
@@ -76,7 +90,7 @@ def measure_speed(folder, n=25, times=1):
     from tinyv_cli.pictures.image import read_picture, to_pixels
     from tinyv_cli.session import AnswerOptions
 
-    found = find_variant("miniature")
+    found = find_variant(name)
     engine = plan_engine(found, BackendOptions(device="cpu"), Demand(), lambda _: None)
     firsts, rates = {"session": [], "server": []}, {"session": [], "server": []}
 
@@ -87,18 +101,18 @@ def measure_speed(folder, n=25, times=1):
         for _piece in (reply := session.ask(SHORT, options)):
             first = first or time.perf_counter() - started
         total, n_tokens = time.perf_counter() - started, reply.answer.usage.completion_tokens
-        return reply.answer.text, first, total, n_tokens
+        return reply.answer.text, first or total, total, n_tokens
 
     slow_down(times)
     program = ("-c", SLOWED.format(times))
-    words = ["--device", "cpu"]
+    words = ["--device", "cpu", "-m", name]
     with serve(folder, *words, program=program) as served, engine.open() as opened:
         pixels = to_pixels(read_picture(PICTURES["cat"]), found.image_px)
-        grammar = make_schema_grammar(opened.tokenizer, json.dumps(LONG))
-        n_most = max(40, 400 // times)
-        long = {"max_tokens": n_most, "response_format": FORM}
-        asked = [(ask_of("cat", SHORT), AnswerOptions())]
-        asked += [(ask_of("cat", SHORT, **long), AnswerOptions(n_most, grammar=grammar))]
+        grammar = make_schema_grammar(opened.tokenizer, json.dumps(make_schema(n_letters)))
+        asked = [(ask_of("cat", SHORT, max_tokens=12), AnswerOptions(12))]
+        asked += [
+            (ask_of("cat", SHORT, **ask_for(n_letters)), AnswerOptions(1000, grammar=grammar))
+        ]
         session = opened.start_session()
         for body, options in (asked[:1] * 4 + asked[1:]) * n:
             rows = {"session": ask(session, options)}
@@ -106,14 +120,14 @@ def measure_speed(folder, n=25, times=1):
                 connection.connect()
                 rows["server"] = stream(connection, body)
             assert rows["session"][0] == rows["server"][0]
-            for name, (_, first, total, n_tokens) in rows.items():
+            for who, (_, first, total, n_tokens) in rows.items():
                 if body is asked[0][0]:
-                    firsts[name].append(1000 * first)
+                    firsts[who].append(1000 * first)
                 else:
-                    rates[name].append((n_tokens - 1) / (total - first))
-    figures = {name: [round(statistics.median(each[3:]), 2)] for name, each in firsts.items()}
-    for name, each in rates.items():
-        figures[name].append(round(statistics.median(each[1:]), 1))
+                    rates[who].append((n_tokens - 1) / (total - first))
+    figures = {who: [round(statistics.median(each[3:]), 2)] for who, each in firsts.items()}
+    for who, each in rates.items():
+        figures[who].append(round(statistics.median(each[1:]), 1))
     ratio = statistics.median(
         theirs / ours for ours, theirs in zip(rates["session"], rates["server"], strict=True)
     )
@@ -200,7 +214,7 @@ def soak(folder, seconds=600):  # noqa: PLR0915 - one run, from its beginning to
             elif kind == "whole":
                 text = client.post(CHAT, json=body).json()["choices"][0]["message"]["content"]
             elif kind == "leave":
-                long = {**body, "response_format": FORM, "max_tokens": 1000, "stream": True}
+                long = {**body, **ask_for(N_LETTERS), "stream": True}
                 with client.stream("POST", CHAT, json=long) as response:
                     next(response.iter_lines())
                 return None
@@ -238,13 +252,15 @@ def soak(folder, seconds=600):  # noqa: PLR0915 - one run, from its beginning to
         time.sleep(3)
         rest = (process.memory_info().rss / 1e6, process.num_fds(), process.num_threads())
         code = served.end()
-    first, last = samples[60:90] or samples[:10], samples[-30:]
+    memory = [each[0] for each in samples]
+    first, last = memory[60:90] or memory[:10], memory[-30:]
     return {
         "asked": counts,
         "wrong": wrong[:20],
         "n_wrong": len(wrong),
-        "rss_mb_after_a_minute": round(statistics.median(each[0] for each in first), 1),
-        "rss_mb_at_the_end": round(statistics.median(each[0] for each in last), 1),
+        "rss_mb_after_a_minute": round(statistics.median(first), 1),
+        "rss_mb_at_the_end": round(statistics.median(last), 1),
+        "rss_mb_by_half_minute": [round(each) for each in memory[::30]],
         "at_rest": [round(rest[0], 1), *rest[1:]],
         "most_descriptors": max(each[1] for each in samples),
         "exit_code": code,
@@ -288,5 +304,6 @@ if __name__ == "__main__":
         found = measure_peer(rest[0], *map(int, rest[1:]))
     else:
         with tempfile.TemporaryDirectory() as home:
-            found = measures[name](Path(home), *map(int, rest))
+            words = [int(each) if each.isdigit() else each for each in rest]
+            found = measures[name](Path(home), *words)
     print(json.dumps(found, indent=1))  # noqa: T201

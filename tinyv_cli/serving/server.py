@@ -15,6 +15,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tinyv_cli.errors import DeviceError, TinyvError, describe_os_error
+from tinyv_cli.machine.memory import return_large_blocks
 from tinyv_cli.serving.answering import House
 from tinyv_cli.serving.dialects.asking import Asked
 from tinyv_cli.serving.jobs import Ended, Event, Failed, Job
@@ -26,6 +27,7 @@ _HEADER_S = 10.0  # in which a request's header has to have come
 _MOST_UNASKED = 128  # connections on which no request has come yet
 _MOST_CONNECTIONS = 512
 _MAX_HEADER_BYTES = 64 << 10
+_IDLE_S = 30  # of a connection: longer than clients keep one, lest they ask while it is closed
 _LAST_WORDS_S = 2.0  # for telling those whose answers were cut off
 _WARM_UP = Asked(model=None, question="what is this?", max_tokens=1)
 
@@ -110,6 +112,7 @@ def serve(house: House, app: "ASGIApp", bound: socket.socket, grace_s: float) ->
         TinyvError: the default model cannot be loaded, or the worker died.
         KeyboardInterrupt: Ctrl-C ended it.
     """
+    return_large_blocks()  # bodies of 30 MB come and go
     asyncio.run(_serve(house, app, bound, grace_s))
 
 
@@ -147,6 +150,7 @@ async def _serve(house: House, app: "ASGIApp", bound: socket.socket, grace_s: fl
         access_log=False,
         server_header=False,
         limit_concurrency=_MOST_CONNECTIONS,
+        timeout_keep_alive=_IDLE_S,
         h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
         timeout_graceful_shutdown=1,
     )

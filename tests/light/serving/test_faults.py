@@ -1,15 +1,19 @@
 """What goes wrong around a server while it answers: it is killed, its disk is full, its files are
 changed under it, memory is short, its worker dies. What is told, what goes on, how it ends."""
 
+import json
+import platform
 import shutil
 import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import psutil
 import pytest
 
-from tests.bench.serving import soak
+from tests.bench.serving import connect, soak
 from tests.light.real_variant import copy_variant
 from tests.light.serving.served import ask_of, serve, wait_until
 from tests.light.serving.test_serve_program import CHAT, ask_long
@@ -173,3 +177,24 @@ def test_eight_clients_of_every_kind_each_hear_what_they_should(tmp_path):
     assert sum(found["asked"].values()) >= 8
     assert found["at_rest"][1] < 16
     assert found["exit_code"] == 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_large_bodies_leave_no_memory_behind(tmp_path):
+    with serve(tmp_path) as served, served.client() as client:
+        body = {**CAT, "metadata": {"x": "y" * 30_000_000}}
+        assert is_a_cat(client)
+        process = psutil.Process(served.process.pid)
+        before = process.memory_info().rss
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _: client.post(CHAT, json=body), range(8)))
+        assert {each.status_code for each in answers} == {200}
+        wait_until(lambda: process.memory_info().rss < before + 40e6)
+
+
+def test_a_connection_is_kept_longer_than_clients_keep_theirs(tmp_path):
+    with serve(tmp_path) as served, connect(served.url) as connection:
+        for wait_s in (0, 5.5):
+            time.sleep(wait_s)
+            connection.request("GET", "/health")
+            assert json.load(connection.getresponse())["status"] == "ok"
