@@ -27,8 +27,8 @@ CHAT = "/v1/chat/completions"
 
 
 def make_schema(n_letters):
-    """A JSON Schema whose document holds one text of so many letters at least."""
-    text = {"type": "string", "minLength": n_letters}
+    """A JSON Schema whose document holds one text of so many letters."""
+    text = {"type": "string", "minLength": n_letters, "maxLength": n_letters}
     properties = {"properties": {"a": text}, "required": ["a"], "additionalProperties": False}
     return {"type": "object", **properties}
 
