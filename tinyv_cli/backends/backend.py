@@ -116,20 +116,21 @@ def resolve_threads(asked: int | None, notify: Callable[[str], None] = lambda _:
     """
     if asked is not None and asked < 1:
         raise UsageError(f"{asked} threads compute nothing", "use `--threads 1` or more")
-    n_cores = _count_cores()
+    n_cores = _count_cores(are_whole=False)
     variable = os.environ.get("OMP_NUM_THREADS", "")
     if asked is not None:
         wanted, origin = asked, "--threads"
     elif variable.isdecimal() and int(variable) > 0:
         wanted, origin = int(variable), "OMP_NUM_THREADS"
     else:
-        return min(psutil.cpu_count(logical=False) or 1, n_cores)
+        return _count_cores()
     if wanted > n_cores:
         notify(f"{origin} is {wanted}: limited to {n_cores}, the cores that there are")
     return min(wanted, n_cores)
 
 
-def _count_cores() -> int:
-    """Counts the cores that this process may use."""
+def _count_cores(*, are_whole: bool = True) -> int:
+    """Counts the cores that this process may use: whole ones, or what the system makes of them."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    return max(1, len(allowed) if allowed else os.cpu_count() or 1)
+    n_cores = max(1, len(allowed) if allowed else os.cpu_count() or 1)
+    return min(psutil.cpu_count(logical=False) or 1, n_cores) if are_whole else n_cores

@@ -12,7 +12,7 @@ import pytest
 from tests.light.toy_variant import make_open_backend, make_script
 from tinyv_cli.app import main
 from tinyv_cli.backends import opening as backends
-from tinyv_cli.backends.backend import resolve_threads
+from tinyv_cli.backends.backend import BackendOptions, resolve_threads
 from tinyv_cli.errors import UsageError
 
 
@@ -57,6 +57,14 @@ def test_as_many_threads_as_cores_are_no_news(cores, asked):
     notes = []
     assert resolve_threads(asked, notes.append) == (asked or 2)
     assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "takes_turns"),
+    [("cpu", None, True), ("cpu", 2, True), ("cpu", 1, False), ("cuda", None, False)],
+)
+def test_both_sides_compute_at_once_where_each_has_whole_cores(cores, device, threads, takes_turns):
+    assert BackendOptions(device, threads).takes_turns == takes_turns
 
 
 def test_fewer_threads_than_one_are_refused():

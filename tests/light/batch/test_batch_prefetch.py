@@ -114,7 +114,7 @@ def test_where_cores_are_left_the_next_picture_is_encoded_meanwhile(monkeypatch)
         return Backend(encoder, ToySlots(WaitingDecoder(make_script("a cat") * 4)), "toy", 0.1)
 
     monkeypatch.setattr(backends, "open_backend", open_backend)
-    monkeypatch.setattr(backend, "_count_cores", lambda: 2)
+    monkeypatch.setattr(backend, "_count_cores", lambda **_: 2)
     words = ("-o", "out.jsonl", "--no-cache", "--threads", "1")
     assert main(["batch", *names, "what?", *words]) == ExitCode.OK
     assert [line["answer"] for line in read_lines()] == ["a cat"] * 4
