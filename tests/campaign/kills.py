@@ -21,7 +21,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from tests.campaign.programs import (
+from tests.campaign.disturbed.programs import (
     ANSWERED,
     PICTURES,
     Child,

@@ -10,15 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.campaign.kills import (
-    WORKS,
-    Place,
-    check_variant,
-    make_place,
-    peek_lines,
-    serve_variant,
-)
-from tests.campaign.programs import (
+from tests.campaign.disturbed.programs import (
     ANSWERED,
     REFUSED,
     Child,
@@ -27,6 +19,14 @@ from tests.campaign.programs import (
     parse_round,
     take_turns,
     warm_up,
+)
+from tests.campaign.kills import (
+    WORKS,
+    Place,
+    check_variant,
+    make_place,
+    peek_lines,
+    serve_variant,
 )
 from tests.torch.quantize.tiny_sources import write_tiny
 

@@ -1,8 +1,9 @@
 """Strange surroundings: clocks, locales, homes, limits. The same answer, or two lines that say why.
 
-    python -m tests.campaign.surroundings [--memory]
+    python -m tests.campaign.surroundings
+    python -m tests.campaign.surroundings --memory 100 3000
 
-With `--memory`, address space is limited at every 50 MB besides.
+With `--memory`, address space is limited at every 50 MB of a range instead.
 """
 
 import argparse
@@ -15,11 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.campaign.programs import ANSWERED, LONGEST_S, PICTURES, REFUSED, Ended, Tally
+from tests.campaign.disturbed.programs import ANSWERED, LONGEST_S, PICTURES, REFUSED, Ended, Tally
 
 ROOT = Path(__file__).resolve().parents[2]
 _MB = 1_000_000
-_LIMITS_MB = range(100, 3000, 50)
+_STEP_MB = 50
 
 
 @dataclass(frozen=True)
@@ -114,14 +115,18 @@ def list_commands(folder: Path) -> dict[str, list[object]]:
     }
 
 
-def run_round(*, with_memory: bool) -> Tally:
-    """Tries every command in every surroundings."""
-    tally = Tally()
+def list_cases(limits_mb: Sequence[int] | None) -> list[tuple[str, Surroundings, int]]:
+    """Lists what is tried: surroundings and the limit of memory in MB, 0 for none."""
+    if limits_mb is None:
+        return [(name, around, 0) for name, around in SURROUNDINGS.items()]
+    return [(f"{limit} MB", Surroundings(), limit) for limit in range(*limits_mb, _STEP_MB)]
+
+
+def run_round(limits_mb: Sequence[int] | None = None) -> Tally:
+    """Tries every command in every surroundings, or within every limit of a range."""
+    tally, cases = Tally(), list_cases(limits_mb)
     with tempfile.TemporaryDirectory() as temporary:
         right = run(list_commands(Path(temporary))["ask"], Path(temporary, "h"), Surroundings()).out
-        cases = [(name, around, 0) for name, around in SURROUNDINGS.items()]
-        if with_memory:
-            cases += [(f"{limit} MB", Surroundings(), limit) for limit in _LIMITS_MB]
         for index, (name, around, limit_mb) in enumerate(cases):
             folder = Path(temporary, str(index))
             folder.mkdir()
@@ -137,6 +142,8 @@ def run_round(*, with_memory: bool) -> Tally:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--memory", action="store_true")
-    sys.exit(run_round(with_memory=parser.parse_args().memory).report())
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--memory", type=int, nargs=2, metavar=("FROM", "TO"), help="in MB")
+    sys.exit(run_round(parser.parse_args().memory).report())
