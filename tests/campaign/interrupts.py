@@ -17,7 +17,7 @@ from tests.campaign.disturbed.programs import (
     take_turns,
     warm_up,
 )
-from tests.campaign.kills import check_variant
+from tests.campaign.disturbed.works import check_variant
 from tests.torch.quantize.tiny_sources import write_tiny
 from tinyv_cli.errors import ExitCode
 

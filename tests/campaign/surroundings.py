@@ -7,6 +7,7 @@ With `--memory`, address space is limited at every 50 MB of a range instead.
 """
 
 import argparse
+import json
 import os
 import resource
 import subprocess
@@ -106,12 +107,19 @@ def run(words: Sequence[object], home: Path, around: Surroundings, limit_mb: int
     return Ended(done.returncode, *texts, took_s=0.0)
 
 
-def list_commands(folder: Path) -> dict[str, list[object]]:
-    """Lists the command lines that are tried."""
+def list_commands(folder: Path, *, quantizes: bool = False) -> dict[str, list[object]]:
+    """Lists the command lines that are tried; quantising takes seconds."""
+    questions = folder / "questions.jsonl"
+    asked = {"picture": str(PICTURES[0]), "task": "what", "question": "what?", "answer": "a cat"}
+    questions.write_text(json.dumps(asked) + "\n", "utf-8")
+    making = {"quantize": ["quantize", "--quick", "-t", "1", "-o", folder / "made", "-q"]}
     return {
         "ask": ["ask", PICTURES[0], "what is this?", "-q"],
         "batch": ["batch", *PICTURES[:2], "what is this?", "-o", folder / "out.jsonl", "-q"],
+        "eval": ["eval", questions, "-q"],
         "list": ["list"],
+        "doctor": ["doctor", "--device", "cpu"],
+        **(making if quantizes else {}),
     }
 
 
@@ -130,7 +138,7 @@ def run_round(limits_mb: Sequence[int] | None = None) -> Tally:
         for index, (name, around, limit_mb) in enumerate(cases):
             folder = Path(temporary, str(index))
             folder.mkdir()
-            for verb, words in list_commands(folder).items():
+            for verb, words in list_commands(folder, quantizes=limits_mb is not None).items():
                 ended = run(words, folder / "home", around, limit_mb)
                 faults = [ended.find_fault(ANSWERED | REFUSED)]
                 if verb == "ask" and ended.code == 0 and ended.out != right:

@@ -11,12 +11,14 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 from tests.demo import DEMO
 from tinyv_cli.errors import ExitCode
@@ -28,6 +30,10 @@ _MODULES = (
     "tinyv_cli.batch.pipeline",
     "quantize.pipeline",
     "weights.pulling.variant_pull",
+    "weights.training.__main__",
+    "tinyv_cli.commands.serve",
+    "tinyv_cli.serving.web",
+    "tinyv_cli.serving.server",
 )
 LONGEST_S = 120  # of a run that nobody disturbs
 ANSWERED = {ExitCode.OK, ExitCode.BATCH}
@@ -72,6 +78,13 @@ class Ended:
         return None
 
 
+def run_tinyv() -> NoReturn:
+    """Runs the process's command line, and ends the process."""
+    from tinyv_cli.__main__ import run
+
+    run()
+
+
 @dataclass
 class Child:
     """A run of the program.
@@ -80,11 +93,13 @@ class Child:
         words: of the command line.
         home: `TINYV_HOME`.
         prepare: called in the child before the program starts.
+        program: what is run in the child; returns its exit code.
     """
 
     words: Sequence[object]
     home: Path
     prepare: Callable[[], object] = field(default=lambda: None)
+    program: Callable[[], int] = field(default=run_tinyv)
 
     def __post_init__(self) -> None:
         self._out, self._err = (tempfile.TemporaryFile() for _ in range(2))
@@ -109,10 +124,12 @@ class Child:
             )
             sys.argv = ["tinyv", *map(str, self.words)]
             self.prepare()
-            from tinyv_cli.__main__ import run
-
-            run()
+            code = self.program()
+        except BaseException:
+            traceback.print_exc()
         finally:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
             os._exit(code)
 
     def send(self, number: int) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tinyv_cli.disk.whole_file import open_whole, write_whole
+from tinyv_cli.disk.whole_file import open_whole, sync_file, write_whole
 from tinyv_cli.errors import UsageError, WeightsError
 from weights.training.learning.optimizers import compute_rate, make_optimizers
 from weights.training.recipe import Schedule, TrainingRecipe
@@ -121,6 +121,7 @@ class Trainer:
                     "trained": {name: tensor.detach() for name, tensor in self._trained.items()},
                     "optimizers": [each.state_dict() for each in self._optimizers],
                 }
+                sync_file(self._log_path)  # a state is never without what was logged before it
                 with open_whole(self._state_path) as file:  # a kill leaves the old one or the new
                     torch.save(state, file)
         return max(start, end)
