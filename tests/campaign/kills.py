@@ -110,13 +110,7 @@ def disturb(
             except Exception as error:
                 return outcome, [f"half is taken for whole: {error!r}"]
         ended = start(work, place).end()
-        faults = [ended.find_fault(ANSWERED)]
-        try:
-            found = work.look(place, ended)
-            if found != usual[1]:
-                faults.append(f"another result: {found!r}, not {usual[1]!r}")
-        except Exception as error:
-            faults.append(f"no whole result: {error!r} {ended.err[-400:]}")
+        faults = [ended.find_fault(ANSWERED), work.find_difference(place, ended, usual[1])]
         faults += [f"left there: {path}" for path in list_left(place.home)]
         return f"{name} {outcome}", faults
 

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 import psutil
@@ -31,13 +31,11 @@ from tests.light.serving.served import QUESTIONS, Served, ask_of, serve
 _N_HOSTILE, _N_HONEST = 4, 2
 _LONGEST_S = 30.0  # of an exchange: a header may take 10 s, and a busy server answers late
 _MOST_HELD = 40  # half-open connections at once
-_HIDDEN = "/hidden"
 _MOST_GROWTH = 1.02  # of the process, over rounds of five minutes or more
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 # 501 for codings of a body that it does not know, 503 with a time to come again where it is busy.
 _EXPLAINED = {501, 503, 505}
 _HEAD = "POST {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"
-_SMUGGLED = f"GET {_HIDDEN} HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @dataclass(frozen=True)
@@ -45,22 +43,24 @@ class Exchange:
     """What a client sends and may hear.
 
     Attributes:
-        kind: of it, as counted.
         sent: all bytes.
         most: answers that may come.
         statuses: that one of them must have; empty where any refusal is right.
         cut: the client leaves after so many bytes of its own; None to stay.
         heard: it leaves after so many bytes of the answer; None to hear all.
         pause_s: between pieces of what it sends.
+        hidden: a path that the server may not be asked for.
+        kind: of it, as counted.
     """
 
-    kind: str
     sent: bytes
     most: int = 1
     statuses: Sequence[int] = ()
     cut: int | None = None
     heard: int | None = None
     pause_s: float = 0.0
+    hidden: str = ""
+    kind: str = ""
 
 
 def write_request(chance: random.Random, *, closes: bool = True) -> bytes:
@@ -91,7 +91,9 @@ def post(headers: str, body: str) -> bytes:
 
 def smuggle(chance: random.Random) -> Exchange:
     """Hides a request where only a reader who errs finds one."""
-    n = len(_SMUGGLED)
+    hidden = f"/hidden{chance.randrange(10**12)}"
+    smuggled = f"GET {hidden} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    n = len(smuggled)
     both = f"Content-Length: {n + 5}\r\nTransfer-Encoding: chunked\r\n"
     size = chance.choice(
         ("+{:x}", "-{:x}", "0x{:x}", " {:x}", "{:x} ;", "{:x}_0", "{:x}g", "")
@@ -103,29 +105,29 @@ def smuggle(chance: random.Random) -> Exchange:
     number = chance.choice((f"+{n}", f"-{n}", f"{n}.0", f"0x{n:x}", f"{n} 0", f"{n}_0", "\xb2"))
     chunked = "Transfer-Encoding: chunked\r\n"
     forms = {
-        "length and chunks": post(both, f"0\r\n\r\n{_SMUGGLED}"),
+        "length and chunks": post(both, f"0\r\n\r\n{smuggled}"),
         "chunks and length": post(
-            f"{chunked}Content-Length: 0\r\n", f"{n:x}\r\n{_SMUGGLED}\r\n0\r\n\r\n"
+            f"{chunked}Content-Length: 0\r\n", f"{n:x}\r\n{smuggled}\r\n0\r\n\r\n"
         ),
-        "two lengths": post(f"Content-Length: {lengths}\r\n", _SMUGGLED),
-        "length of no number": post(f"Content-Length: {number}\r\n", _SMUGGLED),
-        "unknown coding": post(f"Transfer-Encoding: {coding}\r\n", f"0\r\n\r\n{_SMUGGLED}"),
-        "chunk of no size": post(chunked, f"{size}\r\n{_SMUGGLED}\r\n0\r\n\r\n{_SMUGGLED}"),
-        "chunk too long": post(chunked, f"1\r\nxyz\r\n0\r\n\r\n{_SMUGGLED}"),
-        "endless chunk size": post(chunked, "f" * 40 + f"\r\n{_SMUGGLED}"),
-        "blank before colon": post(f"Content-Length : {n}\r\n", _SMUGGLED),
-        "name with a blank": post(f"Content Length: {n}\r\nContent-Length: {n}\r\n", _SMUGGLED),
-        "carriage return alone": post(f"X: y\rContent-Length: {n}\r\n", _SMUGGLED),
-        "zero byte": post(f"X: y\x00z\r\nContent-Length: {n}\r\n", _SMUGGLED),
-        "folded": post(f"X: y\r\n Content-Length: 0\r\nContent-Length: {n}\r\n", _SMUGGLED),
+        "two lengths": post(f"Content-Length: {lengths}\r\n", smuggled),
+        "length of no number": post(f"Content-Length: {number}\r\n", smuggled),
+        "unknown coding": post(f"Transfer-Encoding: {coding}\r\n", f"0\r\n\r\n{smuggled}"),
+        "chunk of no size": post(chunked, f"{size}\r\n{smuggled}\r\n0\r\n\r\n{smuggled}"),
+        "chunk too long": post(chunked, f"1\r\nxyz\r\n0\r\n\r\n{smuggled}"),
+        "endless chunk size": post(chunked, "f" * 40 + f"\r\n{smuggled}"),
+        "blank before colon": post(f"Content-Length : {n}\r\n", smuggled),
+        "name with a blank": post(f"Content Length: {n}\r\nContent-Length: {n}\r\n", smuggled),
+        "carriage return alone": post(f"X: y\rContent-Length: {n}\r\n", smuggled),
+        "zero byte": post(f"X: y\x00z\r\nContent-Length: {n}\r\n", smuggled),
+        "folded": post(f"X: y\r\n Content-Length: 0\r\nContent-Length: {n}\r\n", smuggled),
         "folded coding": post(
-            f"Transfer-Encoding:\r\n chunked\r\nContent-Length: {n}\r\n", _SMUGGLED
+            f"Transfer-Encoding:\r\n chunked\r\nContent-Length: {n}\r\n", smuggled
         ),
-        "trailer": post(chunked, f"0\r\nContent-Length: {n}\r\nX: {_HIDDEN}\r\n\r\n"),
-        "old version": post(f"Content-Length: {n}\r\n", _SMUGGLED).replace(b"1.1", b"1.0", 1),
+        "trailer": post(chunked, f"0\r\nContent-Length: {n}\r\nX: {hidden}\r\n\r\n"),
+        "old version": post(f"Content-Length: {n}\r\n", smuggled).replace(b"1.1", b"1.0", 1),
     }
     kind = chance.choice(list(forms))
-    return Exchange(kind, forms[kind])
+    return Exchange(forms[kind], hidden=hidden, kind=kind)
 
 
 def shape(chance: random.Random) -> Exchange:
@@ -135,43 +137,40 @@ def shape(chance: random.Random) -> Exchange:
     requests = [write_request(chance, closes=False) for _ in range(chance.randrange(1, 6))]
     last = f"GET /health HTTP/1.1\r\n{close}\r\n"
     shapes = {
-        "pipelined": Exchange("", b"".join(requests) + last.encode(), len(requests) + 1, [200]),
+        "pipelined": Exchange(b"".join(requests) + last.encode(), len(requests) + 1, [200]),
         "absolute form": Exchange(
-            "", f"GET http://localhost/health HTTP/1.1\r\n{close}\r\n".encode()
+            f"GET http://localhost/health HTTP/1.1\r\n{close}\r\n".encode(), 1, [200]
         ),
         "absolute form of another": Exchange(
-            "", f"GET http://example.org/v1/models HTTP/1.1\r\n{close}\r\n".encode()
+            f"GET http://example.org/v1/models HTTP/1.1\r\n{close}\r\n".encode(), 1, [403]
         ),
         "another host": Exchange(
-            "", b"GET / HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n", 1, [403]
+            b"GET / HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n", 1, [403]
         ),
         "two hosts": Exchange(
-            "", f"GET / HTTP/1.1\r\nHost: a.org\r\n{close}\r\n".encode(), 1, [400, 403]
+            f"GET / HTTP/1.1\r\nHost: a.org\r\n{close}\r\n".encode(), 1, [400, 403]
         ),
-        "bare line feeds": Exchange("", last.replace("\r\n", "\n").encode(), 1, [200, 400]),
-        "many headers": Exchange("", f"GET /health HTTP/1.1\r\n{many}{close}\r\n".encode()),
+        "bare line feeds": Exchange(last.replace("\r\n", "\n").encode(), 1, [200, 400]),
+        "many headers": Exchange(f"GET /health HTTP/1.1\r\n{many}{close}\r\n".encode()),
         "long path": Exchange(
-            "", f"GET /{'a' * chance.randrange(9, 200_000)} HTTP/1.1\r\n{close}\r\n".encode()
+            f"GET /{'a' * chance.randrange(9, 200_000)} HTTP/1.1\r\n{close}\r\n".encode()
         ),
         "large promise": Exchange(
-            "", post(f"Content-Length: {10 ** chance.randrange(9, 40)}\r\n", "x")
+            post(f"Content-Length: {10 ** chance.randrange(9, 40)}\r\n", "x")
         ),
         "expects to go on": Exchange(
-            "", post("Expect: 100-continue\r\nConnection: close\r\nContent-Length: 2\r\n", "{}"), 2
+            post("Expect: 100-continue\r\nConnection: close\r\nContent-Length: 2\r\n", "{}"), 2
         ),
-        "upgrade": Exchange("", last.replace("close\r\n", "Upgrade\r\nUpgrade: h2c\r\n").encode()),
-        "HTTP/2": Exchange("", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + chance.randbytes(40)),
-        "TLS": Exchange(
-            "", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + chance.randbytes(500)
-        ),
-        "noise": Exchange("", chance.randbytes(chance.randrange(1, 5_000)) + b"\r\n\r\n"),
+        "upgrade": Exchange(last.replace("close\r\n", "Upgrade\r\nUpgrade: h2c\r\n").encode()),
+        "HTTP/2": Exchange(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + chance.randbytes(40), 2),
+        "TLS": Exchange(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + chance.randbytes(500)),
+        "noise": Exchange(chance.randbytes(chance.randrange(1, 5_000)) + b"\r\n\r\n"),
         "odd method": Exchange(
-            "", f"{chance.choice(('TRACE', 'CONNECT', 'get', 'PUT'))} {last[4:]}".encode()
+            f"{chance.choice(('TRACE', 'CONNECT', 'get', 'PUT'))} {last[4:]}".encode()
         ),
     }
     kind = chance.choice(list(shapes))
-    found = shapes[kind]
-    return Exchange(kind, found.sent, found.most, found.statuses)
+    return replace(shapes[kind], kind=kind)
 
 
 def damage(chance: random.Random) -> Exchange:
@@ -188,19 +187,19 @@ def leave(chance: random.Random) -> Exchange:
     """Leaves at any byte, of its own or of the answer."""
     sent = write_request(chance)
     if chance.random() < 0.5:
-        return Exchange("left while asking", sent, cut=chance.randrange(len(sent)))
-    return Exchange("left while hearing", sent, heard=chance.randrange(1, 1_000))
+        return Exchange(sent, cut=chance.randrange(len(sent)), kind="left while asking")
+    return Exchange(sent, heard=chance.randrange(1, 1_000), kind="left while hearing")
 
 
 def dawdle(chance: random.Random) -> Exchange:
     """Sends a right request in pieces, with pauses that a slow line has."""
-    return Exchange("slow", write_request(chance), 1, [200], pause_s=chance.uniform(0.01, 0.3))
+    return Exchange(write_request(chance), 1, [200], pause_s=chance.uniform(0.01, 0.3), kind="slow")
 
 
 def hold(chance: random.Random) -> Exchange:
     """Sends a part, and keeps the connection."""
     sent = write_request(chance)
-    return Exchange("half open", sent[: chance.randrange(min(len(sent), 400))], most=0)
+    return Exchange(sent[: chance.randrange(min(len(sent), 400))], 0, kind="half open")
 
 
 MAKERS: tuple[Callable[[random.Random], Exchange], ...] = (
@@ -278,6 +277,7 @@ class Round:
         parts = urlsplit(served.url)
         self._address = (parts.hostname, parts.port)
         self._held: list[socket.socket] = []
+        self.hidden: dict[str, str] = {}
         self._right = {}
         for name, question in QUESTIONS:
             with connect(served.url) as connection:
@@ -298,6 +298,7 @@ class Round:
             trial = f"{self._seed}-{next(self._numbers)}"
             chance = random.Random(trial)
             exchange = chance.choice(MAKERS)(chance)
+            self.hidden[exchange.hidden] = f"{trial}, {exchange.kind}"
             try:
                 if exchange.most == 0:
                     client = socket.create_connection(self._address, timeout=_LONGEST_S)
@@ -356,7 +357,9 @@ def run_round(count: int, seed: int, minutes: float) -> Tally:
         code = served.end()
         log = "".join(served.lines)
     faults = [f"exit {code}"] if code else []
-    faults += [f"in the log: {word}" for word in ("a bug:", "Traceback", _HIDDEN) if word in log]
+    faults += [f"in the log: {word}" for word in ("a bug:", "Traceback") if word in log]
+    seen = re.findall(r"/hidden\d+", log)
+    faults += [f"{meeting.hidden[path]}: a hidden request was answered" for path in seen]
     if n_descriptors > meeting.samples[0][1] + 8:
         faults.append(f"{n_descriptors} descriptors at rest, {meeting.samples[0][1]} before")
     sizes = [each[0] for each in meeting.samples]

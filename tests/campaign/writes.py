@@ -94,13 +94,7 @@ def refuse(
         except Exception as error:
             faults.append(f"not whole: {error!r}")
         again = start(work, place).end()
-        faults.append(again.find_fault(ANSWERED))
-        try:
-            found = work.look(place, again)
-            if found != usual:
-                faults.append(f"another result: {found!r}, not {usual!r}")
-        except Exception as error:
-            faults.append(f"no whole result: {error!r} {again.err[-400:]}")
+        faults += [again.find_fault(ANSWERED), work.find_difference(place, again, usual)]
         faults += [f"left there: {path}" for path in list_left(place.home)]
         return f"{name}: exit {ended.code}", [each and about + each for each in faults]
 

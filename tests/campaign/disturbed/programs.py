@@ -111,8 +111,8 @@ class Child:
     def _run(self) -> None:
         code = 70  # the harness's own fault
         try:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # until the program can be interrupted
             os.setpgrp()
-            signal.signal(signal.SIGINT, signal.default_int_handler)
             os.environ["TINYV_HOME"] = str(self.home)
             with open(os.devnull, "rb") as nothing:
                 os.dup2(nothing.fileno(), 0)
@@ -124,6 +124,7 @@ class Child:
             )
             sys.argv = ["tinyv", *map(str, self.words)]
             self.prepare()
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             code = self.program()
         except BaseException:
             traceback.print_exc()

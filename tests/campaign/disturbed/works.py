@@ -61,6 +61,20 @@ class Work:
     peek: Callable[[Place], object] = lambda place: None
     program: Callable[[Place], int] = lambda place: run_tinyv()
 
+    def find_difference(self, place: Place, ended: Ended, usual: Any) -> str | None:
+        """Says how a result differs from that of a run that nobody disturbed."""
+        try:
+            found = self.look(place, ended)
+        except Exception as error:
+            return f"no whole result: {error!r} {ended.err[-400:]}"
+        if found == usual:
+            return None
+        if isinstance(found, dict):
+            found, usual = (
+                sorted(a.items() - b.items()) for a, b in ((found, usual), (usual, found))
+            )
+        return f"another result: {found!r}, not {usual!r}"
+
 
 def check_variant(folder: Path) -> str:
     """Compares a variant's files with its manifest; returns what tells variants apart."""

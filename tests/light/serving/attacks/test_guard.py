@@ -239,6 +239,39 @@ def many_descriptors():
 
 
 @pytest.mark.usefixtures("many_descriptors")
+def talk(served, sent):
+    """Sends bytes; returns all that comes until the server closes."""
+    with socket.create_connection(
+        ("127.0.0.1", int(served.url.rpartition(":")[2])), timeout=20
+    ) as client:
+        client.sendall(sent)
+        return b"".join(iter(lambda: client.recv(65_536), b""))
+
+
+def test_a_body_with_two_lengths_is_refused_and_hides_no_request(served):
+    hidden = b"GET /hidden HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    both = b"Host: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST /v1/models HTTP/1.1\r\n" + both % (len(hidden) + 5)
+    heard = talk(served, head + b"0\r\n\r\n" + hidden)
+    assert heard.startswith(b"HTTP/1.1 400 ")
+    assert heard.count(b"HTTP/1.1 ") == 1
+    assert not any("/hidden" in line for line in served.lines)
+
+
+@pytest.mark.parametrize(
+    ("host", "named", "status"),
+    [
+        ("localhost", "localhost", 200),
+        ("evil.example", "LOCALHOST:80", 200),
+        ("localhost", "evil.example", 403),
+        ("localhost", "", 403),
+    ],
+)
+def test_a_whole_url_is_answered_as_the_host_in_it(served, host, named, status):
+    words = f"GET http://{named}/health?a=b HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    assert talk(served, words.encode()).startswith(f"HTTP/1.1 {status} ".encode())
+
+
 def test_a_thousand_half_open_connections_do_not_keep_the_next_question_out(served):
     port = int(served.url.rpartition(":")[2])
     opened = []
