@@ -178,9 +178,8 @@ def damage(chance: random.Random) -> Exchange:
     sent = bytearray(write_request(chance))
     for _ in range(chance.randrange(1, 6)):
         sent[chance.randrange(min(len(sent), 250))] = chance.randrange(256)
-    return Exchange(
-        "damaged", bytes(sent), most=9
-    )  # a damaged length lets a body pass for requests
+    # A damaged length lets a body pass for requests.
+    return Exchange(bytes(sent), most=9, kind="damaged")
 
 
 def leave(chance: random.Random) -> Exchange:

@@ -226,33 +226,11 @@ def test_a_header_without_end_is_cut_off(served, client):
     assert client.get("/health").status_code == 200
 
 
-@pytest.fixture
-def many_descriptors():
-    """Room for a thousand connections in this process."""
-    resource = pytest.importorskip("resource", reason="descriptors are counted elsewise here")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < 2048:
-        pytest.skip(f"this system allows {hard} descriptors a process")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-@pytest.mark.usefixtures("many_descriptors")
-def talk(served, sent):
-    """Sends bytes; returns all that comes until the server closes."""
-    with socket.create_connection(
-        ("127.0.0.1", int(served.url.rpartition(":")[2])), timeout=20
-    ) as client:
-        client.sendall(sent)
-        return b"".join(iter(lambda: client.recv(65_536), b""))
-
-
 def test_a_body_with_two_lengths_is_refused_and_hides_no_request(served):
     hidden = b"GET /hidden HTTP/1.1\r\nHost: localhost\r\n\r\n"
     both = b"Host: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: %d\r\n\r\n"
     head = b"POST /v1/models HTTP/1.1\r\n" + both % (len(hidden) + 5)
-    heard = talk(served, head + b"0\r\n\r\n" + hidden)
+    heard = send(served, head + b"0\r\n\r\n" + hidden)
     assert heard.startswith(b"HTTP/1.1 400 ")
     assert heard.count(b"HTTP/1.1 ") == 1
     assert not any("/hidden" in line for line in served.lines)
@@ -269,9 +247,22 @@ def test_a_body_with_two_lengths_is_refused_and_hides_no_request(served):
 )
 def test_a_whole_url_is_answered_as_the_host_in_it(served, host, named, status):
     words = f"GET http://{named}/health?a=b HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-    assert talk(served, words.encode()).startswith(f"HTTP/1.1 {status} ".encode())
+    assert send(served, words.encode()).startswith(f"HTTP/1.1 {status} ".encode())
 
 
+@pytest.fixture
+def many_descriptors():
+    """Room for a thousand connections in this process."""
+    resource = pytest.importorskip("resource", reason="descriptors are counted elsewise here")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2048:
+        pytest.skip(f"this system allows {hard} descriptors a process")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_descriptors")
 def test_a_thousand_half_open_connections_do_not_keep_the_next_question_out(served):
     port = int(served.url.rpartition(":")[2])
     opened = []
