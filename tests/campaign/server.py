@@ -356,7 +356,7 @@ def run_round(count: int, seed: int, minutes: float) -> Tally:
         code = served.end()
         log = "".join(served.lines)
     faults = [f"exit {code}"] if code else []
-    faults += [f"in the log: {word}" for word in ("a bug:", "Traceback") if word in log]
+    faults += [f"in the log: {each}" for each in re.findall(r"a bug:\n(?:.*\n){,60}", log)]
     seen = re.findall(r"/hidden\d+", log)
     faults += [f"{meeting.hidden[path]}: a hidden request was answered" for path in seen]
     if n_descriptors > meeting.samples[0][1] + 8:

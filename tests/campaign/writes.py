@@ -15,6 +15,7 @@ import random
 import shutil
 import sys
 import tempfile
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from tests.campaign.disturbed.programs import (
 from tests.campaign.disturbed.works import WORKS, Place, make_place, prepare_shared, start
 from tests.faults import Disk, watched
 
+_WATCHES = ExitStack()  # in a child, which ends with them
 KINDS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
@@ -53,7 +55,7 @@ class NotedDisk(Disk):
 
 def watch(place: Place, notes: Path, refused: int | None, code: int) -> None:
     """Has this process's disk watched until it ends."""
-    watched(NotedDisk(place.folder.parent, notes, refused, code)).__enter__()
+    _WATCHES.enter_context(watched(NotedDisk(place.folder.parent, notes, refused, code)))
 
 
 def hold(name: str, folder: Path, shared: dict[str, str], left: Path | None) -> Place:

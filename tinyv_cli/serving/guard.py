@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from tinyv_cli.engine import Notify
@@ -40,6 +41,7 @@ CORS_HEADERS = ", ".join(
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/@\s]+))(?::\d{1,5})?")
 _WHOLE_URL = re.compile(r"https?://([^/]*)", re.IGNORECASE)
 _SAFE = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
+_LEFT = 499  # nginx's number of a client that left before there was an answer
 _LONGEST_SHOWN = 200  # letters of a path in the log
 
 
@@ -138,7 +140,7 @@ class Guard:
         # no request.
         is_ambiguous = "content-length" in headers and "transfer-encoding" in headers
         origin = headers.get("origin")
-        status = 499  # nginx's number of a client that left before there was an answer
+        status = _LEFT
 
         async def send_guarded(message: "Message") -> None:
             nonlocal status
@@ -162,6 +164,8 @@ class Guard:
             await (response or self._app)(scope, receive, send_guarded)
         except RefusedError as refusal:
             await make_error(path, refusal)(scope, receive, send_guarded)
+        except ClientDisconnect:  # in the middle of its body
+            status = _LEFT
         except TimeoutError:  # the client takes nothing any more
             pass
         except Exception:  # noqa: BLE001 - whoever asked was told, the log gets the traceback
