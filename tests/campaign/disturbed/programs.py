@@ -25,6 +25,7 @@ from tinyv_cli.errors import ExitCode
 
 PICTURES = sorted((DEMO / "examples").glob("*.png"))
 _MODULES = (
+    "tinyv_cli.app",
     "tinyv_cli.backends.cpu.onnx_cpu",
     "tinyv_cli.evaluation.evaluate",
     "tinyv_cli.batch.pipeline",
