@@ -2,8 +2,10 @@
 
     python -m tests.campaign.surroundings
     python -m tests.campaign.surroundings --memory 100 3000
+    python -m tests.campaign.surroundings --group 50 500
 
-With `--memory`, address space is limited at every 50 MB of a range instead.
+With `--memory`, address space is limited at every 50 MB of a range instead; with `--group`, the
+memory of a control group, as a container's is, whose processes the system ends.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +25,10 @@ from tests.campaign.disturbed.programs import ANSWERED, LONGEST_S, PICTURES, REF
 ROOT = Path(__file__).resolve().parents[2]
 _MB = 1_000_000
 _STEP_MB = 50
+# Where a control group can be made, and the file that limits it: of version 1 and of version 2.
+_GROUPS = {"/sys/fs/cgroup/memory": "memory.limit_in_bytes", "/sys/fs/cgroup": "memory.max"}
+
+_GROUP = f"tinyv-campaign-{os.getpid()}"
 
 
 @dataclass(frozen=True)
@@ -123,22 +130,39 @@ def list_commands(folder: Path, *, quantizes: bool = False) -> dict[str, list[ob
     }
 
 
-def list_cases(limits_mb: Sequence[int] | None) -> list[tuple[str, Surroundings, int]]:
-    """Lists what is tried: surroundings and the limit of memory in MB, 0 for none."""
-    if limits_mb is None:
-        return [(name, around, 0) for name, around in SURROUNDINGS.items()]
-    return [(f"{limit} MB", Surroundings(), limit) for limit in range(*limits_mb, _STEP_MB)]
+def list_cases(kind: str, limits_mb: Sequence[int]) -> list[tuple[str, Surroundings, int]]:
+    """Lists what is tried: surroundings, and the limit of address space in MB, 0 for none.
+
+    Args:
+        kind: `memory` or `group` limits; anything else is all surroundings.
+        limits_mb: first and last, in MB.
+    """
+    limits = range(*limits_mb, _STEP_MB) if limits_mb else range(0)
+    if kind == "memory":
+        return [(f"{limit} MB", Surroundings(), limit) for limit in limits]
+    if kind == "group":
+        return [(f"a group of {limit} MB", limit_group(limit), 0) for limit in limits]
+    return [(name, around, 0) for name, around in SURROUNDINGS.items()]
 
 
-def run_round(limits_mb: Sequence[int] | None = None) -> Tally:
+def limit_group(limit_mb: int) -> Surroundings:
+    """Makes surroundings in a control group that may have so much memory."""
+    root, name = next(each for each in _GROUPS.items() if Path(each[0], "cgroup.procs").exists())
+    group = Path(root, _GROUP)
+    group.mkdir(exist_ok=True)
+    enter = f'echo {limit_mb * _MB} > {group / name} && echo $$ > {group}/cgroup.procs && exec "$@"'
+    return Surroundings(before=("sh", "-c", enter, "sh"))
+
+
+def run_round(kind: str, limits_mb: Sequence[int] = ()) -> Tally:
     """Tries every command in every surroundings, or within every limit of a range."""
-    tally, cases = Tally(), list_cases(limits_mb)
+    tally, cases = Tally(), list_cases(kind, limits_mb)
     with tempfile.TemporaryDirectory() as temporary:
         right = run(list_commands(Path(temporary))["ask"], Path(temporary, "h"), Surroundings()).out
         for index, (name, around, limit_mb) in enumerate(cases):
             folder = Path(temporary, str(index))
             folder.mkdir()
-            for verb, words in list_commands(folder, quantizes=limits_mb is not None).items():
+            for verb, words in list_commands(folder, quantizes=bool(limits_mb)).items():
                 ended = run(words, folder / "home", around, limit_mb)
                 faults = [ended.find_fault(ANSWERED | REFUSED)]
                 if verb == "ask" and ended.code == 0 and ended.out != right:
@@ -146,6 +170,9 @@ def run_round(limits_mb: Sequence[int] | None = None) -> Tally:
                 if ended.code and len(ended.err.splitlines()) != 2:
                     faults.append(f"not two lines: {ended.err!r}")
                 tally.note(f"{verb}: exit {ended.code}", f"{name}, {verb}", faults)
+    for root in _GROUPS:
+        with suppress(OSError):
+            Path(root, _GROUP).rmdir()
     return tally
 
 
@@ -154,4 +181,7 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--memory", type=int, nargs=2, metavar=("FROM", "TO"), help="in MB")
-    sys.exit(run_round(parser.parse_args().memory).report())
+    parser.add_argument("--group", type=int, nargs=2, metavar=("FROM", "TO"), help="in MB")
+    told = parser.parse_args()
+    kind = "memory" if told.memory else "group" if told.group else "all"
+    sys.exit(run_round(kind, told.memory or told.group or ()).report())
