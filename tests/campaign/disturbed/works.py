@@ -26,7 +26,7 @@ from tinyv_cli.variants.manifest import read_variant
 N_PICTURES = 12
 _N_CLIENTS = 3
 _STARTED_S = 60
-_ANSWERS = "answers.jsonl"  # beside a work's folder, where no power is cut
+ANSWERS = "answers.jsonl"  # beside a work's folder, where no power is cut
 _TRAINED = "trained"
 
 
@@ -131,7 +131,7 @@ def serve(place: Place) -> int:
 def ask(place: Place, number: int) -> None:
     """Asks a client's share of the questions, each in both dialects, and notes each answer."""
     url, until_s = f"http://127.0.0.1:{place.shared['port']}", time.monotonic() + _STARTED_S
-    notes = os.open(place.folder.parent / _ANSWERS, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    notes = os.open(place.folder.parent / ANSWERS, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     is_ready = False
     while not is_ready and time.monotonic() < until_s:
         time.sleep(0.01)
@@ -155,7 +155,7 @@ def ask(place: Place, number: int) -> None:
 
 def look_at_answers(place: Place) -> list[list[str]]:
     """Reads what was answered, by killed servers too: each question has one answer."""
-    lines = (place.folder.parent / _ANSWERS).read_text("utf-8").splitlines()
+    lines = (place.folder.parent / ANSWERS).read_text("utf-8").splitlines()
     return sorted(map(json.loads, set(lines)))
 
 
