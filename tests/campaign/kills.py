@@ -140,4 +140,8 @@ def run_round(names: Sequence[str], n_kills: int, n_cuts: int, seed: int, minute
 
 if __name__ == "__main__":
     told = parse_round(__doc__, 100)
-    sys.exit(run_round(list(WORKS), told.count, told.cuts, told.seed, told.minutes).report())
+    sys.exit(
+        run_round(
+            told.works or list(WORKS), told.count, told.cuts, told.seed, told.minutes
+        ).report()
+    )

@@ -100,18 +100,23 @@ def run(words: Sequence[object], home: Path, around: Surroundings, limit_mb: int
         if limit_mb:
             resource.setrlimit(resource.RLIMIT_AS, (limit_mb * _MB, limit_mb * _MB))
 
-    done = subprocess.run(
+    started = subprocess.Popen(
         [*command, *map(str, words)],
         env=environment,
         cwd=home.parent,
         stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=LONGEST_S,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         preexec_fn=prepare,
-        check=False,
     )
-    texts = [each.decode("utf-8", "replace") for each in (done.stdout, done.stderr)]
-    return Ended(done.returncode, *texts, took_s=0.0)
+    is_late = False
+    try:
+        said = started.communicate(timeout=LONGEST_S)
+    except subprocess.TimeoutExpired:
+        started.kill()
+        said, is_late = started.communicate(), True
+    texts = [each.decode("utf-8", "replace") for each in said]
+    return Ended(started.returncode, *texts, took_s=0.0, is_late=is_late)
 
 
 def list_commands(folder: Path, *, quantizes: bool = False) -> dict[str, list[object]]:

@@ -142,4 +142,4 @@ def run_round(names: list[str], count: int, seed: int, minutes: float) -> Tally:
 
 if __name__ == "__main__":
     told = parse_round(__doc__, 10_000)
-    sys.exit(run_round(list(WORKS), told.count, told.seed, told.minutes).report())
+    sys.exit(run_round(told.works or list(WORKS), told.count, told.seed, told.minutes).report())

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
         "kills --count 5 --cuts 2",
         "pairs --count 3",
         "interrupts --count 2",
-        "writes --count 4",
+        "writes --count 4 --works ask train",
         "server --count 150",
     ],
 )

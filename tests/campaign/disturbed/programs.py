@@ -196,6 +196,7 @@ def parse_round(description: str | None, count: int) -> argparse.Namespace:
     )
     parser.add_argument("--count", type=int, default=count, help="trials")
     parser.add_argument("--cuts", type=int, default=0, help="power cuts besides (kills)")
+    parser.add_argument("--works", nargs="*", help="names of some (kills, writes); all else")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=1e6, help="stop after so many")
     return parser.parse_args()
