@@ -68,7 +68,8 @@ def hold(name: str, folder: Path, shared: dict[str, str], left: Path | None) -> 
     place = Place(folder / "work", folder / "home", shared)
     output = place.folder / "out.jsonl"
     if name == "batch":
-        lines = output.read_bytes().splitlines(keepends=True)
+        content = output.read_bytes().replace(str(left).encode(), str(folder).encode())
+        lines = content.splitlines(keepends=True)
         output.write_bytes(b"".join(lines[: len(lines) // 2]))
     return place
 

@@ -16,6 +16,8 @@ from tests.light.commands.test_command_quantize import write_sources
 from tinyv_cli import app
 from tinyv_cli.console import to_size
 from tinyv_cli.errors import MEMORY_HINT, ExitCode, InputError, WeightsError
+from tinyv_cli.machine import memory
+from tinyv_cli.machine.memory import MainMemory
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_ROOM = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
@@ -106,6 +108,18 @@ def run_limited(limit_bytes, words, folder, path):
         text=True,
         check=False,
     )
+
+
+def test_quantize_finds_a_container_too_small_before_the_system_ends_it(
+    tmp_path, monkeypatch, capsys
+):
+    write_sources(tmp_path / "sources", stages=(4,))
+    monkeypatch.setattr(memory, "read_main_memory", lambda: MainMemory(2 * 10**8, 10**8))
+    words = ["quantize", "--sources", str(tmp_path / "sources"), "-o", str(tmp_path / "mine")]
+    assert app.main(words) == ExitCode.DEVICE
+    problem, hint = capsys.readouterr().err.splitlines()
+    assert problem == "error: 100 MB of memory are free, quantising takes 250 MB"
+    assert hint == f"hint:  {MEMORY_HINT}"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")

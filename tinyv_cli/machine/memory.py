@@ -62,6 +62,24 @@ def read_main_memory(groups: Path = _GROUPS, own_groups: Path = _OWN_GROUPS) -> 
     return MainMemory(total_bytes, available_bytes)
 
 
+def check_free_memory(work: str, needed_bytes: int) -> None:
+    """Checks that as much memory is free as a work takes, before the system ends it for want of it.
+
+    Args:
+        work: that is begun, as "quantising".
+        needed_bytes: that it takes.
+
+    Raises:
+        DeviceError: less is free.
+    """
+    free_bytes = read_main_memory().available_bytes
+    if free_bytes < needed_bytes:
+        raise DeviceError(
+            f"{to_size(free_bytes, 2)} of memory are free, {work} takes {to_size(needed_bytes, 2)}",
+            MEMORY_HINT,
+        )
+
+
 def check_address_space(work: str, needed_bytes: int) -> None:
     """Checks that a limit on this process (`ulimit -v`) leaves room for what it is about to load.
 
