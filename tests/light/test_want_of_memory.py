@@ -118,7 +118,7 @@ def test_quantize_finds_a_container_too_small_before_the_system_ends_it(
     words = ["quantize", "--sources", str(tmp_path / "sources"), "-o", str(tmp_path / "mine")]
     assert app.main(words) == ExitCode.DEVICE
     problem, hint = capsys.readouterr().err.splitlines()
-    assert problem == "error: 100 MB of memory are free, quantising takes 250 MB"
+    assert problem == "error: 100 MB of memory are free, quantising takes 350 MB"
     assert hint == f"hint:  {MEMORY_HINT}"
 
 
