@@ -6,15 +6,11 @@ from pathlib import Path
 
 from quantize.cuda_recipe import CUDA_BITS, VISION_BITS
 from quantize.recipe import FLOAT16_BITS, RECIPES, TARGETS
-from tinyv_cli.console import to_size
 from tinyv_cli.disk.paths import check_utf8, exists
 from tinyv_cli.disk.writing import check_place
-from tinyv_cli.errors import MEMORY_HINT, DeviceError, UsageError, WeightsError
+from tinyv_cli.errors import DeviceError, UsageError, WeightsError
 from tinyv_cli.variants.home import check_replaceable
 
-# Of address space, before a source is opened. With two cores 1.06 GB ended in the middle of it, and
-# with 1.28 the miniature was made; each core's threads have stacks of their own.
-_LIBRARY_BYTES, _CORE_BYTES = 1_100_000_000, 50_000_000
 _ANOTHER_PLACE = "allow it, or name another folder: `-o DIR`"
 
 
@@ -111,29 +107,6 @@ def check_calibration(bits: int, quick: bool, own: Path | None) -> None:
 
     content = questions.read_question_file(own)
     questions.check_pictures(questions.read_questions(content, own))
-
-
-def check_address_space() -> None:
-    """Checks that a limit on this process (`ulimit -v`) leaves room for the libraries.
-
-    They raise errors for what they cannot map, but their threads, where one cannot be started, end
-    the process or wait for ever.
-
-    Raises:
-        DeviceError: it does not.
-    """
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows has no such limits
-        return
-    limit, needed = resource.getrlimit(resource.RLIMIT_AS)[0], _LIBRARY_BYTES
-    needed += _CORE_BYTES * (os.cpu_count() or 1)
-    if limit != resource.RLIM_INFINITY and limit < needed:
-        raise DeviceError(
-            f"this process may have {to_size(limit, 2)} of memory, quantising takes "
-            f"{to_size(needed, 2)}",
-            MEMORY_HINT,
-        )
 
 
 def check_place_for_folder(folder: Path) -> None:

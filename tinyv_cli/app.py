@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from tinyv_cli.console import Console, abandon_stdout
-from tinyv_cli.disk.writing import to_refusal
-from tinyv_cli.errors import DeviceError, ExitCode, TinyvError, check_memory
+from tinyv_cli.disk.writing import to_planned
+from tinyv_cli.errors import ExitCode
 from tinyv_cli.options.ask import AskArguments
 from tinyv_cli.options.batch import BatchArguments
 from tinyv_cli.options.chat import ChatArguments
@@ -97,20 +97,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         abandon_stdout()
         return ExitCode.OK
     except Exception as error:
-        failure = _to_planned(error)
+        failure = to_planned(error)
         if failure is None:
             raise
         Console().write_error(failure)
         return failure.exit_code
-
-
-def _to_planned(error: Exception) -> TinyvError | None:
-    """Finds the planned failure that an exception means; None where nobody planned for it."""
-    try:
-        check_memory(error.__cause__ if isinstance(error, TinyvError) else error)
-    except DeviceError as short:
-        return short
-    return error if isinstance(error, TinyvError) else to_refusal(error)
 
 
 def _run(words: list[str]) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from tinyv_cli.devices.choice import Choice, choose_device
 from tinyv_cli.errors import DeviceError, UsageError, WeightsError
+from tinyv_cli.machine.memory import ANSWERING_BYTES, check_address_space
 from tinyv_cli.progress import Progress, show_nothing
 from tinyv_cli.prompts.prompt import TEMPLATES, Template
 from tinyv_cli.variants.hashes import check_hashes
@@ -358,7 +359,9 @@ def _plan_memory(
         )
     except DeviceError as error:
         raise DeviceError(error.problem, demand.way_out or error.hint) from error
-    return replace(memory, needed_bytes=memory.needed_bytes + demand.held_bytes), budget_bytes
+    needed_bytes = memory.needed_bytes + demand.held_bytes
+    check_address_space(f"answering with {variant.name}", ANSWERING_BYTES + needed_bytes)
+    return replace(memory, needed_bytes=needed_bytes), budget_bytes
 
 
 def _limit_positions(variant: Variant, n_positions: int | None, context_length: int | None) -> int:

@@ -11,10 +11,8 @@ from quantize.export.network import make_empty_side, map_vision_side
 from quantize.export.onnx_file import VALIDATED_PICTURES, check_onnx_file, write_onnx_file
 from quantize.export.request import DTYPES, ExportOptions, check_request, check_target
 from quantize.pipeline import check_disk, check_known_hashes
-from tinyv_cli.console import to_size
 from tinyv_cli.disk.staging import build_beside, move_in
-from tinyv_cli.errors import MEMORY_HINT, DeviceError
-from tinyv_cli.machine.memory import read_main_memory
+from tinyv_cli.machine.memory import check_free_memory
 from tinyv_cli.progress import Progress
 from tinyv_cli.spec import ModelSpec
 from weights.reading.checkpoint import open_weights
@@ -61,13 +59,7 @@ def export_vision(options: ExportOptions, progress: Progress) -> Path:
         spec = weights.spec
         shapes = [each.shape for each in make_empty_side(spec).state_dict().values()]
         needs = estimate_needs(spec, sum(map(math.prod, shapes)), options.dtype)
-        free_bytes = read_main_memory().available_bytes
-        if free_bytes < needs.memory_bytes:
-            raise DeviceError(
-                f"{to_size(free_bytes, 2)} of memory are free, exporting in {options.dtype} takes "
-                f"{to_size(needs.memory_bytes, 2)}",
-                MEMORY_HINT,
-            )
+        check_free_memory(f"exporting in {options.dtype}", needs.memory_bytes)
         check_disk(target.parent, needs.disk_bytes, "exporting takes")
         check_known_hashes(files, progress)
         path, mapped = building / ONNX_NAME, building / _WEIGHTS_NAME

@@ -9,8 +9,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.campaign.kills import check_variant
-from tests.campaign.programs import Child, Tally, list_left, parse_round, take_turns, warm_up
+from tests.campaign.disturbed.programs import (
+    Child,
+    Tally,
+    list_left,
+    parse_round,
+    take_turns,
+    warm_up,
+)
+from tests.campaign.disturbed.works import check_variant
 from tests.torch.quantize.tiny_sources import write_tiny
 from tinyv_cli.errors import ExitCode
 

@@ -6,148 +6,32 @@ A power cut is a kill after which files lose what was not synced: the rest is cu
 by luck it is there. Names are kept, as journalling file systems keep them.
 """
 
-import hashlib
-import json
 import os
 import random
-import shutil
 import sys
 import tempfile
-import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from tests.campaign.programs import (
+from tests.campaign.disturbed.programs import (
     ANSWERED,
-    PICTURES,
-    Child,
-    Ended,
     Tally,
     list_left,
     parse_round,
     take_turns,
     warm_up,
 )
-from tinyv_cli.variants.manifest import read_variant
+from tests.campaign.disturbed.works import (
+    WORKS,
+    Place,
+    make_place,
+    prepare_shared,
+    start,
+)
 
-N_PICTURES = 12
 _SIDE_S = 0.25  # a kill may come this much after the usual end
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a trial happens, made anew for each.
-
-    Attributes:
-        folder: pictures, questions, outputs.
-        home: variants and caches.
-        shared: what trials only read: sources, a server's address.
-    """
-
-    folder: Path
-    home: Path
-    shared: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Work:
-    """A command line that trials disturb.
-
-    Attributes:
-        words: of the command line.
-        look: describes the whole result; raises where it is not whole.
-        peek: raises where what is there in the middle would be taken for whole, but is not.
-    """
-
-    words: Callable[[Place], Sequence[object]]
-    look: Callable[[Place, Ended], Any]
-    peek: Callable[[Place], object] = lambda place: None
-
-
-def check_variant(folder: Path) -> str:
-    """Compares a variant's files with its manifest; returns what tells variants apart."""
-    for entry in read_variant(folder).manifest.files:
-        found = hashlib.sha256((folder / entry.path).read_bytes()).hexdigest()
-        assert found == entry.sha256, f"{entry.path} is not whole"
-    return "whole"
-
-
-def peek_variant(place: Place, name: str) -> None:
-    """Checks a variant, if there is one."""
-    folder = place.home / "variants" / name
-    if folder.exists():
-        check_variant(folder)
-
-
-def look_at_variant(place: Place, name: str) -> str:
-    """Checks a variant that must be there."""
-    return check_variant(place.home / "variants" / name)
-
-
-def look_at_lines(place: Place, ended: Ended) -> list[tuple[str, str]]:
-    """Reads a batch's lines: each picture has one."""
-    lines = [json.loads(line) for line in (place.folder / "out.jsonl").read_text().splitlines()]
-    found = sorted((Path(line["path"]).name, line["answer"]) for line in lines)
-    assert len({name for name, _ in found}) == len(found) == N_PICTURES, found
-    return found
-
-
-def peek_lines(place: Place) -> None:
-    """Every whole line is one of JSON, and no picture has two."""
-    output = place.folder / "out.jsonl"
-    if output.exists():
-        whole = output.read_bytes().split(b"\n")[:-1]
-        names = [json.loads(line)["path"] for line in whole]
-        assert len(set(names)) == len(names)
-
-
-WORKS = {
-    "ask": Work(
-        lambda place: ["ask", place.folder / "0.png", "what is this?", "-q"],
-        lambda place, ended: ended.out,
-    ),
-    "batch": Work(
-        lambda place: ["batch", place.folder, "what is this?", "-o", place.folder / "out.jsonl"],
-        look_at_lines,
-        peek_lines,
-    ),
-    "eval": Work(
-        lambda place: ["eval", place.folder / "questions.jsonl", "--json", "-q"],
-        lambda place, ended: json.loads(ended.out)["tasks"],
-    ),
-    "quantize": Work(
-        lambda place: [
-            *("quantize", "--bits", "4", "--quick", "-t", "1", "--force", "-q"),
-            *("--sources", place.shared["sources"], "-o", place.home / "variants" / "made"),
-        ],
-        lambda place, ended: look_at_variant(place, "made"),
-        lambda place: peek_variant(place, "made"),
-    ),
-    "pull": Work(
-        lambda place: ["pull", place.shared["address"], "-q"],
-        lambda place, ended: look_at_variant(place, "miniature"),
-        lambda place: peek_variant(place, "miniature"),
-    ),
-}
-
-
-def make_place(folder: Path, shared: dict[str, str]) -> Place:
-    """Fills a folder with pictures and questions."""
-    place = Place(folder / "work", folder / "home", shared)
-    place.folder.mkdir(parents=True)
-    place.home.mkdir()
-    lines = []
-    for index in range(N_PICTURES):
-        name = f"{index}.png"
-        shutil.copy(PICTURES[index % len(PICTURES)], place.folder / name)
-        about = {"picture": name, "task": "what", "question": "what is this?", "answer": "a cat"}
-        lines.append(json.dumps(about) + "\n")
-    (place.folder / "questions.jsonl").write_text("".join(lines), "utf-8")
-    return place
 
 
 def note_syncs(log: Path) -> None:
@@ -211,7 +95,7 @@ def disturb(
         for turn in range(chance.choice((1, 1, 2))):
             log, before = Path(temporary, f"syncs{turn}"), stamp(place)
             prepare = partial(note_syncs, log) if cuts else lambda: None
-            child = Child(work.words(place), place.home, prepare)
+            child = start(work, place, prepare)
             ended = child.end(chance.uniform(0, usual[0] + _SIDE_S))
             if ended.code < 0:
                 outcome = "cut" if cuts else "killed"
@@ -225,51 +109,25 @@ def disturb(
                 work.peek(place)
             except Exception as error:
                 return outcome, [f"half is taken for whole: {error!r}"]
-        ended = Child(work.words(place), place.home).end()
-        faults = [ended.find_fault(ANSWERED)]
-        try:
-            found = work.look(place, ended)
-            if found != usual[1]:
-                faults.append(f"another result: {found!r}, not {usual[1]!r}")
-        except Exception as error:
-            faults.append(f"no whole result: {error!r} {ended.err[-400:]}")
+        ended = start(work, place).end()
+        faults = [ended.find_fault(ANSWERED), work.find_difference(place, ended, usual[1])]
         faults += [f"left there: {path}" for path in list_left(place.home)]
         return f"{name} {outcome}", faults
 
 
-def serve_variant(folder: Path) -> str:
-    """Serves a copy of the miniature on loopback; returns its address."""
-    ended = Child(["push", "miniature", folder / "miniature"], folder).end()
-    assert ended.code == 0, ended.err
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return f"http://127.0.0.1:{server.server_port}/miniature"
-
-
 def run_round(names: Sequence[str], n_kills: int, n_cuts: int, seed: int, minutes: float) -> Tally:
     """Disturbs runs of each work in turn."""
-    from tests.torch.quantize.tiny_sources import write_tiny
-
     warm_up()
     tally = Tally()
     with tempfile.TemporaryDirectory() as temporary:
-        shared = {}
-        if "quantize" in names:
-            shared["sources"] = str(write_tiny(Path(temporary, "sources")))
-        if "pull" in names:
-            Path(temporary, "served").mkdir()
-            shared["address"] = serve_variant(Path(temporary, "served"))
+        shared = prepare_shared(Path(temporary, "shared"), names)
         usual = {}
         for name in names:
             place = make_place(Path(temporary, name), shared)
-            ended = Child(WORKS[name].words(place), place.home).end()
+            ended = start(WORKS[name], place).end()
             assert ended.code in ANSWERED, ended.err
             usual[name] = (ended.took_s, WORKS[name].look(place, ended))
+            print(f"{name}: {ended.took_s:.1f} s", flush=True)
         are_cuts = [False] * n_kills + [True] * n_cuts
         random.Random(seed).shuffle(are_cuts)
         for index in take_turns(len(are_cuts), minutes):
@@ -282,4 +140,8 @@ def run_round(names: Sequence[str], n_kills: int, n_cuts: int, seed: int, minute
 
 if __name__ == "__main__":
     told = parse_round(__doc__, 100)
-    sys.exit(run_round(list(WORKS), told.count, told.cuts, told.seed, told.minutes).report())
+    sys.exit(
+        run_round(
+            told.works or list(WORKS), told.count, told.cuts, told.seed, told.minutes
+        ).report()
+    )

@@ -10,15 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.campaign.kills import (
-    WORKS,
-    Place,
-    check_variant,
-    make_place,
-    peek_lines,
-    serve_variant,
-)
-from tests.campaign.programs import (
+from tests.campaign.disturbed.programs import (
     ANSWERED,
     REFUSED,
     Child,
@@ -28,7 +20,14 @@ from tests.campaign.programs import (
     take_turns,
     warm_up,
 )
-from tests.torch.quantize.tiny_sources import write_tiny
+from tests.campaign.disturbed.works import (
+    WORKS,
+    Place,
+    check_variant,
+    make_place,
+    peek_lines,
+    prepare_shared,
+)
 
 _MADE = "miniature"  # the name that they all make, fetch, remove and ask
 VERBS = {
@@ -72,9 +71,7 @@ def run_round(count: int, seed: int, minutes: float) -> Tally:
     warm_up()
     tally, chance = Tally(), random.Random(seed)
     with tempfile.TemporaryDirectory() as temporary:
-        shared = {"sources": str(write_tiny(Path(temporary, "sources")))}
-        Path(temporary, "served").mkdir()
-        shared["address"] = serve_variant(Path(temporary, "served"))
+        shared = prepare_shared(Path(temporary, "shared"), VERBS)
         for index in take_turns(count, minutes):
             pair = PAIRS[index % len(PAIRS)]
             with tempfile.TemporaryDirectory() as folder:

@@ -13,7 +13,7 @@ import shutil
 import sys
 
 from tests.campaign import attempts
-from tests.campaign.attempts import Attack, FaultError, ask, check_ending
+from tests.campaign.damage.attempts import Attack, FaultError, ask, check_ending
 from tests.campaign.damage.mutations import mutate, mutate_json
 from tests.demo import DEMO
 from tests.light.real_variant import PICTURE

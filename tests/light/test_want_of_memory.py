@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.demo import DEMO
 from tests.light.commands.test_command_quantize import write_sources
 from tinyv_cli import app
 from tinyv_cli.console import to_size
 from tinyv_cli.errors import MEMORY_HINT, ExitCode, InputError, WeightsError
+from tinyv_cli.machine import memory
+from tinyv_cli.machine.memory import MainMemory
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_ROOM = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
@@ -76,24 +79,58 @@ def test_a_name_that_a_user_chose_is_not_taken_for_a_reason(monkeypatch, capsys)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+@pytest.mark.parametrize(
+    ("verb", "limit_bytes"),
+    [("ask", 150_000_000), ("ask", 350_000_000), ("batch", 350_000_000), ("doctor", 150_000_000)],
+)
+def test_a_small_limit_is_found_before_libraries_fail_in_it(tmp_path, verb, limit_bytes):
+    picture = DEMO / "examples" / "cat.png"
+    words = {"ask": ["ask", picture, "what?"], "doctor": ["doctor"]}
+    words["batch"] = ["batch", picture, "what?", "-o", "out.jsonl"]
+    done = run_limited(limit_bytes, words[verb], tmp_path, [ROOT])
+    assert done.returncode == ExitCode.DEVICE, done.stderr
+    assert "this process may have" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def run_limited(limit_bytes, words, folder, path):
+    code = (
+        f"import resource\nresource.setrlimit(resource.RLIMIT_AS, ({limit_bytes}, -1))\n"
+        "from tinyv_cli.__main__ import run\nrun()"
+    )
+    environment = {"PYTHONPATH": os.pathsep.join(map(str, path)), "TINYV_HOME": f"{folder}/home"}
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_quantize_finds_a_container_too_small_before_the_system_ends_it(
+    tmp_path, monkeypatch, capsys
+):
+    write_sources(tmp_path / "sources", stages=(4,))
+    monkeypatch.setattr(memory, "read_main_memory", lambda: MainMemory(2 * 10**8, 10**8))
+    words = ["quantize", "--sources", str(tmp_path / "sources"), "-o", str(tmp_path / "mine")]
+    assert app.main(words) == ExitCode.DEVICE
+    problem, hint = capsys.readouterr().err.splitlines()
+    assert problem == "error: 100 MB of memory are free, quantising takes 350 MB"
+    assert hint == f"hint:  {MEMORY_HINT}"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
 @pytest.mark.parametrize("limit_bytes", [400_000_000, 870_000_000, 1_060_000_000])
 def test_quantize_finds_a_small_limit_before_libraries_fail_in_it(tmp_path, limit_bytes):
     write_sources(tmp_path / "sources", stages=(4,))
     for name in ("torch", "onnx", "safetensors"):
         (tmp_path / "packages" / name).mkdir(parents=True)
         (tmp_path / "packages" / name / "__init__.py").write_text("raise RuntimeError", "utf-8")
-    code = (
-        f"import resource\nresource.setrlimit(resource.RLIMIT_AS, ({limit_bytes}, -1))\n"
-        "from tinyv_cli.__main__ import run\nrun()"
-    )
-    words = [sys.executable, "-c", code, "quantize", "--sources", "sources", "-o", "mine"]
-    environment = {
-        "PYTHONPATH": os.pathsep.join([str(tmp_path / "packages"), str(ROOT)]),
-        "TINYV_HOME": str(tmp_path / "home"),
-    }
-    done = subprocess.run(
-        words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    words = ["quantize", "--sources", "sources", "-o", "mine"]
+    done = run_limited(limit_bytes, words, tmp_path, [tmp_path / "packages", ROOT])
     assert done.returncode == ExitCode.DEVICE, done.stderr
     assert done.stderr.startswith(
         f"error: this process may have {to_size(limit_bytes, 2)} of memory, "

@@ -11,7 +11,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize(
     "words",
-    ["kills --count 3 --cuts 2", "pairs --count 3", "interrupts --count 2"],
+    [
+        "kills --count 5 --cuts 2",
+        "pairs --count 3",
+        "interrupts --count 2",
+        "writes --count 4 --works ask train",
+        "server --count 150",
+    ],
 )
 def test_a_short_round_finds_nothing(words):
     name, *others = words.split()

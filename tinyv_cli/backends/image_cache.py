@@ -17,7 +17,7 @@ from tinyv_cli.answers.generate import ImageEncoder
 from tinyv_cli.devices.names import to_kind
 from tinyv_cli.disk import places
 from tinyv_cli.disk.reading import read_bytes
-from tinyv_cli.disk.whole_file import write_whole
+from tinyv_cli.disk.whole_file import HALF_WRITTEN, write_whole
 from tinyv_cli.pictures.image import hash_pixels
 from tinyv_cli.variants.manifest import Variant, list_graph_roles
 
@@ -81,7 +81,9 @@ class ImageCache:
             content = hashlib.sha256(body.getvalue()).digest() + body.getvalue()
             write_whole(self._folder / f"{name}{_SUFFIX}", content, is_durable=False)
             used: list[tuple[int, int, Path]] = []
-            for path in self._folder.glob(f"*{_SUFFIX}"):
+            for path in self._folder.iterdir():
+                if path.suffix != _SUFFIX and not HALF_WRITTEN.fullmatch(path.name):
+                    continue
                 with suppress(OSError):  # another process may have removed it
                     state = path.stat()
                     used.append((state.st_mtime_ns, state.st_size, path))

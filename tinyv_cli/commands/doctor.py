@@ -17,13 +17,14 @@ from tinyv_cli.devices.findings import Findings
 from tinyv_cli.devices.names import is_cuda, to_cuda_name
 from tinyv_cli.disk.places import home_dir
 from tinyv_cli.errors import DeviceError
-from tinyv_cli.machine.memory import read_main_memory
+from tinyv_cli.machine.memory import check_address_space, read_main_memory
 from tinyv_cli.options.report import DoctorArguments
 from tinyv_cli.variants.home import HOW_TO_MAKE_ONE, DamagedVariant, list_named_variants
 from tinyv_cli.variants.manifest import Variant
 from tinyv_cli.variants.memory import GpuMemory, Room, plan_memory
 
 PACKAGES = ("tinyv", "onnxruntime", "numpy", "tokenizers", "torch", "bitsandbytes")
+_LIBRARY_BYTES = 150_000_000  # of addresses, that numpy takes, which ends the process without
 _USE_CPU = "or use `--device cpu`"
 
 
@@ -31,9 +32,11 @@ def examine_computer(arguments: DoctorArguments) -> None:
     """Runs `tinyv doctor`.
 
     Raises:
-        DeviceError: a GPU was asked for and cannot be used; the report has been written.
+        DeviceError: a GPU was asked for and cannot be used; the report has been written. Or this
+            process may not have the memory that libraries take.
         WeightsError: the folder of variants cannot be read.
     """
+    check_address_space("the report", _LIBRARY_BYTES)
     asked = arguments.device
     console = Console()
     findings = None if asked == "cpu" else look(asked)

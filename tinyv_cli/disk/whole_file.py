@@ -6,6 +6,7 @@ beside it may lie a file of a random name, `.tinyv-….tmp`, which the killed pr
 
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+HALF_WRITTEN = re.compile(r"\.tinyv-[0-9a-f]{16}\.tmp")  # names of what a killed process left
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 

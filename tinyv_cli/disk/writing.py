@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tinyv_cli.errors import DeviceError, describe_os_error
+from tinyv_cli.errors import DeviceError, TinyvError, check_memory, describe_os_error
 
 WAY_OUT = "make room or allow it, or name another place; then run the same command again"
 
@@ -100,6 +100,15 @@ def to_refusal(error: Exception) -> DeviceError | None:
     if error.errno not in _REFUSALS or not name:
         return None
     return DeviceError(f"{name} cannot be used: {describe_os_error(error)}", WAY_OUT)
+
+
+def to_planned(error: Exception) -> TinyvError | None:
+    """Finds the planned failure that an exception means; None where nobody planned for it."""
+    try:
+        check_memory(error.__cause__ if isinstance(error, TinyvError) else error)
+    except DeviceError as short:
+        return short
+    return error if isinstance(error, TinyvError) else to_refusal(error)
 
 
 def make_write_error(place: str | Path, error: OSError, way_out: str = WAY_OUT) -> DeviceError:

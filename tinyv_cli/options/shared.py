@@ -237,6 +237,12 @@ class EngineArguments:
     context_length: CtxSize = None
     memory_budget_bytes: MemoryBudget = None
 
+    def __post_init__(self) -> None:
+        """Checks, before numpy is imported and ends the process, that a limit leaves it room."""
+        from tinyv_cli.machine.memory import ANSWERING_BYTES, check_address_space
+
+        check_address_space("answering", ANSWERING_BYTES)
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerArguments(EngineArguments):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from tinyv_cli.engine import Notify
@@ -38,7 +39,9 @@ CORS_HEADERS = ", ".join(
     [*_HEADERS.split(), *(f"X-Stainless-{each}" for each in _STAINLESS.split())]
 )
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/@\s]+))(?::\d{1,5})?")
+_WHOLE_URL = re.compile(r"https?://([^/]*)", re.IGNORECASE)
 _SAFE = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
+_LEFT = 499  # nginx's number of a client that left before there was an answer
 _LONGEST_SHOWN = 200  # letters of a path in the log
 
 
@@ -129,11 +132,15 @@ class Guard:
         if scope["type"] != "http":
             return
         started = perf_counter()
+        scope = to_origin_form(scope)
         path = re.sub("/+", "/", scope["path"]).rstrip("/") or "/"
         scope = {**scope, "path": path, "raw_path": path.encode(), "tinyv": {}}
         headers = Headers(scope=scope)
+        # A proxy may find the end of such a body elsewhere than this server does: what follows is
+        # no request.
+        is_ambiguous = "content-length" in headers and "transfer-encoding" in headers
         origin = headers.get("origin")
-        status = 499  # nginx's number of a client that left before there was an answer
+        status = _LEFT
 
         async def send_guarded(message: "Message") -> None:
             nonlocal status
@@ -146,13 +153,19 @@ class Guard:
                 if origin is not None and status != 403:
                     out["access-control-allow-origin"] = origin
                     out["vary"] = "Origin"
+                if is_ambiguous:
+                    out["connection"] = "close"
             await send(message)
 
         try:
+            if is_ambiguous:
+                raise RefusedError(400, "the body's length is told in two ways")
             response = self._check(scope["method"], path, headers, scope)
             await (response or self._app)(scope, receive, send_guarded)
         except RefusedError as refusal:
             await make_error(path, refusal)(scope, receive, send_guarded)
+        except ClientDisconnect:  # in the middle of its body
+            status = _LEFT
         except TimeoutError:  # the client takes nothing any more
             pass
         except Exception:  # noqa: BLE001 - whoever asked was told, the log gets the traceback
@@ -183,6 +196,19 @@ class Guard:
         if path not in OPEN_PATHS and not path.startswith(EXAMPLES):
             scope["tinyv"]["owner"] = self._gate.find_owner(headers.get("authorization", ""))
         return None
+
+
+def to_origin_form(scope: "Scope") -> "Scope":
+    """Makes a request for a whole URL, as proxies are asked, one for a path of the host in it.
+
+    Source: RFC 9112, section 3.2.2.
+    """
+    found = _WHOLE_URL.match(scope["path"])
+    if not found:
+        return scope
+    headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
+    headers.append((b"host", found[1].encode()))
+    return {**scope, "path": scope["path"][found.end() :] or "/", "headers": headers}
 
 
 def make_error(path: str, refusal: RefusedError) -> Response:

@@ -19,7 +19,7 @@ from typing import Any
 from tinyv_cli.disk import paths
 from tinyv_cli.disk.lock import hold
 from tinyv_cli.disk.typed_json import read_object
-from tinyv_cli.disk.whole_file import sync_file, sync_folder, write_whole
+from tinyv_cli.disk.whole_file import HALF_WRITTEN, sync_file, sync_folder, write_whole
 from tinyv_cli.disk.writing import make_folder, make_write_error, writing
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.progress import Bar, Progress
@@ -41,7 +41,6 @@ _WRONG_SUFFIX = ".wrong"
 ELSEWHERE = "name another folder with `--to DIR`"
 _PHI_NAMES = frozenset({"config.json", TOKENIZER_FILE, *TOKENIZER_PARTS, ADDED_TOKENS_FILE})
 _OWN_NAMES = frozenset({RECORD_NAME, ARCHITECTURE_FILE, ".pull.lock"})  # the lock of older versions
-_HALF_WRITTEN = re.compile(r"\.tinyv-[0-9a-f]{16}\.tmp")  # of `write_whole`, after a kill
 
 
 class State(Enum):
@@ -183,7 +182,7 @@ def list_removable(folder: Path, catalog: Catalog) -> list[Path]:
     for place in (folder, folder / PHI_FOLDER):
         for path in sorted(place.iterdir()) if place.is_dir() else ():
             name = path.relative_to(folder).as_posix()
-            is_own = name in _OWN_NAMES or _HALF_WRITTEN.fullmatch(path.name)
+            is_own = name in _OWN_NAMES or HALF_WRITTEN.fullmatch(path.name)
             if name.endswith(_PART_SUFFIX):
                 name = name.removesuffix(_PART_SUFFIX).rpartition(".")[0]
             name = name.removesuffix(_WRONG_SUFFIX)

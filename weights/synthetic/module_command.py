@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tinyv_cli.console import Console
-from tinyv_cli.errors import TinyvError
+from tinyv_cli.disk.writing import to_planned
 
 
 @contextmanager
@@ -12,11 +12,14 @@ def open_console() -> Iterator[Console]:
     """Opens a console for one command.
 
     Raises:
-        SystemExit: the block raised a `TinyvError`, which was written to stderr.
+        SystemExit: the block failed as planned, which was written to stderr.
     """
     console = Console()
     try:
         yield console
-    except TinyvError as error:
-        console.write_error(error)
-        raise SystemExit(int(error.exit_code)) from error
+    except Exception as error:
+        failure = to_planned(error)
+        if failure is None:
+            raise
+        console.write_error(failure)
+        raise SystemExit(int(failure.exit_code)) from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from tokenizers import pre_tokenizers
 
 from tinyv_cli.answers.tokenizer import END_OF_TEXT
+from tinyv_cli.disk.whole_file import write_whole
 from weights.reading.sources import (
     ADDED_TOKENS_FILE,
     TOKENIZER_FILE,
@@ -59,7 +60,7 @@ def write_tokenizer(folder: Path, merges: Sequence[Merge]) -> int:
     write_json(folder / "tokenizer_config.json", config)
     write_json(folder / "special_tokens_map.json", special)
     text = make_tokenizer_json(vocabulary, list(merges), added)
-    (folder / TOKENIZER_FILE).write_text(text, encoding="utf-8")
+    write_whole(folder / TOKENIZER_FILE, text)  # last: a kill leaves it out, or all is there
     return len(vocabulary) + len(added)
 
 

@@ -17,6 +17,7 @@ import torch
 
 from tinyv_cli.answers.tokenizer import Tokenizer
 from tinyv_cli.console import Console
+from tinyv_cli.disk.writing import writing
 from tinyv_cli.errors import UsageError, WeightsError
 from weights.reading.checkpoint import open_weights
 from weights.reading.sources import (
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--stop-at", type=int, metavar="N", help="ends each stage after N steps of it")
     add("--font", type=Path, help="NotoColorEmoji.ttf")
     parsed = parser.parse_args(arguments)
-    with open_console() as console:
+    with open_console() as console, writing(parsed.out):
         train(parsed, console)
         console.write_line(str(parsed.out))
 

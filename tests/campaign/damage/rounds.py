@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.campaign.attempts import Attack, FaultError, run
+from tests.campaign.damage.attempts import Attack, FaultError, run
 from tests.campaign.damage.picture_files import (
     HEIGHT,
     WIDTH,

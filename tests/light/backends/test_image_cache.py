@@ -84,6 +84,17 @@ def test_what_was_used_last_stays(tmp_path):
     assert left == NAMES[1:]
 
 
+def test_what_killed_processes_left_counts_and_goes(tmp_path):
+    left = tmp_path / f".tinyv-{'0' * 16}.tmp"
+    left.write_bytes(bytes(500_000))
+    os.utime(left, (0, 0))
+    (tmp_path / "somebody's").write_bytes(bytes(500_000))
+    cache = ImageCache(tmp_path, max_bytes=400_000)
+    cache.write(NAMES[0], np.zeros(SHAPE, np.float32))
+    assert cache.read(NAMES[0], SHAPE) is not None
+    assert sorted(each.name for each in tmp_path.iterdir()) == [f"{NAMES[0]}.tokens", "somebody's"]
+
+
 def test_a_folder_that_cannot_be_made_is_no_reason_to_fail(tmp_path):
     (tmp_path / "file").write_text("x")
     cache = ImageCache(tmp_path / "file" / "images")

@@ -1,6 +1,7 @@
 """What the stages start from: a vocabulary, texts, labels that scenes give, and whole sources."""
 
 import json
+import os
 import re
 from collections import Counter
 from dataclasses import replace
@@ -65,6 +66,16 @@ def tokenizer(tmp_path_factory) -> Tokenizer:
     folder = tmp_path_factory.mktemp("vocabulary")
     write_tokenizer(folder, learn_merges(list_texts(0, 700), 1000))
     return Tokenizer(folder / "tokenizer.json")
+
+
+def test_a_kill_leaves_no_vocabulary_that_a_later_run_would_take_for_whole(tmp_path, monkeypatch):
+    def die(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", die)
+    with pytest.raises(KeyboardInterrupt):
+        write_tokenizer(tmp_path, make_small_merges())
+    assert not (tmp_path / "tokenizer.json").exists()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Stages on a toy network: what is trained, what is frozen, what is written, and resuming."""
 
 import json
+import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -137,6 +138,16 @@ def test_steps_after_the_last_state_are_taken_again(sources, tokenizer, tmp_path
     rest = copy_tensors(train(sources[1], 2, tokenizer, tmp_path / "killed")[0])
     assert all(torch.equal(whole[name], rest[name]) for name in whole)
     assert log.read_text() == (tmp_path / "whole" / "stage2.log.jsonl").read_text()
+
+
+def test_a_power_cut_takes_no_line_that_the_state_counts(sources, tokenizer, tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda opened: synced.append(os.fstat(opened)))
+    train(sources[1], 2, tokenizer, tmp_path, stop_at=3)
+    log, state = ((tmp_path / f"stage2.{end}").stat() for end in ("log.jsonl", "state.pt"))
+    names = [each.st_ino for each in synced]
+    assert names.index(log.st_ino) < names.index(state.st_ino)
+    assert synced[names.index(log.st_ino)].st_size == log.st_size
 
 
 def test_a_run_with_other_options_is_not_gone_on_with(sources, tokenizer, tmp_path):

@@ -49,10 +49,8 @@ def open_graph(path: Path, threads: int, has_arena: bool = True) -> ort.Inferenc
     Raises:
         WeightsError: the runtime cannot read the graph or its data.
     """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options = _make_options(threads)
     options.inter_op_num_threads = 1
-    options.log_severity_level = _FATAL_ONLY
     options.enable_cpu_mem_arena = has_arena
     options.enable_mem_pattern = False  # lengths change from call to call
     # Threads that spin while they wait take cores from the next session and from other programs:
@@ -65,6 +63,13 @@ def open_graph(path: Path, threads: int, has_arena: bool = True) -> ort.Inferenc
         return ort.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
         )
+
+
+def _make_options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _FATAL_ONLY
+    return options
 
 
 @contextmanager
@@ -104,9 +109,9 @@ def adds_wrongly() -> bool:
     Source: onnxruntime, "Quantize ONNX models", on U8S8; `session.x64quantprecision` in
     onnxruntime_session_options_config_keys.h.
     """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(_SATURATION, options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        _SATURATION, _make_options(1), providers=["CPUExecutionProvider"]
+    )
     n_products = session.get_inputs()[0].shape[1]
     activations = np.full((1, n_products), _LARGEST_ACTIVATION, np.uint8)
     sums = session.run(None, {"activations": activations})[0]

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tinyv_cli.disk.whole_file import open_whole, write_whole
+from tinyv_cli.disk.whole_file import sync_file, write_whole
 from tinyv_cli.errors import UsageError, WeightsError
+from weights.synthetic.torch_saving import save_whole
 from weights.training.learning.optimizers import compute_rate, make_optimizers
 from weights.training.recipe import Schedule, TrainingRecipe
 
@@ -121,8 +122,8 @@ class Trainer:
                     "trained": {name: tensor.detach() for name, tensor in self._trained.items()},
                     "optimizers": [each.state_dict() for each in self._optimizers],
                 }
-                with open_whole(self._state_path) as file:  # a kill leaves the old one or the new
-                    torch.save(state, file)
+                sync_file(self._log_path)  # a state is never without what was logged before it
+                save_whole(self._state_path, state)  # a kill leaves the old one or the new
         return max(start, end)
 
     def _take_step(self, step: int) -> None:

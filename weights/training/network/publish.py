@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tinyv_cli.disk.whole_file import open_whole
 from tinyv_cli.model.tinygptv import TinyGptV
 from tinyv_cli.spec import ModelSpec
 from weights.reading.dimensions import make_architecture, make_phi_json
@@ -32,6 +31,7 @@ from weights.reading.sources import (
     make_checkpoint_name,
     write_json,
 )
+from weights.synthetic.torch_saving import save_whole
 
 _LORA_ALPHA = 16.0  # of the LoRA that later stages add
 _THIRDS = {TensorPart.QUERY: 0, TensorPart.KEY: 1, TensorPart.VALUE: 2}
@@ -60,9 +60,9 @@ def write_network(folder: Path, model: TinyGptV, spec: ModelSpec) -> None:
         content = {
             foreign: _find_tensor(tensors, t, spec).to(dtype) for foreign, t in names.items()
         }
-        _save(path, content)
+        save_whole(path, content)
     qformer = make_qformer_table(spec).targets
-    _save(
+    save_whole(
         folder / QFORMER_FILE,
         {"model": {foreign: _find_tensor(tensors, t, spec) for foreign, t in qformer.items()}},
     )
@@ -103,12 +103,7 @@ def write_checkpoint(path: Path, model: TinyGptV, spec: ModelSpec, lora_alpha: f
         "scaler": None,
         "epoch": 0,
     }
-    _save(path, content)
-
-
-def _save(path: Path, content: Mapping[str, object]) -> None:
-    with open_whole(path) as file:
-        torch.save(dict(content), file)
+    save_whole(path, content)
 
 
 def _find_tensor(tensors: dict[str, Tensor], target: Target, spec: ModelSpec) -> Tensor:

@@ -226,6 +226,38 @@ def test_a_header_without_end_is_cut_off(served, client):
     assert client.get("/health").status_code == 200
 
 
+def test_whoever_leaves_within_a_body_is_no_bug(served):
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", int(served.url.rpartition(":")[2]))) as leaving:
+        leaving.sendall(head.encode() + b"{")
+    served.wait_for(f"POST {CHAT} 499 ")
+    assert not any("a bug" in line for line in served.lines)
+
+
+def test_a_body_with_two_lengths_is_refused_and_hides_no_request(served):
+    hidden = b"GET /hidden HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    both = b"Host: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST /v1/models HTTP/1.1\r\n" + both % (len(hidden) + 5)
+    heard = send(served, head + b"0\r\n\r\n" + hidden)
+    assert heard.startswith(b"HTTP/1.1 400 ")
+    assert heard.count(b"HTTP/1.1 ") == 1
+    assert not any("/hidden" in line for line in served.lines)
+
+
+@pytest.mark.parametrize(
+    ("host", "named", "status"),
+    [
+        ("localhost", "localhost", 200),
+        ("evil.example", "LOCALHOST:80", 200),
+        ("localhost", "evil.example", 403),
+        ("localhost", "", 403),
+    ],
+)
+def test_a_whole_url_is_answered_as_the_host_in_it(served, host, named, status):
+    words = f"GET http://{named}/health?a=b HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    assert send(served, words.encode()).startswith(f"HTTP/1.1 {status} ".encode())
+
+
 @pytest.fixture
 def many_descriptors():
     """Room for a thousand connections in this process."""

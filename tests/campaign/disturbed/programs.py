@@ -11,23 +11,30 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 from tests.demo import DEMO
 from tinyv_cli.errors import ExitCode
 
 PICTURES = sorted((DEMO / "examples").glob("*.png"))
 _MODULES = (
+    "tinyv_cli.app",
     "tinyv_cli.backends.cpu.onnx_cpu",
     "tinyv_cli.evaluation.evaluate",
     "tinyv_cli.batch.pipeline",
     "quantize.pipeline",
     "weights.pulling.variant_pull",
+    "weights.training.__main__",
+    "tinyv_cli.commands.serve",
+    "tinyv_cli.serving.web",
+    "tinyv_cli.serving.server",
 )
 LONGEST_S = 120  # of a run that nobody disturbs
 ANSWERED = {ExitCode.OK, ExitCode.BATCH}
@@ -72,6 +79,13 @@ class Ended:
         return None
 
 
+def run_tinyv() -> NoReturn:
+    """Runs the process's command line, and ends the process."""
+    from tinyv_cli.__main__ import run
+
+    run()
+
+
 @dataclass
 class Child:
     """A run of the program.
@@ -80,11 +94,13 @@ class Child:
         words: of the command line.
         home: `TINYV_HOME`.
         prepare: called in the child before the program starts.
+        program: what is run in the child; returns its exit code.
     """
 
     words: Sequence[object]
     home: Path
     prepare: Callable[[], object] = field(default=lambda: None)
+    program: Callable[[], int] = field(default=run_tinyv)
 
     def __post_init__(self) -> None:
         self._out, self._err = (tempfile.TemporaryFile() for _ in range(2))
@@ -96,8 +112,8 @@ class Child:
     def _run(self) -> None:
         code = 70  # the harness's own fault
         try:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # until the program can be interrupted
             os.setpgrp()
-            signal.signal(signal.SIGINT, signal.default_int_handler)
             os.environ["TINYV_HOME"] = str(self.home)
             with open(os.devnull, "rb") as nothing:
                 os.dup2(nothing.fileno(), 0)
@@ -109,10 +125,13 @@ class Child:
             )
             sys.argv = ["tinyv", *map(str, self.words)]
             self.prepare()
-            from tinyv_cli.__main__ import run
-
-            run()
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            code = self.program()
+        except BaseException:
+            traceback.print_exc()
         finally:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
             os._exit(code)
 
     def send(self, number: int) -> None:
@@ -177,6 +196,7 @@ def parse_round(description: str | None, count: int) -> argparse.Namespace:
     )
     parser.add_argument("--count", type=int, default=count, help="trials")
     parser.add_argument("--cuts", type=int, default=0, help="power cuts besides (kills)")
+    parser.add_argument("--works", nargs="*", help="names of some (kills, writes); all else")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=1e6, help="stop after so many")
     return parser.parse_args()
