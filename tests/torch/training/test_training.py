@@ -1,7 +1,9 @@
 """Stages on a toy network: what is trained, what is frozen, what is written, and resuming."""
 
+import errno
 import json
 import os
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.faults import Disk, watched
 from tests.torch.quantize.tiny_sources import write_tiny
 from tinyv_cli.answers.tokenizer import Tokenizer
 from tinyv_cli.errors import ExitCode, UsageError, WeightsError
@@ -252,6 +255,33 @@ def test_the_command_trains_one_stage_after_another(tmp_path, capsys):
             lora = weights.read_lora("language.layers.0.attention.qkv.weight")
             assert lora[0].shape[0] == 4
             assert lora[1].abs().max() > 0
+
+
+@pytest.mark.skipif(not has_font(), reason="Noto Color Emoji is not installed")
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are named by /proc")
+def test_whatever_a_disk_refuses_a_training_is_told_in_two_lines(tmp_path, capsys):
+    recipe = write_recipe(tmp_path, (2, 1))
+
+    def train_in(name, refused=None):
+        folder = write_tiny(tmp_path / name, stage=1)
+        with watched(Disk(folder, refused, errno.ENOSPC)) as disk:
+            main([str(recipe), "--out", str(folder)])
+        return disk.asked
+
+    asked = train_in("whole")
+    for what in ("open", "write", "fsync"):
+        last = max(
+            number
+            for number, (each, place) in enumerate(asked)
+            if each == what and place.endswith(".tmp")
+        )
+        with pytest.raises(SystemExit) as stop:
+            train_in(what, last)
+        assert stop.value.code == ExitCode.DEVICE
+        problem, hint = capsys.readouterr().err.splitlines()[-2:]
+        assert problem.startswith(f"error: {tmp_path / what}"), problem
+        assert problem.endswith("cannot be written: no space left on device")
+        assert hint.startswith("hint:  ")
 
 
 def test_a_stage_without_its_forerunner_is_refused(tmp_path, capsys):
