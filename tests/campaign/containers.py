@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from tests.campaign import attempts
+from tests.campaign.damage import attempts
 from tests.campaign.damage.attempts import Attack, FaultError
 from tests.campaign.damage.mutations import mutate, mutate_json
 from tests.damaged_sources import name_outcome, read_sources, reading_others_once

@@ -15,7 +15,7 @@ from types import FunctionType
 import psutil
 from PIL import Image
 
-from tests.campaign import attempts
+from tests.campaign.damage import attempts
 from tests.campaign.damage.attempts import Attack, FaultError, ask, check_ending
 from tests.campaign.damage.mutations import mutate
 from tests.campaign.damage.picture_files import NESTS, damage_png, list_seeds

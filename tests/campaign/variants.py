@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 
-from tests.campaign import attempts
+from tests.campaign.damage import attempts
 from tests.campaign.damage.attempts import Attack, FaultError, ask, check_ending
 from tests.campaign.damage.mutations import mutate, mutate_json
 from tests.demo import DEMO

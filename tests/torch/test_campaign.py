@@ -12,11 +12,11 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize(
     "words",
     [
-        "kills --count 5 --cuts 2",
+        "kills --count 3 --cuts 2",
         "pairs --count 3",
         "interrupts --count 2",
-        "writes --count 4 --works ask train",
-        "server --count 150",
+        "writes --count 2 --works ask train",
+        "server --count 60",
     ],
 )
 def test_a_short_round_finds_nothing(words):

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LIMIT_S = 10  # of the processor's time
 WAITING_S = 60  # for whatever costs no time of the processor
 SPARE_BYTES = 1 << 30
