@@ -69,6 +69,7 @@ class LanguageSide:
         table = read(EMBEDDINGS).numpy()
         embeddings = embed(self._probe_ids, self.images, table.__getitem__)
         measured = pack(embeddings, language, share_beginnings=True)
+        self.weights.close()  # what the vision side had mapped: 0.5 GB at full size
         return LanguagePass(language, read, measured, calibration, recipe)
 
     def rank_matrices(self) -> list[str]:

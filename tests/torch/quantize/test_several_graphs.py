@@ -1,17 +1,23 @@
 """A part that is cut into several graphs computes what one graph does, to the last bit."""
 
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from quantize import plan as plan_module
+from quantize.measure import prefill as prefill_module
+from quantize.measure.compare import make_probe_ids
+from quantize.measure.prefill import prefill
 from quantize.pipeline import QuantizeOptions, make_variant
 from quantize.plan import divide
 from tests.golden import CASES, GOLDEN, needs_golden
 from tests.torch.conftest import open_variant, read_golden_case
 from tinyv_cli.answers.generate import ImageTokens
+from tinyv_cli.answers.tokenizer import open_tokenizer
 from tinyv_cli.backends.backend import BackendOptions
+from tinyv_cli.backends.cpu.onnx_sessions import open_graph
 from tinyv_cli.backends.opening import open_backend
 from tinyv_cli.errors import WeightsError
 from tinyv_cli.progress import show_nothing
@@ -72,6 +78,26 @@ def test_several_graphs_compute_the_same_bits_as_one(bits, cut_variant, golden_v
     assert np.array_equal(results[0][0], results[1][0])
     assert np.array_equal(results[0][1], results[1][1])
     assert cut.manifest.errors == whole.manifest.errors
+
+
+@needs_golden
+def test_one_graph_at_a_time_is_measured(cut_variant, monkeypatch):
+    variant = cut_variant(CASES[0], 4)
+    opened: list[weakref.ref[object]] = []
+
+    def open_after_the_last(*args: object, **options: object) -> object:
+        assert not any(each() for each in opened)
+        session = open_graph(*args, **options)
+        opened.append(weakref.ref(session))
+        return session
+
+    monkeypatch.setattr(prefill_module, "open_graph", open_after_the_last)
+    probes = make_probe_ids(open_tokenizer(variant), variant.manifest.template)
+    spec = variant.manifest.spec
+    images = np.ones((3, spec.qformer.n_queries, spec.language.width), np.float32)
+    logits = list(prefill(variant, 1)(probes, images))
+    assert [len(each) for each in logits] == [len(each.after) + 1 for each in probes]
+    assert len(opened) == len(variant.graphs("decoder")) == 3
 
 
 @needs_golden
