@@ -43,6 +43,7 @@ _WHOLE_URL = re.compile(r"https?://([^/]*)", re.IGNORECASE)
 _SAFE = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
 _LEFT = 499  # nginx's number of a client that left before there was an answer
 _LONGEST_SHOWN = 200  # letters of a path in the log
+_LONGEST_ORIGIN = 300  # letters: a scheme, a name of 253 and a port
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ class Gate:
     def check_origin(self, origin: str, host: str) -> None:
         """Checks the page that a browser says a request is from; raises a `RefusedError`."""
         try:
-            parts = urlsplit(origin)
+            # It remembers the last 128 that it was given, however long.
+            parts = urlsplit(origin if len(origin) <= _LONGEST_ORIGIN else "")
             name = parts.hostname or ""
         except ValueError:
             name = ""

@@ -80,7 +80,7 @@ def make_app(house: House, gate: Gate) -> "ASGIApp":
 def _describe_http(request: Request, error: Exception) -> Response:
     """Lays out a path that there is not, or a method that it does not have."""
     assert isinstance(error, HTTPException)
-    path = request.url.path
+    path = request.scope["path"]
     problem = "there is nothing at this path"
     if error.status_code == 405:
         problem = f"{request.method} is no method of this path"
@@ -92,13 +92,13 @@ def _describe_http(request: Request, error: Exception) -> Response:
 def _describe_refusal(request: Request, error: Exception) -> Response:
     """Lays out why there is no answer."""
     assert isinstance(error, RefusedError)
-    return make_error(request.url.path, error)
+    return make_error(request.scope["path"], error)
 
 
 def _describe_bug(request: Request, error: Exception) -> Response:
     """Tells of a bug, and nothing about it."""
     bug = RefusedError(500, "a bug in the server; its log says where")
-    return make_error(request.url.path, bug)
+    return make_error(request.scope["path"], bug)
 
 
 class Views:
@@ -117,7 +117,7 @@ class Views:
 
     async def show_page_file(self, request: Request) -> Response:
         """Shows one of the page's three files."""
-        name = request.url.path.removeprefix("/") or "page.html"
+        name = request.scope["path"].removeprefix("/") or "page.html"
         kinds = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
         content = await asyncio.to_thread((_PAGE / name).read_bytes)
         headers = {"content-security-policy": _CSP}

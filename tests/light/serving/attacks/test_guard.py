@@ -8,6 +8,7 @@ import zlib
 from base64 import b64encode
 
 import httpx
+import psutil
 import pytest
 
 from tests.light.serving.served import PICTURES, ask_of, serve
@@ -224,6 +225,24 @@ def test_a_header_without_end_is_cut_off(served, client):
     answer = send(served, b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 200_000)
     assert not answer or b" 400 " in answer.partition(b"\r\n")[0]
     assert client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("place", ["path", "origin"])
+def test_nothing_that_was_asked_for_is_kept(served, client, place):
+    process = psutil.Process(served.process.pid)
+
+    def ask(n):
+        long = f"{n}{'a' * 60_000}"
+        headers = {"origin": f"http://{long}"} if place == "origin" else {}
+        response = client.get("/" if headers else f"/{long}", headers=headers)
+        assert response.status_code == (403 if headers else 404)
+
+    for n in range(10):
+        ask(n)
+    before = process.memory_info().rss
+    for n in range(10, 150):
+        ask(n)
+    assert process.memory_info().rss < before + 4e6
 
 
 def test_whoever_leaves_within_a_body_is_no_bug(served):
