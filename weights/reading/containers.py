@@ -82,7 +82,11 @@ class TorchFile:
         self._path = path
         content, self._records = _read_torch(path, label)
         self._checked: set[str] = set()
-        self.settings = {key: content[key] for key in content if key not in _STATES}
+        self.settings = {  # a tensor among them would hold the mapping
+            key: value
+            for key, value in content.items()
+            if key not in _STATES and not isinstance(value, torch.Tensor)
+        }
         self._tensors: dict[str, torch.Tensor] | None = _list_tensors(content, label)
         self._read_bytes = 0
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}

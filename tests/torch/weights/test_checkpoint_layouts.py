@@ -1,5 +1,8 @@
 """Whatever public form the same numbers come in, they merge to the same bits."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -192,6 +195,17 @@ def test_the_optimizer_is_passed_over(reference, tmp_path):
     moments = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(4)}}}
     change_content(folder / CHECKPOINT, lambda content: content.update(optimizer=moments))
     assert find_differing(reference, read_all(folder)) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mappings are listed by /proc")
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_nothing_stays_mapped_after_closing(tmp_path, container):
+    folder = write_tiny(tmp_path / "s", container=container)
+    with open_weights(resolve_sources(folder)) as weights:
+        for name in weights.names:
+            weights.read(name)
+        weights.close()
+        assert str(folder) not in Path("/proc/self/maps").read_text()
 
 
 def test_reading_goes_on_after_closing(tmp_path):
