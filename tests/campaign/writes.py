@@ -111,7 +111,7 @@ def read_lines(place: Place) -> list[bytes]:
 
 
 def run_round(names: list[str], count: int, seed: int, minutes: float) -> Tally:
-    """Refuses each thing that each work asks for, in an order by the seed."""
+    """Refuses each thing that each work asks for, each kind at each path first."""
     warm_up()
     tally, chance = Tally(), random.Random(seed)
     with tempfile.TemporaryDirectory() as temporary:
@@ -127,13 +127,19 @@ def run_round(names: list[str], count: int, seed: int, minutes: float) -> Tally:
                 ended = start(WORKS[name], place, partial(watch, place, notes, None, 0)).end()
                 assert ended.code in ANSWERED, ended.err
                 usual = usual or WORKS[name].look(place, ended)
-                n_asked = len(notes.read_text().splitlines()) if notes.exists() else 0
-                print(f"{name}, {('new', 'again')[turn]}: {n_asked} asked", flush=True)
+                asked = notes.read_text().splitlines() if notes.exists() else []
+                firsts = {asked.index(each) for each in asked}
+                when = ("new", "again")[turn]
+                print(f"{name}, {when}: {len(asked)} asked, {len(firsts)} places", flush=True)
                 before = None if turn == 0 else left
-                trials += [(name, usual, before, number) for number in range(n_asked)]
+                trials += [
+                    (number not in firsts, name, usual, before, number)
+                    for number in range(len(asked))
+                ]
         chance.shuffle(trials)
+        trials.sort(key=lambda trial: trial[0])  # each place once, before any is refused again
         for index in take_turns(min(count, len(trials)), minutes):
-            name, usual, before, number = trials[index]
+            _, name, usual, before, number = trials[index]
             code = chance.choice(KINDS)
             outcome, faults = refuse(name, usual, shared, before, number, code)
             when = "again" if before else "new"
