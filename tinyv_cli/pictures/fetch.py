@@ -32,6 +32,9 @@ Address: TypeAlias = IPv4Address | IPv6Address
 _DOWNLOAD = "download it yourself: `curl -LO URL`, then name the file"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PIECE_BYTES = 1 << 16
+# Letters; servers refuse longer lines. `urljoin` remembers the last 128 that it was given.
+_LONGEST_URL = 8192
+_LONGEST_SHOWN = 200  # letters, in messages
 
 # Source: RFC 6052; how networks with IPv6 alone write IPv4 addresses.
 _NAT64 = IPv6Network("64:ff9b::/96")
@@ -71,14 +74,21 @@ def fetch(url: str, limits: FetchLimits = DEFAULT_LIMITS) -> bytes:
     """
     deadline = time.monotonic() + limits.timeout_s
     first = url
+    if len(url) > _LONGEST_URL:
+        shown = to_shown(url)[:_LONGEST_SHOWN]
+        problem = f"{shown}… has {len(url):,} letters, a URL has at most {_LONGEST_URL:,}"
+        raise InputError(problem, _DOWNLOAD)
     for _ in range(limits.max_redirects + 1):
         content = _fetch_once(url, limits, deadline)
         if isinstance(content, bytes):
             return content
         try:
+            if len(content) > _LONGEST_URL:
+                raise ValueError
             url = urljoin(url, content)
         except ValueError as error:
-            problem = f"{to_shown(url)} redirects to {to_shown(content)}, which is not a URL"
+            shown = to_shown(content)[:_LONGEST_SHOWN]
+            problem = f"{to_shown(url)} redirects to {shown}, which is not a URL"
             raise InputError(problem, _DOWNLOAD) from error
     problem = f"{to_shown(first)} was redirected more than {limits.max_redirects} times"
     raise InputError(problem, _DOWNLOAD)

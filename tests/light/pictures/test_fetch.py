@@ -8,6 +8,7 @@ import threading
 import time
 import zlib
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -203,6 +204,16 @@ def test_no_redirect_that_fails_shows_a_password_or_a_query(serve, to):
 
 def test_a_redirect_to_a_file_is_refused(serve):
     assert "not a URL of http" in fails(serve(redirect("file:///etc/passwd")).url).problem
+
+
+def test_a_url_of_any_length_is_not_asked_for_nor_remembered(serve):
+    server = serve(redirect(f"/{'a' * 20_000}"))
+    assert "which is not a URL" in fails(server.url).problem
+    n_asked, remembered = len(server.requests), urlsplit.cache_info().currsize
+    told = fails(f"{server.url}/{'a' * 9_000}").problem
+    assert "9,0" in told
+    assert len(told) < 300
+    assert (len(server.requests), urlsplit.cache_info().currsize) == (n_asked, remembered)
 
 
 def test_a_password_does_not_follow_a_redirect(serve):
