@@ -151,6 +151,16 @@ def test_a_message_of_the_runtime_that_is_no_utf_8_is_shown_all_the_same():
         raise broken
 
 
+def test_a_sandbox_without_proc_is_no_damage():
+    said = "Secure opened-file canonicalization requires procfs at /proc/self/fd/6"
+    with (
+        pytest.raises(DeviceError, match="without /proc") as caught,
+        onnx_sessions.translate_failures("cannot open x"),
+    ):
+        raise RuntimeError(said)
+    assert "mount" in caught.value.hint
+
+
 @pytest.mark.parametrize(
     "error", [MemoryError(), RuntimeError("std::bad_alloc"), Exception("Failed to allocate memory")]
 )

@@ -80,7 +80,7 @@ def translate_failures(what: str) -> Iterator[None]:
         what: of it went wrong: `cannot open decoder.onnx`.
 
     Raises:
-        DeviceError: memory does not suffice.
+        DeviceError: memory does not suffice, or /proc is missing, by which it opens files.
         WeightsError: anything else: a graph or its data is damaged, or unknown to this runtime.
     """
     try:
@@ -93,6 +93,11 @@ def translate_failures(what: str) -> Iterator[None]:
             raise DeviceError(
                 f"memory does not suffice: onnxruntime {what}",
                 "close other programs, or use a shorter context: `--ctx-size 512`",
+            ) from error
+        if "procfs" in text:
+            raise DeviceError(
+                f"onnxruntime {ort.__version__} {what} without /proc",
+                "mount it where this runs: `mount -t proc proc /proc`",
             ) from error
         raise WeightsError(
             f"onnxruntime {ort.__version__} {what}: {reason}", _MAKE_AGAIN
