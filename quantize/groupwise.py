@@ -22,6 +22,8 @@ from quantize.recipe import Rounding
 # Fractions of a group's range that are tried, at 4 bits: 9.07e-3 of the squares of normal weights
 # is left as error. 20 fractions and 3 refinements leave 9.03e-3 and take seven times as long.
 _SHRINKS = {4: (1.0, 0.95, 0.90, 0.85, 0.80, 0.75), 8: (1.0, 0.98)}
+# Where columns have weights, 0.4 % more error is left than by the six, in two thirds of the time.
+_WEIGHTED_SHRINKS = _SHRINKS | {4: (1.0, 0.93, 0.86, 0.79)}
 _REFINEMENTS = 1
 _CHUNK_WEIGHTS = 1 << 17  # 512 KiB of float32: the search stays in a core's cache
 
@@ -119,7 +121,8 @@ def _search_groups(
     span = torch.where(span > 0, span, torch.ones_like(span))
     best_scale, best_zero = span, torch.zeros_like(span)
     best_error = torch.full_like(span, torch.inf, dtype=torch.float64)
-    for shrink in _SHRINKS.get(bits, (1.0,)):
+    shrinks = _SHRINKS if weights is None else _WEIGHTED_SHRINKS
+    for shrink in shrinks.get(bits, (1.0,)):
         scale = span * shrink
         zero = (-low * shrink / scale).round_().clamp_(0, top)
         for refinement in range(1 + _REFINEMENTS):
@@ -148,11 +151,12 @@ def _round_groups(
 
 
 def _add_up(groups: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
-    """Sums (R, G, group), times the weights (G, group) of its columns, → (R, G, 1) in float64.
+    """Sums (R, G, group), times the weights (G, group) of its columns, → (R, G, 1).
 
     Processors add in different orders, and the last bit of a float32 sum would make another variant
-    of the same sources; in float64 that no longer reaches the bits of a scale.
+    of the same sources; in float64 that no longer reaches the bits of a scale. Weights come of such
+    sums themselves, so that with them a third of the time is saved instead.
     """
     if weights is not None:
-        groups = groups * weights
+        return (groups * weights).sum(-1, keepdim=True)
     return groups.sum(-1, keepdim=True, dtype=torch.float64)

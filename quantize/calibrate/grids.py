@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from quantize.calibrate.rounding import RoundColumn
 from quantize.cuda_recipe import DOUBLE_QUANTISATION, NF4_BLOCK
 from quantize.groupwise import GroupedCodes, round_matrix
 from quantize.recipe import Rounding
@@ -38,21 +37,16 @@ class AffineGrid:
         found = round_matrix(matrix, rounding, threads, weights)
         self._found = found
         self._group, top = found.rounding.group, 2**found.rounding.bits - 1
-        self._scales = found.scales.T.contiguous()  # (G, N)
-        self._lowest = -found.zero_points.T.float()  # in steps from the zero point
-        self._highest = self._lowest + top
+        scales = found.scales.T.contiguous()  # (G, N)
+        lowest = -found.zero_points.T.float().contiguous()  # in steps from the zero point
+        by_group = (scales, lowest, lowest + top)
+        self._of_groups = list(zip(*(each.unbind() for each in by_group), strict=True))
 
-    def for_rows(self, rows: slice) -> RoundColumn:
-        """Makes what rounds these rows (`calibrate.rounding.Grid`)."""
-        by_group = (self._scales, self._lowest, self._highest)
-        limits = list(zip(*(each[:, rows].unbind() for each in by_group), strict=True))
-
-        def round_column(column: int, values: Tensor) -> Tensor:
-            scale, lowest, highest = limits[column // self._group]
-            steps: Tensor = (values / scale).round_().clamp_(lowest, highest)
-            return steps.mul_(scale)
-
-        return round_column
+    def round_column(self, column: int, values: Tensor) -> Tensor:
+        """As `calibrate.rounding.Grid`."""
+        scale, lowest, highest = self._of_groups[column // self._group]
+        steps: Tensor = (values / scale).round_().clamp_(lowest, highest)
+        return steps.mul_(scale)
 
     def to_arrays(self, matrix: Tensor) -> dict[str, Tensor]:
         """Returns what `to_grouped_codes` makes codes of again.
@@ -103,7 +97,7 @@ class Nf4Grid:
         from tinyv_cli.backends.cuda.torch_modules import read_nf4
         from tinyv_cli.devices.quiet_bitsandbytes import quantize_4bit
 
-        self._shape = matrix.shape
+        self._begins = torch.arange(len(matrix)) * matrix.shape[1]  # of rows
         n_weights, n_columns = matrix.numel(), matrix.shape[1]
         blocks = _to_blocks(matrix)
         self._levels = quantize_4bit(blocks[0], quant_type="nf4")[1].code  # (16), rising
@@ -144,15 +138,9 @@ class Nf4Grid:
         codes = torch.bucketize(values / safe, self._edges)
         return codes, self._levels[codes] * scales
 
-    def for_rows(self, rows: slice) -> RoundColumn:
-        """Makes what rounds these rows (`calibrate.rounding.Grid`)."""
-        n_rows, n_columns = self._shape
-        begins = torch.arange(*rows.indices(n_rows)) * n_columns
-
-        def round_column(column: int, values: Tensor) -> Tensor:
-            return self._round(values, self._scales[(begins + column) // NF4_BLOCK])[1]
-
-        return round_column
+    def round_column(self, column: int, values: Tensor) -> Tensor:
+        """As `calibrate.rounding.Grid`."""
+        return self._round(values, self._scales[(self._begins + column) // NF4_BLOCK])[1]
 
     def to_arrays(self, matrix: Tensor) -> dict[str, Tensor]:
         """Returns the file's arrays, by the ends of their names (`cuda_recipe.list_arrays`).

@@ -209,10 +209,8 @@ class LanguagePass:
                 grids.append(target.make_grid(name, matrix, weights))
                 return grids[0]
 
-            settings, threads = calibration.settings, calibration.threads
-            found = calibrate_matrix(linear.weight, x, wanted, make_grid, settings, threads)
-            linear.weight.copy_(found.matrix)
-            linear.bias.copy_(found.bias)
+            found = calibrate_matrix(linear.weight, x, wanted, make_grid, calibration.settings)
+            linear.weight.data, linear.bias.data = found.matrix, found.bias
             for suffix, array in grids[0].to_arrays(found.matrix).items():
                 self._arrays[f"{name}:{suffix}"] = array
             self._arrays[f"{at}.{key}.bias"] = found.bias

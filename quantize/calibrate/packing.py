@@ -10,7 +10,7 @@ from torch import Tensor
 from tinyv_cli.model.phi import PhiBlock, Rotary, make_rotary
 from tinyv_cli.spec import LanguageSpec
 
-_ROW_POSITIONS = 640  # several sequences stand in a row: attention is cheap, little is padding
+_ROW_POSITIONS = 640  # about; several sequences stand in a row: attention is cheap, few are padding
 
 
 @dataclass(frozen=True)
@@ -50,33 +50,30 @@ def pack(
         share_beginnings: whether neighbours that begin alike stand together, and their beginning
             once: the questions about one picture are half picture.
     """
-    capacity = max(_ROW_POSITIONS, *map(len, sequences))
     if share_beginnings:
-        clusters = cluster_by_beginning(sequences, capacity)
+        clusters = cluster_by_beginning(sequences, max(_ROW_POSITIONS, *map(len, sequences)))
     else:
         lengths = enumerate(map(len, sequences))
         clusters = [Cluster(n, {index: torch.arange(n)}) for index, n in lengths]
-    used: list[int] = []  # of each row
-    places: list[tuple[int, Tensor]] = [(0, torch.empty(0))] * len(sequences)
-    for cluster in sorted(clusters, key=lambda each: -each.length):
-        row = next((r for r, n in enumerate(used) if n + cluster.length <= capacity), len(used))
-        if row == len(used):
-            used.append(0)
-        for index, place in cluster.places.items():
-            places[index] = (row, place + used[row])
-        used[row] += cluster.length
-    states = torch.zeros(len(used), capacity, sequences[0].shape[1])
-    positions = torch.zeros(len(used), capacity, dtype=torch.int64)
-    filled = torch.zeros(len(used), capacity, dtype=torch.bool)
-    mask = torch.eye(capacity, dtype=torch.bool).repeat(len(used), 1, 1)  # nobody sees nothing
-    for sequence, (row, place) in zip(sequences, places, strict=True):
+    most_rows = 1 + 2 * sum(each.length for each in clusters) // _ROW_POSITIONS
+    layouts = (_divide(clusters, n_rows) for n_rows in range(1, 1 + most_rows))
+    rows = min(layouts, key=lambda rows: _count_operations(rows, spec))
+    places = {index: (n, place) for n, row in enumerate(rows) for index, place in row.places.items()}
+    n_rows, length = len(rows), max(each.length for each in rows)
+    states = torch.zeros(n_rows, length, sequences[0].shape[1])
+    positions = torch.zeros(n_rows, length, dtype=torch.int64)
+    filled = torch.zeros(n_rows, length, dtype=torch.bool)
+    mask = torch.eye(length, dtype=torch.bool).repeat(n_rows, 1, 1)  # nobody sees nothing
+    for index, sequence in enumerate(sequences):
+        row, place = places[index]
         order = torch.arange(len(sequence))
         states[row, place] = torch.from_numpy(sequence)
         positions[row, place] = order
         filled[row, place] = True
         mask[row, place[:, None], place] = order[:, None] >= order
     rotary = make_rotary(spec, positions, states.dtype)
-    return Sequences(states, filled, tuple(places), rotary, mask[:, None])
+    in_order = tuple(places[index] for index in range(len(sequences)))
+    return Sequences(states, filled, in_order, rotary, mask[:, None])
 
 
 @dataclass
@@ -85,6 +82,25 @@ class Cluster:
 
     length: int
     places: dict[int, Tensor]  # by their numbers
+
+
+def _divide(clusters: Sequence[Cluster], n_rows: int) -> list[Cluster]:
+    """Divides clusters among rows, the longest first, each to the row that is the shortest."""
+    rows = [Cluster(0, {}) for _ in range(n_rows)]
+    for cluster in sorted(clusters, key=lambda each: -each.length):
+        row = min(rows, key=lambda each: each.length)
+        row.places |= {index: place + row.length for index, place in cluster.places.items()}
+        row.length += cluster.length
+    return rows
+
+
+def _count_operations(rows: Sequence[Cluster], spec: LanguageSpec) -> int:
+    """Counts what a layer computes for rows as long as the longest, in multiples of 4·D.
+
+    A position costs 24·D² in matrices, and 4·D for each that stands in its row, seen or not.
+    """
+    length = max(each.length for each in rows)
+    return len(rows) * length * (6 * spec.width + length)
 
 
 def cluster_by_beginning(sequences: Sequence[np.ndarray], capacity: int) -> list[Cluster]:

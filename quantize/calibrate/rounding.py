@@ -30,21 +30,15 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from quantize.groupwise import divided_among
-
 _MOST_COLUMNS = 2560
-_LEAF_COLUMNS = 8  # rounded one by one; what follows takes their errors as one product
-
-
-# A column of the matrix and some rows' weights in it, (n) float32, become the nearest allowed ones.
-RoundColumn: TypeAlias = Callable[[int, Tensor], Tensor]
+_LEAF_COLUMNS = 8  # these take each other's errors one by one, and all others as products
 
 
 class Grid(Protocol):
     """The numbers that the weights of one matrix may take, fixed."""
 
-    def for_rows(self, rows: slice) -> RoundColumn:
-        """Makes what rounds these rows; other threads may round other rows at the same time."""
+    def round_column(self, column: int, values: Tensor) -> Tensor:
+        """Returns the allowed numbers that are nearest to a column's values, (N) float32."""
 
 
 # A target (N, K) float32, and what a squared error in each column costs, (K) positive → its grid.
@@ -77,14 +71,11 @@ class Calibrated:
 
 
 def calibrate_matrix(
-    matrix: Tensor,
-    inputs: Tensor,
-    wanted: Tensor,
-    make_grid: MakeGrid,
-    settings: Settings,
-    threads: int = 1,
+    matrix: Tensor, inputs: Tensor, wanted: Tensor, make_grid: MakeGrid, settings: Settings
 ) -> Calibrated:
     """Rounds a matrix for the inputs that it will meet.
+
+    With another number of torch's threads the last bits of a sum differ, and now and then a code.
 
     Args:
         matrix: W, (N, K) float32.
@@ -92,8 +83,6 @@ def calibrate_matrix(
         wanted: Y, (P, N) float32, the outputs that it is to have, bias included.
         make_grid: makes the numbers that it may take.
         settings: how far it goes.
-        threads: runs of rows that are rounded at once. With another number the last bits of a sum
-            differ, and now and then a code.
 
     Returns:
         The matrix and the bias with which inputs · matrixᵀ + bias is near to what is wanted.
@@ -108,16 +97,17 @@ def calibrate_matrix(
     weights = torch.empty(n_columns)
     for run, (order, factor) in zip(runs, factors, strict=True):
         weights[run][order] = factor.diagonal().square()
-    rounded = matrix.clone()
+    rounded = matrix.T.contiguous()  # (K, N): each column in one piece, and a run of them, too
     grid = None
     for run, (order, factor) in zip(runs, factors, strict=True):
-        x, w = centred[:, run], matrix[:, run]
-        rounded[:, run] += settings.strength * find_shift(x, left_over, settings.ridge)
-        grid = grid or make_grid(rounded, weights)
-        round_in_order(rounded, order + run.start, factor, grid, threads)
+        x, part = centred[:, run], rounded[run]
+        before = part.clone()
+        part += find_shift(x, left_over, settings.ridge).mul_(settings.strength)
+        grid = grid or make_grid(rounded.T.contiguous(), weights)
+        round_in_order(rounded, order + run.start, factor, grid)
         if run is not runs[-1]:
-            left_over.addmm_(x, (rounded[:, run] - w).T, alpha=-1)
-    return Calibrated(rounded, wanted_means - rounded @ means)
+            left_over.addmm_(x, part - before, alpha=-1)
+    return Calibrated(rounded.T.contiguous(), wanted_means - means @ rounded)
 
 
 def find_shift(inputs: Tensor, wanted: Tensor, ridge: float) -> Tensor:
@@ -129,20 +119,18 @@ def find_shift(inputs: Tensor, wanted: Tensor, ridge: float) -> Tensor:
         ridge: in mean squares of an input.
 
     Returns:
-        argmin over D of ‖X·Dᵀ − R‖² / P + ridge · mean(X²) · ‖D‖², (N, K). By the normal equations
+        argmin over Dᵀ of ‖X·Dᵀ − R‖² / P + ridge · mean(X²) · ‖D‖², (K, N). By the normal equations
         of whichever side is the shorter: (XᵀX + cI)⁻¹·Xᵀ = Xᵀ·(XXᵀ + cI)⁻¹.
     """
     n_positions, n_columns = inputs.shape
     cost = ridge * n_positions * float(inputs.square().mean())
     if cost == 0:  # inputs of zeros need no other matrix
-        return torch.zeros(wanted.shape[1], n_columns)
-    if n_positions <= n_columns:
-        kernel = inputs @ inputs.T
-        kernel.diagonal().add_(cost)
-        return torch.cholesky_solve(wanted, torch.linalg.cholesky(kernel)).T @ inputs
-    gram = inputs.T @ inputs
+        return torch.zeros(n_columns, wanted.shape[1])
+    by_position = n_positions <= n_columns
+    gram = inputs @ inputs.T if by_position else inputs.T @ inputs
     gram.diagonal().add_(cost)
-    return torch.cholesky_solve(inputs.T @ wanted, torch.linalg.cholesky(gram)).T
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+    return (inverse @ inputs).T @ wanted if by_position else inverse @ (inputs.T @ wanted)
 
 
 def factor_hessian(inputs: Tensor, damping: float) -> tuple[Tensor, Tensor]:
@@ -155,59 +143,35 @@ def factor_hessian(inputs: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     Returns:
         The order (K) int64, and V (K, K), upper, with V·Vᵀ = H for columns in that order.
     """
-    hessian = (inputs.T @ inputs) / len(inputs)
+    order = torch.argsort(inputs.square().sum(0), descending=True, stable=True)
+    # The usual factor is lower; of the Hessian in rising order it is V flipped.
+    rising = inputs[:, order.flip(0)]
+    hessian = (rising.T @ rising).div_(len(inputs))
     diagonal = hessian.diagonal()
     diagonal[diagonal == 0] = 1  # a channel that is silent: its column is rounded to the nearest
-    order = torch.argsort(diagonal, descending=True, stable=True)
-    hessian = hessian[order][:, order]
-    hessian.diagonal().mul_(1 + damping)
-    # The usual factor is lower; of the flipped matrix it is V flipped.
-    return order, torch.linalg.cholesky(hessian.flip(0, 1)).flip(0, 1)
+    diagonal.mul_(1 + damping)
+    return order, torch.linalg.cholesky(hessian).flip(0, 1)
 
 
-def round_in_order(
-    matrix: Tensor, columns: Tensor, factor: Tensor, grid: Grid, threads: int = 1
-) -> None:
+def round_in_order(matrix: Tensor, columns: Tensor, factor: Tensor, grid: Grid) -> None:
     """Rounds columns one after the other, and lets those that follow make up for each.
 
     Args:
-        matrix: (N, K) float32; these columns are rounded in place.
+        matrix: transposed, (K, N) float32; these columns are rounded in place.
         columns: (k) of it, in the order in which they are rounded.
         factor: V, (k, k), upper, in this order.
         grid: that they are rounded to.
-        threads: runs of rows at once.
     """
-    names: list[int] = columns.tolist()
     spread = factor / factor.diagonal()
-    # Each thread takes all its rows at once: a column's operators are short as it is, and threads
-    # take turns at starting them.
-    n_at_once = -(-len(matrix) // threads)
-
-    def round_rows(start: int) -> None:
-        rows = slice(start, start + n_at_once)
-        round_column = grid.for_rows(rows)
-        wanted = matrix[rows].T[columns]  # (k, n): a column of the matrix lies in one piece
-        errors = wanted.clone()  # becomes δ a column after the other
-        wanted_of, error_of = wanted.unbind(), errors.unbind()
-
-        def walk(first: int, last: int) -> None:
-            if last - first > _LEAF_COLUMNS:
-                middle = (first + last) // 2
-                walk(first, middle)
-                across = spread[first:middle, middle:last].T
-                wanted[middle:last].addmm_(across, errors[first:middle])
-                walk(middle, last)
-                return
-            nearest = []
-            for k in range(first, last):
-                nearest.append(round_column(names[k], wanted_of[k]))
-                error_of[k].sub_(nearest[-1])
-                if k + 1 < last:
-                    wanted[k + 1 : last].addr_(spread[k, k + 1 : last], error_of[k])
-            torch.stack(nearest, out=wanted[first:last])
-
-        walk(0, len(names))
-        matrix[rows, columns] = wanted.T
-
-    with divided_among(threads) as pool:
-        list(pool.map(round_rows, range(0, len(matrix), n_at_once)))
+    wanted = matrix[columns]  # (k, N)
+    errors = wanted.clone()  # becomes δ a column after the other
+    for k, column in enumerate(columns.tolist()):
+        n_done = k & -k  # so many columns before this one have yet to reach as many from here on
+        if n_done >= _LEAF_COLUMNS:
+            done, reached = slice(k - n_done, k), slice(k, k + n_done)
+            wanted[reached].addmm_(spread[done, reached].T, errors[done])
+        rounded = grid.round_column(column, wanted[k])
+        matrix[column] = rounded
+        error = errors[k].sub_(rounded)
+        rest = slice(k + 1, (k // _LEAF_COLUMNS + 1) * _LEAF_COLUMNS)
+        wanted[rest].addr_(spread[k, rest], error)

@@ -9,7 +9,6 @@ from torch import Tensor
 from quantize.calibrate import rounding
 from quantize.calibrate.grids import AffineGrid, Nf4Grid, to_grouped_codes
 from quantize.calibrate.rounding import (
-    RoundColumn,
     Settings,
     calibrate_matrix,
     factor_hessian,
@@ -61,7 +60,7 @@ def test_a_shift_is_the_least_squares_one_by_either_side(shape):
     stacked = torch.cat([x, torch.eye(shape[1]) * cost**0.5]).double()
     expected = torch.linalg.lstsq(stacked, torch.cat([wanted, torch.zeros(shape[1], 7)]).double())
     found = find_shift(x, wanted, 0.05)
-    assert torch.allclose(found.double(), expected.solution.T, atol=1e-4)
+    assert torch.allclose(found.double(), expected.solution, atol=1e-4)
 
 
 def test_the_factor_is_that_of_the_hessian_in_falling_order():
@@ -80,8 +79,8 @@ class Steps:
     def __init__(self, step: float) -> None:
         self.step = step
 
-    def for_rows(self, rows: slice) -> RoundColumn:
-        return lambda column, values: (values / self.step).round() * self.step
+    def round_column(self, column: int, values: Tensor) -> Tensor:
+        return (values / self.step).round() * self.step
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -90,7 +89,7 @@ def test_rounded_in_order_a_row_is_within_the_bound_and_near_the_best_of_all_cho
     x, matrix = make_inputs(30, n_columns, seed), make_matrix(50, n_columns, seed)
     order, factor = factor_hessian(x, 1e-6)
     rounded = matrix.clone()
-    round_in_order(rounded, order, factor, Steps(step))
+    round_in_order(rounded.T, order, factor, Steps(step))
     assert torch.allclose(rounded / step, (rounded / step).round(), atol=1e-3)
     # Each column costs its error's square times V's, and no error is above half a step (Babai).
     bound = len(x) * float((step**2 / 4 * factor.diagonal().square()).sum())
@@ -113,16 +112,15 @@ def test_a_product_is_much_nearer_than_with_the_nearest_codes(make_grid, n_posit
     bias = make_matrix(1, 48)[0]
     wanted = x @ matrix.T + bias
     ordinary = make_grid(matrix, torch.ones(n_columns))
-    round_column = ordinary.for_rows(slice(0, 48))
-    nearest = torch.stack([round_column(k, matrix[:, k]) for k in range(n_columns)], 1)
+    nearest = [ordinary.round_column(k, matrix[:, k]) for k in range(n_columns)]
     found = calibrate_matrix(matrix, x, wanted, make_grid, Settings())
     error = relative(x @ found.matrix.T + found.bias, wanted)
-    assert error < 0.8 * relative(x @ nearest.T + bias, wanted)
+    assert error < 0.8 * relative(x @ torch.stack(nearest) + bias, wanted)
     # and on other inputs of the same kind, too
     other = make_inputs(n_positions + 300, n_columns)[n_positions:]
     wanted = other @ matrix.T + bias
     error = relative(other @ found.matrix.T + found.bias, wanted)
-    assert error < relative(other @ nearest.T + bias, wanted)
+    assert error < relative(other @ torch.stack(nearest) + bias, wanted)
 
 
 def test_the_mean_of_the_outputs_is_exact():
@@ -147,16 +145,6 @@ def test_a_matrix_makes_up_for_inputs_that_are_rounded_already():
     assert errors[2] < errors[1] < errors[0]
 
 
-def test_rows_divided_among_threads_come_out_the_same():
-    x, matrix = make_inputs(200, 96), make_matrix(64, 96)
-    alone = calibrate_matrix(matrix, x, x @ matrix.T, make_affine(INT4), Settings())
-    divided = calibrate_matrix(matrix, x, x @ matrix.T, make_affine(INT4), Settings(), threads=2)
-    assert (divided.matrix != alone.matrix).float().mean() < 0.01  # a last bit, now and then
-    rounded = (alone, divided)
-    error, other = (relative(x @ each.matrix.T + each.bias, x @ matrix.T) for each in rounded)
-    assert error == pytest.approx(other, rel=0.02)
-
-
 @pytest.mark.parametrize("most", [128, 50])
 def test_long_rows_are_rounded_in_runs_that_take_over_what_was_lost(most, monkeypatch):
     x, matrix = make_inputs(900, 384), make_matrix(32, 384)
@@ -174,7 +162,8 @@ def test_channels_that_are_silent_get_the_nearest_codes():
     matrix, x = make_matrix(8, 64), torch.zeros(50, 64)
     kept: list[AffineGrid] = []
     found = calibrate_matrix(matrix, x, x @ matrix.T + 1, make_affine(INT4, kept), Settings())
-    assert torch.allclose(found.matrix, round_matrix(matrix, INT4).to_matrix())
+    nearest = round_matrix(matrix, INT4, weights=torch.ones(64)).to_matrix()
+    assert torch.allclose(found.matrix, nearest)
     assert torch.equal(found.bias, torch.ones(8))
 
 
@@ -208,5 +197,7 @@ def test_a_search_with_weights_is_better_where_they_are_large():
     plain, weighted = (round_matrix(matrix, INT4, weights=each) for each in (None, weights))
     errors = [((each.to_matrix() - matrix).square() * weights).sum() for each in (plain, weighted)]
     assert errors[1] < errors[0]
+    # where they are all the same, it is as good as without them but for the fractions that it tries
     even = round_matrix(matrix, INT4, weights=torch.ones(256))
-    assert torch.equal(even.codes, plain.codes)
+    squares = [(each.to_matrix() - matrix).square().sum() for each in (plain, even)]
+    assert squares[1] < 1.01 * squares[0]
