@@ -58,7 +58,9 @@ def pack(
     most_rows = 1 + 2 * sum(each.length for each in clusters) // _ROW_POSITIONS
     layouts = (_divide(clusters, n_rows) for n_rows in range(1, 1 + most_rows))
     rows = min(layouts, key=lambda rows: _count_operations(rows, spec))
-    places = {index: (n, place) for n, row in enumerate(rows) for index, place in row.places.items()}
+    places = {
+        index: (n, place) for n, row in enumerate(rows) for index, place in row.places.items()
+    }
     n_rows, length = len(rows), max(each.length for each in rows)
     states = torch.zeros(n_rows, length, sequences[0].shape[1])
     positions = torch.zeros(n_rows, length, dtype=torch.int64)

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from quantize.channelwise import round_activations, round_channels
 from quantize.cpu.parts import PartWriter
@@ -33,6 +33,7 @@ LEAST_WEIGHTS = 1_000_000  # of a matrix: below that there is no time to be gain
 LEAST_COSINE = 0.998  # of an image token with its full-precision self
 _KEPT_SHARE = 4  # where a cosine is smaller, one matrix of so many stays per channel
 _MEASURED_ROWS = 128  # of an input's tokens; the scale is that of all of them
+_MOST_IN_A_LAYER = 4  # of these:
 _CANDIDATES = (  # those that all of a picture's tokens meet
     "vision.layers.*.self_attn.qkv.weight",
     "vision.layers.*.self_attn.projection.weight",
@@ -94,22 +95,29 @@ class PerChannelMeter:
             if any(fnmatchcase(name, pattern) for pattern in _CANDIDATES)
             and shape[0] * shape[1] >= least_weights
         }
-        self._last: tuple[str, Tensor] = ("", torch.empty(0))
+        self._rounded: dict[str, Tensor] = {}  # the last matrices, as they are rounded
 
-    def watch(self, name: str, x: Tensor, matrix: Tensor) -> None:
-        """Measures one product, of x (B, N, K) and W (M, K)."""
+    def watch(self, name: str, linear: nn.Linear, x: Tensor, output: Tensor) -> None:
+        """Measures one product, of x (B, N, K) to its output (B, N, M), bias included."""
         if name not in self.errors:
             return
-        if self._last[0] != name:  # pictures come one after another, with the same matrix
-            self._last = (name, round_channels(matrix).to_matrix())
+        matrix = self._round(name, linear.weight)
         low, high = (float(each) for each in torch.aminmax(x))
-        rows = x.flatten(0, 1)
-        rows = rows[:: max(1, len(rows) // _MEASURED_ROWS)]
-        exact = rows @ matrix.T
-        rounded = round_activations(rows, low, high) @ self._last[1].T
+        rows, exact = x.flatten(0, 1), output.flatten(0, 1)
+        some = slice(None, None, max(1, len(rows) // _MEASURED_ROWS))
+        exact = exact[some] - linear.bias
+        rounded = round_activations(rows[some], low, high) @ matrix.T
         lengths = exact.norm(dim=1).clamp_min(torch.finfo(exact.dtype).tiny)
         error = float(((rounded - exact).norm(dim=1) / lengths).mean())
         self.errors[name] = max(self.errors[name], error)
+
+    def _round(self, name: str, matrix: Tensor) -> Tensor:
+        """Rounds a matrix (M, K), once for all pictures: these pass a layer one after another."""
+        if name not in self._rounded:
+            if len(self._rounded) == _MOST_IN_A_LAYER:
+                del self._rounded[next(iter(self._rounded))]
+            self._rounded[name] = round_channels(matrix).to_matrix()
+        return self._rounded[name]
 
 
 def choose_per_channel(errors: Mapping[str, float], limit: float = LARGEST_ERROR) -> list[str]:

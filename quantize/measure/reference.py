@@ -17,7 +17,8 @@ from tinyv_cli.spec import ModelSpec
 
 T = TypeVar("T")
 Read = Callable[[str], Tensor]
-Watch = Callable[[str, Tensor, Tensor], None]  # a matrix's name, its input (B, N, K), W (M, K)
+# A matrix's name, its module, its input (B, N, K) and its output (B, N, M).
+Watch = Callable[[str, nn.Linear, Tensor, Tensor], None]
 
 
 class _Stream:
@@ -29,12 +30,12 @@ class _Stream:
         if watch is None:
             return
 
-        def make_hook(name: str, watch: Watch) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-            return lambda linear, inputs: watch(name, inputs[0], linear.get_parameter("weight"))
+        def make_hook(name: str, watch: Watch) -> Callable[[nn.Linear, Any, Tensor], None]:
+            return lambda linear, inputs, output: watch(name, linear, inputs[0], output)
 
         for name, module in self._model.named_modules():
             if isinstance(module, nn.Linear):
-                module.register_forward_pre_hook(make_hook(f"{name}.weight", watch))
+                module.register_forward_hook(make_hook(f"{name}.weight", watch))
 
     def run(
         self, part: str, *inputs: Sequence[Tensor], call: Callable[..., T] | None = None
@@ -65,7 +66,7 @@ def compute_image_tokens(
         spec: the network's numbers.
         read: returns the float32 tensor of a name; called once a name.
         pixels: (B, 3, S, S) float32, normalised.
-        watch: is called with every matrix's input, picture by picture.
+        watch: is called with every matrix's input and output, picture by picture.
 
     Returns:
         (B, Q, D) float32.

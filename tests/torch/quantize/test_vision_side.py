@@ -130,10 +130,12 @@ def test_the_meter_measures_the_operators_error(spread):
     generator = torch.Generator().manual_seed(4)
     x = torch.randn(1, 64, 96, generator=generator)
     x[..., 5] *= spread
-    matrix = torch.randn(80, 96, generator=generator)
+    linear = torch.nn.Linear(96, 80)
+    matrix = linear.weight.data = torch.randn(80, 96, generator=generator)
     name = "vision.layers.0.mlp.fc1.weight"
     meter = PerChannelMeter({name: (80, 96)}, 0)
-    meter.watch(name, x, matrix)
+    with torch.no_grad():
+        meter.watch(name, linear, x, linear(x))
     rounded = round_activations(x[0], float(x.min()), float(x.max()))
     product = rounded @ round_channels(matrix).to_matrix().T
     exact = x[0] @ matrix.T
