@@ -101,13 +101,19 @@ def divided_among(threads: int) -> Iterator[ThreadPoolExecutor]:
 
     Runs of rows are divided among threads, not each small operator.
     """
-    torch_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    with torch_threads(1), ThreadPoolExecutor(threads) as pool:
+        yield pool
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Lets torch's operators compute with so many threads, and with as many as before behind it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     try:
-        with ThreadPoolExecutor(threads) as pool:
-            yield pool
+        yield
     finally:
-        torch.set_num_threads(torch_threads)
+        torch.set_num_threads(before)
 
 
 def _search_groups(

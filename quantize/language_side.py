@@ -139,7 +139,7 @@ class LanguageSide:
         kept = KeptLayers(folder, key.hexdigest())
         n_positions = int(streams[0].filled.sum())
         settings = Settings() if n_positions >= widest else _FEW_POSITIONS
-        return Calibration(*streams, target, kept, self.threads, settings)
+        return Calibration(*streams, target, kept, settings)
 
     def _encode_exercises(self, material: Material, n_positions: int) -> list[ProbeIds]:
         """Encodes exercises of about so many positions."""

@@ -82,7 +82,6 @@ class Calibration:
         rounded: the rounded stream's, at the same places.
         target: of the codes.
         kept: takes each layer when it is done, so that a killed process goes on behind it.
-        threads: to round with.
         settings: how far the recipe goes.
     """
 
@@ -90,7 +89,6 @@ class Calibration:
     rounded: Sequences
     target: Target
     kept: KeptLayers
-    threads: int
     settings: Settings = field(default_factory=Settings)
 
 

@@ -64,7 +64,7 @@ def write(
     if is_calibrated:
         streams = pack(make_sequences(30, 2), LANGUAGE)
         kept = KeptLayers(folder / "kept", "key")
-        calibration = Calibration(streams, streams, CpuTarget(recipe, 1), kept, 1)
+        calibration = Calibration(streams, streams, CpuTarget(recipe, 1), kept)
     passed = LanguagePass(LANGUAGE, read, measured, calibration, recipe if is_measured else None)
     codes = find_codes(passed, recipe, 1)
     PartWriter(folder, plan, recipe, passed.read, 1, show_nothing, codes).write_decoder()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from quantize import groupwise
 from quantize.calibrate import rounding
 from quantize.calibrate.grids import AffineGrid, Nf4Grid, to_grouped_codes
 from quantize.calibrate.rounding import (
@@ -15,7 +16,7 @@ from quantize.calibrate.rounding import (
     find_shift,
     round_in_order,
 )
-from quantize.groupwise import round_matrix
+from quantize.groupwise import round_matrix, torch_threads
 from quantize.recipe import INT4, Rounding
 
 
@@ -145,6 +146,19 @@ def test_a_matrix_makes_up_for_inputs_that_are_rounded_already():
     assert errors[2] < errors[1] < errors[0]
 
 
+def test_with_another_number_of_threads_it_comes_out_the_same():
+    x, matrix = make_inputs(200, 96), make_matrix(64, 96)
+    rounded = []
+    for threads in (1, 2):
+        with torch_threads(threads):
+            make_grid = make_affine(INT4)
+            rounded.append(calibrate_matrix(matrix, x, x @ matrix.T, make_grid, Settings()))
+    alone, divided = rounded
+    assert (divided.matrix != alone.matrix).float().mean() < 0.01  # a last bit, now and then
+    error, other = (relative(x @ each.matrix.T + each.bias, x @ matrix.T) for each in rounded)
+    assert error == pytest.approx(other, rel=0.02)
+
+
 @pytest.mark.parametrize("most", [128, 50])
 def test_long_rows_are_rounded_in_runs_that_take_over_what_was_lost(most, monkeypatch):
     x, matrix = make_inputs(900, 384), make_matrix(32, 384)
@@ -190,14 +204,17 @@ def test_an_affine_grids_arrays_are_what_was_computed_with(n_columns):
     assert codes.codes.max() <= 15
 
 
-def test_a_search_with_weights_is_better_where_they_are_large():
+def test_a_search_with_weights_is_better_where_they_are_large(monkeypatch):
     matrix = make_matrix(64, 256)
     weights = torch.ones(256)
     weights[::8] = 100
     plain, weighted = (round_matrix(matrix, INT4, weights=each) for each in (None, weights))
     errors = [((each.to_matrix() - matrix).square() * weights).sum() for each in (plain, weighted)]
     assert errors[1] < errors[0]
-    # where they are all the same, it is as good as without them but for the fractions that it tries
-    even = round_matrix(matrix, INT4, weights=torch.ones(256))
+    # where they are all the same, it is as good as without them, and the same by the same fractions
+    ones = torch.ones(256)
+    even = round_matrix(matrix, INT4, weights=ones)
     squares = [(each.to_matrix() - matrix).square().sum() for each in (plain, even)]
     assert squares[1] < 1.01 * squares[0]
+    monkeypatch.setattr(groupwise, "_WEIGHTED_SHRINKS", groupwise._SHRINKS)
+    assert torch.equal(round_matrix(matrix, INT4, weights=ones).codes, plain.codes)
