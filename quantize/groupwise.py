@@ -101,19 +101,13 @@ def divided_among(threads: int) -> Iterator[ThreadPoolExecutor]:
 
     Runs of rows are divided among threads, not each small operator.
     """
-    with torch_threads(1), ThreadPoolExecutor(threads) as pool:
-        yield pool
-
-
-@contextmanager
-def torch_threads(threads: int) -> Iterator[None]:
-    """Lets torch's operators compute with so many threads, and with as many as before behind it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        yield
+        with ThreadPoolExecutor(threads) as pool:
+            yield pool
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(torch_threads)
 
 
 def _search_groups(

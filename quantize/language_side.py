@@ -135,7 +135,8 @@ class LanguageSide:
         for path in self.weights.files.all_files:
             status = path.stat()
             key.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
-        key.update(f"{target} {version('tinyv')} {torch.__version__} {self.threads}".encode())
+        threads = torch.get_num_threads()  # another number of them: other last bits of a sum
+        key.update(f"{target} {version('tinyv')} {torch.__version__} {threads}".encode())
         kept = KeptLayers(folder, key.hexdigest())
         n_positions = int(streams[0].filled.sum())
         settings = Settings() if n_positions >= widest else _FEW_POSITIONS

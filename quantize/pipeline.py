@@ -16,7 +16,6 @@ from quantize.calibrate.language import Calibration, CpuTarget, CudaTarget, Targ
 from quantize.cpu.decoder_graph import check_heads
 from quantize.cpu.parts import PartWriter
 from quantize.cpu.vision_side import write_vision_side
-from quantize.groupwise import torch_threads
 from quantize.language_side import Encode, LanguageSide, find_codes
 from quantize.measure.compare import ExactProbes
 from quantize.measure.probes import PROBES, make_pictures
@@ -110,7 +109,6 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
     check_output(target, options.force)
     with (
         open_weights(files) as weights,
-        torch_threads(resolve_threads(options.threads)),
         build_beside(target) as building,
         progress("quantising", WholeProgress.UNITS) as whole,
     ):

@@ -27,8 +27,8 @@ def few_positions(monkeypatch):
     monkeypatch.setattr(language_side, "_POSITIONS_A_COLUMN", 2)
 
 
-def make(sources, folder, threads=1, **options):
-    options = QuantizeOptions(sources, folder, threads=threads, **options)
+def make(sources, folder, **options):
+    options = QuantizeOptions(sources, folder, threads=1, **options)
     return make_variant(options, show_nothing).variant
 
 
@@ -82,20 +82,6 @@ def test_a_killed_process_goes_on_behind_the_last_layer_it_finished(
     assert read_files(resumed.folder) == read_files(whole.folder)
     assert resumed.manifest.errors == whole.manifest.errors
     assert set(rounding_cache_dir().glob("*")) == kept_before
-
-
-def test_torch_computes_with_the_threads_that_were_asked_for(tiny_sources, tmp_path, monkeypatch):
-    real, seen = language.calibrate_matrix, set()
-
-    def watch(*given):
-        seen.add(torch.get_num_threads())
-        return real(*given)
-
-    monkeypatch.setattr(language, "calibrate_matrix", watch)
-    before = torch.get_num_threads()
-    make(tiny_sources, tmp_path / "v", threads=before + 1)
-    assert seen == {before + 1}
-    assert torch.get_num_threads() == before
 
 
 def test_layers_of_another_recipe_or_of_other_material_are_not_taken(tmp_path):

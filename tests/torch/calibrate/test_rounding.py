@@ -16,7 +16,7 @@ from quantize.calibrate.rounding import (
     find_shift,
     round_in_order,
 )
-from quantize.groupwise import round_matrix, torch_threads
+from quantize.groupwise import round_matrix
 from quantize.recipe import INT4, Rounding
 
 
@@ -146,13 +146,21 @@ def test_a_matrix_makes_up_for_inputs_that_are_rounded_already():
     assert errors[2] < errors[1] < errors[0]
 
 
+@pytest.fixture
+def _threads_restored():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_threads_restored")
 def test_with_another_number_of_threads_it_comes_out_the_same():
     x, matrix = make_inputs(200, 96), make_matrix(64, 96)
     rounded = []
     for threads in (1, 2):
-        with torch_threads(threads):
-            make_grid = make_affine(INT4)
-            rounded.append(calibrate_matrix(matrix, x, x @ matrix.T, make_grid, Settings()))
+        torch.set_num_threads(threads)
+        make_grid = make_affine(INT4)
+        rounded.append(calibrate_matrix(matrix, x, x @ matrix.T, make_grid, Settings()))
     alone, divided = rounded
     assert (divided.matrix != alone.matrix).float().mean() < 0.01  # a last bit, now and then
     error, other = (relative(x @ each.matrix.T + each.bias, x @ matrix.T) for each in rounded)
