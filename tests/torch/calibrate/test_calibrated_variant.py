@@ -49,7 +49,7 @@ def test_a_calibrated_variant_is_nearer_than_a_quick_one_at_the_same_bytes(tiny_
 
 def test_errors_are_those_of_many_positions_with_their_intervals(tiny_model):
     errors = read_variant(tiny_model).manifest.errors
-    assert errors.n_positions > 1500
+    assert 1500 < errors.n_positions <= 2500
     assert errors.logits_kl_low < errors.logits_kl_nats < errors.logits_kl_high
     assert errors.top1_low < errors.top1_agreement < errors.top1_high
 
