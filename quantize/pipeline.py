@@ -32,6 +32,7 @@ from tinyv_cli.console import to_size
 from tinyv_cli.disk.places import rounding_cache_dir
 from tinyv_cli.disk.staging import build_beside, move_in
 from tinyv_cli.errors import DeviceError, WeightsError
+from tinyv_cli.machine.memory import check_free_memory
 from tinyv_cli.pictures.image import to_pixels
 from tinyv_cli.progress import Progress, WholeProgress
 from tinyv_cli.prompts.prompt import default_template
@@ -100,7 +101,7 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
         UsageError: there is no such target, or no recipe for it with so many bits.
         WeightsError: the sources are not what they should be, the target exists, or the measured
             error is larger than accepted.
-        DeviceError: the disk is too small.
+        DeviceError: memory or the disk is too small.
     """
     check_recipe(options.bits, options.target, options.vision_bits)
     check_calibration(options.bits, options.quick, options.calibrate)
@@ -113,6 +114,7 @@ def make_variant(options: QuantizeOptions, progress: Progress) -> QuantizeResult
         progress("quantising", WholeProgress.UNITS) as whole,
     ):
         plan = _plan(weights, options)
+        check_free_memory("quantising", plan.least_bytes)
         progress = WholeProgress(whole, _list_shares(plan))
         tokenizer_json = read_tokenizer_json(files, weights.spec.language.vocab_size)
         check_known_hashes(files, progress)

@@ -5,6 +5,9 @@ import time
 
 import pytest
 
+from quantize.pipeline import QuantizeOptions, make_variant, plan_variant
+from quantize.plan import make_plan
+from quantize.recipe import RECIPES
 from tests.torch.quantize.tiny_sources import (
     CHECKPOINT,
     PHI,
@@ -14,8 +17,12 @@ from tests.torch.quantize.tiny_sources import (
     write_tiny,
 )
 from tinyv_cli.app import main
-from tinyv_cli.errors import ExitCode, WeightsError
-from tinyv_cli.spec import ModelSpec
+from tinyv_cli.errors import MEMORY_HINT, DeviceError, ExitCode, WeightsError
+from tinyv_cli.machine import memory
+from tinyv_cli.machine.memory import MainMemory
+from tinyv_cli.model.tinygptv import make_empty_model
+from tinyv_cli.progress import show_nothing
+from tinyv_cli.spec import ModelSpec, make_full_spec
 from tinyv_cli.variants.hashes import hash_file
 from weights.pulling.catalog import Catalog, PublicFile, SourceForm, SourcePart, read_catalog
 from weights.reading.checkpoint import open_weights
@@ -192,3 +199,24 @@ def test_a_checkpoint_whose_dicts_hold_themselves_is_refused(folder):
     change_content(folder / CHECKPOINT, lambda content: content.update(more=[content["config"]]))
     with pytest.raises(WeightsError, match=f"{CHECKPOINT} holds lists or dicts without an end"):
         open_weights(resolve_sources(folder))
+
+
+def test_a_network_too_large_for_the_memory_is_refused_with_figures(folder, monkeypatch):
+    output = folder.parent / "v"
+    options = QuantizeOptions(folder, output, bits=4, threads=1)
+    least_bytes = plan_variant(options).least_bytes
+    monkeypatch.setattr(memory, "read_main_memory", lambda: MainMemory(10**9, least_bytes - 1))
+    with pytest.raises(DeviceError, match="of memory are free, quantising takes ") as refused:
+        make_variant(options, show_nothing)
+    assert refused.value.hint == MEMORY_HINT
+    assert not list(folder.parent.glob("*v*"))
+    monkeypatch.setattr(memory, "read_main_memory", lambda: MainMemory(10**9, least_bytes))
+    make_variant(options, show_nothing)
+    assert output.is_dir()
+
+
+def test_what_full_size_cannot_do_without_is_less_than_what_it_takes():
+    spec = make_full_spec(4)
+    shapes = {name: tuple(t.shape) for name, t in make_empty_model(spec).state_dict().items()}
+    plan = make_plan(spec, shapes, RECIPES[4])
+    assert 2.2e9 < plan.least_bytes < 2.5e9 < plan.quantise_bytes < 4.5e9
