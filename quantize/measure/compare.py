@@ -22,8 +22,8 @@ from tinyv_cli.variants.manifest import MeasuredErrors
 from weights.reading.checkpoint import ReadTensor
 
 _DIGITS = 6  # figures of a manifest: what follows is the order of additions
-# Those of all the probes are 1,800 with Phi-2's tokenizer, 4,900 with one that merges next to
-# nothing: a layer's pass over these takes 6 s at full size instead of 2.
+# All probes are 1,800 positions by Phi-2's tokenizer, 4,900 by one that merges next to nothing: a
+# layer's pass over so many takes 6 s at full size instead of 2.
 _MOST_POSITIONS = 2500
 
 
