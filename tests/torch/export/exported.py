@@ -23,5 +23,5 @@ def open_in_openvino(path) -> Callable[[np.ndarray], np.ndarray]:
     """What computes image tokens of pixels by another maker's runtime, in float32 throughout."""
     import openvino
 
-    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino.Core().compile_model(path, "CPU", {"EXECUTION_MODE_HINT": "ACCURACY"})
     return lambda pixels: compiled(pixels)[0]

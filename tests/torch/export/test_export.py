@@ -147,8 +147,9 @@ def test_the_miniature_answers_from_openvinos_tokens_as_from_torchs(dtype, expor
 
 
 @needs_openvino
-def test_the_page_beside_it_says_how_to_run_it(exported, monkeypatch):
-    folder = exported(MINIATURE)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_page_beside_it_says_how_to_run_it(dtype, exported, monkeypatch):
+    folder = exported(MINIATURE, dtype)
     page = (folder / "README.md").read_text("utf-8")
     assert len(page.splitlines()) <= 20
     code = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
@@ -156,8 +157,9 @@ def test_the_page_beside_it_says_how_to_run_it(exported, monkeypatch):
     monkeypatch.chdir(folder)
     names = {}
     exec(code.replace("cat.jpg", str(picture)), names)  # what a reader would paste
-    expected = run_onnxruntime(folder, to_pixels(read_picture(picture), 224))
-    assert relative(names["image_tokens"], expected) < 1e-3
+    pixels = to_pixels(read_picture(picture), 224)
+    expected = run_onnxruntime(exported(MINIATURE), pixels)
+    assert relative(names["image_tokens"], expected) < {"float32": 1e-5, "float16": 1e-3}[dtype]
 
 
 def test_what_has_to_be_known_lies_beside_it(exported, tmp_path):
